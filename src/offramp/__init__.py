@@ -1,0 +1,59 @@
+"""Offramp: early exits on frozen wireless foundation models.
+
+The public names are imported when they are first used, so that ``import offramp`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from offramp.costs import exit_costs
+    from offramp.encoders.base import StagedEncoder
+    from offramp.encoders.registry import list_encoders, load_encoder, register_encoder
+    from offramp.errors import OfframpError
+    from offramp.export import export_onnx
+    from offramp.pipeline import run_suite
+    from offramp.runtime import Predictor, load
+    from offramp.suite import load_suite
+
+_HOMES = {
+    "exit_costs": "offramp.costs",
+    "StagedEncoder": "offramp.encoders.base",
+    "list_encoders": "offramp.encoders.registry",
+    "load_encoder": "offramp.encoders.registry",
+    "register_encoder": "offramp.encoders.registry",
+    "OfframpError": "offramp.errors",
+    "export_onnx": "offramp.export",
+    "run_suite": "offramp.pipeline",
+    "Predictor": "offramp.runtime",
+    "load": "offramp.runtime",
+    "load_suite": "offramp.suite",
+}
+
+__all__ = [
+    "OfframpError",
+    "Predictor",
+    "StagedEncoder",
+    "exit_costs",
+    "export_onnx",
+    "list_encoders",
+    "load",
+    "load_encoder",
+    "load_suite",
+    "register_encoder",
+    "run_suite",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("offramp")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'offramp' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES, "__version__"])

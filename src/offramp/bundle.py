@@ -1,0 +1,281 @@
+"""The folder that a suite leaves for deployment: read and written with numpy alone, so that a server starts without torch.
+
+::
+
+    config.json            schema, encoder, tasks; written last, so that a folder that has it is complete
+    heads.safetensors      TASK/EXIT/LAYER/weight and TASK/EXIT/LAYER/bias, float32
+    examples.safetensors   optional: some raw windows per task, to compare an exported graph with the bundle
+    README.md              the model card
+    encoder/               the encoder folder, unless ``encoder_path`` points elsewhere
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from offramp.errors import BundleError
+from offramp.files import atomic_path, output_folder, write_text
+from offramp.transforms import Transform
+
+SCHEMA = 1
+CONFIG, HEADS, EXAMPLES, CARD, ENCODER = (
+    "config.json",
+    "heads.safetensors",
+    "examples.safetensors",
+    "README.md",
+    "encoder",
+)
+MAX_EXAMPLES = 16
+
+Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A head's weights. One layer is linear; between two layers stands a ReLU.
+
+    Attributes:
+        layers: Weight float32 ``(outputs, inputs)`` and bias float32 ``(outputs,)`` of each layer.
+    """
+
+    layers: tuple[Layer, ...]
+
+    @property
+    def inputs(self) -> int:
+        """Width of the tap that the head takes."""
+        return int(self.layers[0][0].shape[1])
+
+    @property
+    def outputs(self) -> int:
+        """Number of classes, or of target dimensions."""
+        return int(self.layers[-1][0].shape[0])
+
+    def __call__(self, taps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Taps float32 ``(N, inputs)`` to logits or values, float32 ``(N, outputs)``."""
+        first, *others = self.layers
+        hidden = taps @ first[0].T + first[1]
+        for weight, bias in others:
+            hidden = np.maximum(hidden, 0) @ weight.T + bias
+        return hidden
+
+
+@dataclass(frozen=True, eq=False)
+class BundleTask:
+    """One task of a bundle.
+
+    Attributes:
+        name: Unique within the bundle.
+        kind: ``classification`` or ``regression``.
+        metric: Name of the metric in ``val``.
+        exit: The chosen exit.
+        label_names: Names of the classes 0, 1, ...; empty for regression.
+        transform: What the windows go through before the encoder.
+        window_shape: Shape of one raw window, without batch axis.
+        heads: A head for every exit, in order of depth.
+        val: Validation score of every exit.
+        data: How windows were read (format, input, window, hop, cut ...), JSON types only.
+    """
+
+    name: str
+    kind: str
+    metric: str
+    exit: str
+    label_names: tuple[str, ...]
+    transform: Transform
+    window_shape: tuple[int, ...]
+    heads: dict[str, Head]
+    val: dict[str, float]
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A frozen encoder and its tasks.
+
+    Attributes:
+        encoder: ``architecture``, ``config`` (constructor arguments), ``sha256`` (its fingerprint) and ``exits``: a list of
+            ``{"name", "index", "width", "params"}`` in order of depth.
+        tasks: By name.
+        encoder_path: Where the weights are if not in the bundle's ``encoder`` folder: an encoder folder or a checkpoint,
+            absolute or relative to the bundle.
+    """
+
+    encoder: dict[str, Any]
+    tasks: dict[str, BundleTask]
+    encoder_path: str | None = None
+
+    def task(self, name: str) -> BundleTask:
+        """A task by name; raises :class:`BundleError` that lists the tasks if there is none."""
+        if name not in self.tasks:
+            raise BundleError(f"unknown task {name!r}: the bundle has {', '.join(self.tasks)}")
+        return self.tasks[name]
+
+
+def save_bundle(bundle: Bundle, folder: Path, card: str) -> None:
+    """Write everything but the encoder's weights and the examples. ``card`` is the text of the model card, Markdown.
+
+    Raises:
+        BundleError: The heads do not fit the encoder or hold NaN.
+        OfframpError: The folder cannot be written.
+    """
+    _check(bundle, str(folder))
+    output_folder(folder)
+    tensors = {
+        f"{task.name}/{exit}/{index}/{part}": np.ascontiguousarray(array, dtype=np.float32)
+        for task in bundle.tasks.values()
+        for exit, head in task.heads.items()
+        for index, layer in enumerate(head.layers)
+        for part, array in zip(("weight", "bias"), layer, strict=True)
+    }
+    _save_tensors(tensors, folder / HEADS)
+    write_text(folder / CARD, card)
+    config = {
+        "schema": SCHEMA,
+        "encoder": bundle.encoder,
+        "encoder_path": bundle.encoder_path,
+        "tasks": {name: _task_to_dict(task) for name, task in bundle.tasks.items()},
+    }
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read a bundle, without its encoder's weights.
+
+    Raises:
+        BundleError: A file is missing or damaged, the schema is another, or heads do not fit.
+    """
+    config = _read_config(folder)
+    tensors = _load_tensors(folder / HEADS)
+    try:
+        encoder = dict(config["encoder"])
+        for key in ("architecture", "config", "sha256", "exits"):
+            encoder[key]
+        tasks = {name: _task_from_dict(name, stored, tensors) for name, stored in config["tasks"].items()}
+        bundle = Bundle(encoder, tasks, config["encoder_path"])
+    except KeyError as missing:
+        raise BundleError(f"{folder} is not a complete bundle: {missing} is missing; save it again") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{folder / CONFIG} is damaged: {error}; save the bundle again") from None
+    _check(bundle, str(folder))
+    return bundle
+
+
+def save_examples(examples: Mapping[str, NDArray[np.float32]], folder: Path) -> None:
+    """Store up to 16 raw windows per task, float32 ``(n, *window_shape)``."""
+    tensors = {name: np.ascontiguousarray(windows[:MAX_EXAMPLES], np.float32) for name, windows in examples.items()}
+    _save_tensors(tensors, folder / EXAMPLES)
+
+
+def load_examples(folder: Path) -> dict[str, NDArray[np.float32]]:
+    """Raw windows per task, float32 ``(n, *window_shape)``; empty where the bundle has none."""
+    path = folder / EXAMPLES
+    return dict(_load_tensors(path)) if path.exists() else {}
+
+
+def _task_to_dict(task: BundleTask) -> dict[str, Any]:
+    return {
+        "kind": task.kind,
+        "metric": task.metric,
+        "exit": task.exit,
+        "label_names": list(task.label_names),
+        "transform": task.transform.to_dict(),
+        "window_shape": list(task.window_shape),
+        "layers": {exit: len(head.layers) for exit, head in task.heads.items()},
+        "val": task.val,
+        "data": task.data,
+    }
+
+
+def _task_from_dict(name: str, stored: dict[str, Any], tensors: Mapping[str, NDArray[np.float32]]) -> BundleTask:
+    heads = {
+        exit: Head(
+            tuple((tensors[f"{name}/{exit}/{i}/weight"], tensors[f"{name}/{exit}/{i}/bias"]) for i in range(count))
+        )
+        for exit, count in stored["layers"].items()
+    }
+    return BundleTask(
+        name=name,
+        kind=stored["kind"],
+        metric=stored["metric"],
+        exit=stored["exit"],
+        label_names=tuple(stored["label_names"]),
+        transform=Transform.from_dict(stored["transform"]),
+        window_shape=tuple(stored["window_shape"]),
+        heads=heads,
+        val=dict(stored["val"]),
+        data=dict(stored["data"]),
+    )
+
+
+def _check(bundle: Bundle, source: str) -> None:
+    """Every task needs, for every exit, a head of finite numbers that takes its tap."""
+    if not bundle.tasks:
+        raise BundleError(f"{source}: the bundle has no tasks")
+    widths = {exit["name"]: exit["width"] for exit in bundle.encoder["exits"]}
+    for task in bundle.tasks.values():
+        if missing := [exit for exit in (task.exit, *widths) if exit not in task.heads]:
+            raise BundleError(f"{source}: task {task.name!r} has no head at exit {missing[0]!r}")
+        outputs = len(task.label_names) or task.heads[task.exit].outputs
+        for exit, head in task.heads.items():
+            if exit not in widths:
+                raise BundleError(
+                    f"{source}: task {task.name!r} has a head at {exit!r}, an exit that the encoder lacks"
+                )
+            problem = _problem(head, widths[exit], outputs)
+            if problem:
+                raise BundleError(f"{source}: head of task {task.name!r} at exit {exit!r} {problem}")
+
+
+def _problem(head: Head, inputs: int, outputs: int) -> str | None:
+    """What is wrong with a head, in words."""
+    if not 1 <= len(head.layers) <= 2:
+        return f"has {len(head.layers)} layers instead of 1 or 2"
+    width = inputs
+    for weight, bias in head.layers:
+        if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
+            return f"has weights {weight.shape} and bias {bias.shape} where {width} inputs arrive"
+        if weight.dtype != np.float32 or bias.dtype != np.float32:
+            return f"is {weight.dtype} instead of float32"
+        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+            return "holds NaN or infinity"
+        width = weight.shape[0]
+    return None if width == outputs else f"gives {width} outputs instead of {outputs}"
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise BundleError(f"no such bundle: {folder} is not a folder")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise BundleError(f"{folder} is not a bundle: it has no {CONFIG}") from None
+    except ValueError:
+        raise BundleError(f"{path} is damaged: it is not JSON; save the bundle again") from None
+    schema = config.get("schema") if isinstance(config, dict) else None
+    if schema != SCHEMA:
+        raise BundleError(f"{path} has schema {schema!r}: this version of offramp reads schema {SCHEMA}")
+    return dict(config)
+
+
+def _save_tensors(tensors: dict[str, NDArray[np.float32]], path: Path) -> None:
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def _load_tensors(path: Path) -> Mapping[str, NDArray[np.float32]]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise BundleError(f"{path.parent} is not a complete bundle: it has no {path.name}") from None
+    except (SafetensorError, ValueError, OSError) as error:
+        raise BundleError(f"{path} is damaged: {str(error).splitlines()[0]}; save the bundle again") from None

@@ -1,0 +1,255 @@
+"""All commands: parse, call, print. Heavy imports stand inside the commands, so that ``offramp --help`` answers at once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Early exits on frozen wireless foundation models. Start with: offramp run --out runs/demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Make data files.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+Device = Annotated[str, typer.Option(help="Where the encoder runs, e.g. cpu or cuda.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Format(StrEnum):
+    """Output formats of predict."""
+
+    csv = "csv"
+    jsonl = "jsonl"
+    sigmf = "sigmf"
+
+
+class Schema(StrEnum):
+    """Documents that have a JSON Schema."""
+
+    suite = "suite"
+    results = "results"
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        import offramp
+
+        print(offramp.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    suite: Annotated[Path | None, typer.Argument(help="Suite file; without one the embedded default.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for results, report and bundle.")] = Path("runs/latest"),
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the splits; replaces the suite's.")] = None,
+    device: Device = "cpu",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show splits, disk and time; run nothing.")] = False,
+    keep_features: Annotated[bool, typer.Option(help="Keep the features for another run into the same folder.")] = False,
+    by_reference: Annotated[bool, typer.Option(help="Point the bundle to the encoder's files instead of a copy.")] = False,
+) -> None:
+    """Fit all tasks of a suite, pick their exits, write results, report and bundle.
+
+    Example: offramp run examples/uwb.yaml --out runs/uwb
+    """
+    from rich.console import Console
+
+    from offramp.cli.progress import Steps
+    from offramp.suite import load_suite
+
+    loaded = load_suite(suite).with_seed(seed)
+    console = Console()
+    with Steps() as steps:
+        if dry_run:
+            from offramp.planning import plan_suite, plan_table
+
+            console.print(plan_table(plan_suite(loaded, device)))
+            return
+        from offramp.pipeline import run_suite
+
+        results = run_suite(loaded, out, device, keep_features, by_reference, steps)
+    from offramp.report.terminal import results_table
+
+    console.print(results_table(results))
+    for name, task in results.tasks.items():
+        console.print(f"{name}: {task.sentence}", markup=False, highlight=False)
+    console.print(f"report: {out / 'report.html'}   bundle: {out / 'bundle'}", markup=False, highlight=False)
+
+
+@app.command()
+def inspect(
+    target: Annotated[str, typer.Argument(help="An encoder's name or folder, a bundle, or a data file or folder.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint of a named encoder.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Input shape to cost an encoder for, e.g. 2,4,256.")] = None,
+    json: Json = False,
+) -> None:
+    """Show an encoder's exits and costs, a bundle's tasks, or what a data file holds.
+
+    Example: offramp inspect iq-shufflenet --shape 2,1,128
+    """
+    from offramp.inspection import inspect_target
+
+    _show(inspect_target(target, checkpoint, shape), json)
+
+
+@app.command()
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    file: Annotated[Path, typer.Argument(help="Data file, or a folder of SigMF recordings.")],
+    task: Annotated[str | None, typer.Option(help="Task; may be left out where the bundle has one.")] = None,
+    format: Annotated[Format, typer.Option(help="Output format.")] = Format.csv,
+    out: Annotated[Path | None, typer.Option(help="Output file (a folder for sigmf); else standard output.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Predict one task for every window of a file: columns index, task, prediction, confidence, exit.
+
+    Example: offramp predict runs/uwb/bundle new.h5 --task los --out predictions.csv
+    """
+    from offramp.cli.progress import Steps
+    from offramp.runtime.files import predict_file
+
+    with Steps() as steps:
+        predict_file(bundle, file, task, format.value, out, device, steps)
+
+
+@app.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Run folders or results.json files.")],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+) -> None:
+    """Put one or several runs side by side in one HTML file.
+
+    Example: offramp report runs/a runs/b --out comparison.html
+    """
+    from offramp.report.html import load_results, write_report
+
+    write_report([(_run_name(path), load_results(path)) for path in results], out)
+    print(out)
+
+
+@app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one is resumed.")],
+    encoder: Annotated[str, typer.Option(help="Registered architecture with I/Q input.")] = "iq-shufflenet",
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 4500,
+    batch: Annotated[int, typer.Option(min=2, help="Pairs of views per step.")] = 256,
+    learning_rate: Annotated[float, typer.Option(min=1e-8, help="Peak learning rate.")] = 2e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.")] = 0,
+    device: Device = "cpu",
+) -> None:
+    """Pretrain an encoder on simulated signals, contrastively; leaves an encoder folder in OUT/encoder.
+
+    Example: offramp pretrain --out runs/pretrain --steps 4500
+    """
+    from offramp.cli.progress import Steps
+    from offramp.training.pretrain import PretrainingConfig, Progress
+    from offramp.training.pretrain import pretrain as start
+
+    config = PretrainingConfig(encoder=encoder, steps=steps, batch=batch, learning_rate=learning_rate, seed=seed)
+    with Steps() as shown:
+
+        def on_step(progress: Progress) -> None:
+            shown("pretraining", progress.step, steps)
+            if progress.step % 100 == 0:
+                shown.note(f"step {progress.step}: loss {progress.loss:.3f}, matched {progress.matched:.1%}")
+
+        print(start(config, out, device, on_step))
+
+
+@app.command()
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    task: Annotated[str | None, typer.Option(help="Task whose heads are included; the first if left out.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure the latency of every exit: torch and ONNX Runtime, one thread, batch 1 and 64.
+
+    Example: offramp bench runs/demo/bundle
+    """
+    from offramp.benching import bench_bundle
+
+    _show(bench_bundle(bundle, task), json)
+
+
+@app.command()
+def export(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    task: Annotated[str, typer.Option(help="Task to export.")],
+    out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
+    exit: Annotated[str | None, typer.Option(help="Another exit than the chosen one.")] = None,
+) -> None:
+    """Write one static ONNX graph: encoder up to the exit, head, softmax; checked against the bundle first.
+
+    Example: offramp export runs/demo/bundle --task modulation --out modulation.onnx
+    """
+    from offramp.export import export_onnx
+
+    _show(export_onnx(bundle, task, out, exit), False)
+
+
+@data_app.command("make")
+def data_make(
+    out: Annotated[Path, typer.Option(help="The HDF5 file to write.")],
+    windows: Annotated[int, typer.Option(min=1, help="Number of windows.")] = 6000,
+    antennas: Annotated[int, typer.Option(min=1, help="Antennas of the linear array.")] = 4,
+    samples: Annotated[int, typer.Option(min=64, help="Samples per window.")] = 256,
+    snr_low: Annotated[float, typer.Option(help="Lowest SNR in dB.")] = -6.0,
+    snr_high: Annotated[float, typer.Option(help="Highest SNR in dB.")] = 18.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+) -> None:
+    """Write simulated windows with their signal type, direction and SNR.
+
+    Example: offramp data make --out simulated.h5 --windows 10000 --antennas 4
+    """
+    from offramp.cli.progress import Steps
+    from offramp.data.cache import write_cache
+    from offramp.data.synthesis.source import read_synthetic
+    from offramp.tasks import SyntheticSpec
+
+    spec = SyntheticSpec(
+        windows=windows, antennas=antennas, samples=samples, snr_db=(snr_low, snr_high), seed=seed
+    )
+    with Steps() as steps:
+        write_cache(read_synthetic(spec), out, lambda done, total: steps("windows", done, total))
+    print(out)
+
+
+@app.command()
+def schema(name: Annotated[Schema, typer.Argument(help="Which document.")]) -> None:
+    """Print the JSON Schema of suite files or of results.json.
+
+    Example: offramp schema suite
+    """
+    import json
+
+    if name is Schema.suite:
+        from offramp.suite import Suite as Model
+    else:
+        from offramp.results import Results as Model  # type: ignore[assignment]
+    print(json.dumps(Model.model_json_schema(), indent=2))
+
+
+def _run_name(path: Path) -> str:
+    folder = path.parent if path.name == "results.json" else path
+    return folder.resolve().name
+
+
+def _show(shown: object, as_json: bool) -> None:
+    import json
+
+    from rich.console import Console
+
+    if as_json:
+        print(json.dumps(shown.to_dict(), indent=2))  # type: ignore[attr-defined]
+    else:
+        Console().print(shown.table())  # type: ignore[attr-defined]

@@ -1,0 +1,200 @@
+"""What every exit costs: multiply-accumulate operations, parameters, and measured latency on one thread."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from offramp.encoders.base import StagedEncoder
+from offramp.errors import EncoderError
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
+WARM_UP = 2
+MAX_ROUNDS = 2000
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Percentiles of the time of one call, in milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+
+    @classmethod
+    def of(cls, seconds: NDArray[np.float64]) -> Latency:
+        """From the times of single calls in seconds, ``(rounds,)``."""
+        p50, p95, p99 = (float(value) for value in np.percentile(seconds * 1e3, (50, 95, 99)))
+        return cls(p50, p95, p99)
+
+
+@dataclass(frozen=True)
+class ExitCost:
+    """The cost of leaving at an exit, for one window.
+
+    Attributes:
+        exit: Name of the exit.
+        macs: Multiply-accumulate operations of matrix products and convolutions up to the exit, with its head if given.
+        params: Parameters that run up to the exit, with its head if given.
+        latency_ms: Of the whole way from input to tap or head output; None if it was not measured.
+    """
+
+    exit: str
+    macs: int
+    params: int
+    latency_ms: Latency | None
+
+
+def exit_costs(
+    encoder: StagedEncoder,
+    input_shape: tuple[int, ...],
+    heads: Mapping[str, nn.Module] | None = None,
+    measure: bool = True,
+    batch: int = 1,
+    seconds: float = 0.3,
+) -> dict[str, ExitCost]:
+    """Cost of every exit for one input shape, in order of depth.
+
+    Args:
+        encoder: Any encoder, on any device; neither its weights nor its mode change.
+        input_shape: Shape of one window, e.g. ``(2, antennas, time)``; a batch axis of 1 in front is accepted too.
+        heads: A module for each exit, ``(N, width)`` to ``(N, outputs)``; exits that it lacks are counted without head.
+        measure: Whether to measure latency too.
+        batch: Windows per measured call. MACs are always for one window.
+        seconds: Measuring time per exit, on average over the exits; at least 20 calls each are timed.
+
+    Raises:
+        EncoderError: The encoder does not take this shape, or ``heads`` names an unknown exit.
+    """
+    shape = _window_shape(encoder, tuple(input_shape))
+    heads = dict(heads or {})
+    for name in heads:
+        encoder.exit_index(name)
+    macs = _count_macs(encoder, shape, heads)
+    latencies = _measure(encoder, (batch, *shape), heads, seconds) if measure else {}
+    return {
+        exit.name: ExitCost(
+            exit.name, macs[exit.name], exit.params + _parameters(heads.get(exit.name)), latencies.get(exit.name)
+        )
+        for exit in encoder.exits
+    }
+
+
+def measure_latency(
+    calls: Mapping[str, Callable[[], object]], seconds: float = 0.3, repeats: int = 20
+) -> dict[str, Latency]:
+    """Latency of each call on one thread: see :func:`time_interleaved`."""
+    return {name: Latency.of(times) for name, times in time_interleaved(calls, seconds, repeats).items()}
+
+
+def time_interleaved(
+    calls: Mapping[K, Callable[[], object]],
+    seconds: float = 0.3,
+    repeats: int = 20,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[K, NDArray[np.float64]]:
+    """Time some calls round by round, so that a drift of the machine favours none and rounds can be compared pairwise.
+
+    Torch runs on one thread, in inference mode; its thread count is restored afterwards.
+
+    Args:
+        calls: What to time, by name.
+        seconds: Time to spend per call, on average over the calls.
+        repeats: Smallest number of rounds, even if they take longer.
+        clock: Seconds now; ``time.thread_time`` leaves out what other processes take from this thread.
+
+    Returns:
+        Seconds of every single call, float64 ``(rounds,)`` by name.
+    """
+    rounds: list[list[float]] = []
+    with _one_thread(), torch.inference_mode():
+        for call in calls.values():
+            for _ in range(WARM_UP):
+                call()
+        deadline = time.perf_counter() + seconds * len(calls)
+        while len(rounds) < repeats or (time.perf_counter() < deadline and len(rounds) < MAX_ROUNDS):
+            rounds.append([_seconds(call, clock) for call in calls.values()])
+    return dict(zip(calls, np.asarray(rounds).T, strict=True))
+
+
+def _seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
+    call()
+    return clock() - start
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _window_shape(encoder: StagedEncoder, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) == len(encoder.input.shape) + 1 and shape[0] == 1:
+        shape = shape[1:]
+    encoder.input.check(shape)
+    return shape
+
+
+def _count_macs(encoder: StagedEncoder, shape: tuple[int, ...], heads: Mapping[str, nn.Module]) -> dict[str, int]:
+    """MACs of one window to every exit. The meta device runs nothing, and there fused attention is counted too."""
+    model = copy.deepcopy(encoder).to("meta").eval()
+    macs = {}
+    with torch.no_grad():
+        prefix, state = _counted(lambda: model.begin(torch.empty(1, *shape, device="meta")))
+        for exit in encoder.exits:
+            stage, state = _counted(lambda exit=exit, state=state: model.advance(exit.index, state))  # type: ignore[misc]
+            prefix += stage
+            pool, tap = _counted(lambda exit=exit, state=state: model.pool(exit.index, state))  # type: ignore[misc]
+            head = heads.get(exit.name)
+            macs[exit.name] = prefix + pool + (_head_macs(head, tap) if head is not None else 0)
+    return macs
+
+
+def _head_macs(head: nn.Module, tap: Tensor) -> int:
+    try:
+        return _counted(lambda: copy.deepcopy(head).to("meta")(tap))[0]
+    except RuntimeError as error:
+        raise EncoderError(f"a head does not take taps of width {tap.shape[-1]}: {error}") from None
+
+
+def _counted(call: Callable[[], T]) -> tuple[int, T]:
+    with FlopCounterMode(display=False) as counter:
+        result = call()
+    return counter.get_total_flops() // 2, result
+
+
+def _measure(
+    encoder: StagedEncoder, shape: tuple[int, ...], heads: Mapping[str, nn.Module], seconds: float
+) -> dict[str, Latency]:
+    model = copy.deepcopy(encoder).eval()
+    device = next(model.parameters()).device
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+
+    def call(name: str) -> Callable[[], object]:
+        network = model.truncate(name)
+        head = copy.deepcopy(heads[name]).eval().to(device) if name in heads else nn.Identity()
+        # Reading the result back waits for an accelerator.
+        return lambda: head(network(x)).cpu()
+
+    return measure_latency({exit.name: call(exit.name) for exit in encoder.exits}, seconds)
+
+
+def _parameters(module: nn.Module | None) -> int:
+    return sum(p.numel() for p in module.parameters()) if module is not None else 0

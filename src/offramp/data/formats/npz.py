@@ -1,0 +1,68 @@
+"""NumPy archives: an array of windows, columns of the same length, class names as arrays ``labels`` or ``labels_x``.
+
+See :mod:`offramp.data.formats.arrays` for shapes and types. The windows are held in memory; Python objects are never unpickled.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.data.formats.arrays import StoredArray, array_summaries, names_of_classes, table_from_arrays
+from offramp.data.summary import FileSummary, summarise_table
+from offramp.data.table import Table
+from offramp.errors import DataError
+from offramp.tasks import DataSpec
+
+
+def read(spec: DataSpec) -> Table:
+    """Open an npz file.
+
+    Raises:
+        DataError: Not npz, damaged, with pickled objects, without windows, or with arrays of different length.
+    """
+    assert spec.path is not None
+    arrays = _load(spec.path)
+    windows = arrays.get(spec.input)
+    names = {
+        name: array
+        for name, array in arrays.items()
+        if array.dtype.kind in "SU" and (windows is None or array.shape[:1] != windows.shape[:1])
+    }
+
+    def fetch(indices: NDArray[np.int64]) -> NDArray[np.generic]:
+        assert windows is not None
+        return windows[indices]
+
+    stored: dict[str, StoredArray] = dict(arrays)
+    return table_from_arrays(spec.path, spec, stored, names_of_classes(spec.path, names), fetch)
+
+
+def summarise(path: Path) -> FileSummary:
+    """All arrays; and the columns, if the windows are called ``sample``."""
+    arrays = _load(path)
+    listed = array_summaries(dict(arrays))
+    spec = DataSpec(path=path, format="npz")
+    if spec.input in arrays:
+        return summarise_table(read(spec), str(path), "npz", listed)
+    return FileSummary(str(path), "npz", None, "window", None, (), listed)
+
+
+def _load(path: Path) -> dict[str, NDArray[np.generic]]:
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is not an npz file: write it with numpy.savez")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise DataError(
+                f"{path} holds pickled Python objects, which are never loaded: save plain arrays"
+            ) from error
+        raise DataError(f"{path} is damaged: copy it again") from error
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is damaged: copy it again") from error

@@ -1,0 +1,28 @@
+"""``offramp inspect FILE``: what a data file holds, whatever its format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from offramp.data.formats import FORMATS, format_of
+from offramp.data.summary import FileSummary, summarise_table
+from offramp.data.table import Table
+from offramp.tasks import DataSpec
+
+
+def inspect_file(path: Path) -> FileSummary:
+    """Summary of a file without any further word from the user.
+
+    HDF5 and npz: all arrays, and the columns if the windows are called ``sample``. SigMF: the recordings and their annotations,
+    not yet cut into windows.
+
+    Raises:
+        DataError: The file is missing, of no known format or cannot be read.
+    """
+    name = format_of(DataSpec(path=path))
+    return FORMATS[name].summarise(path)
+
+
+def inspect_table(table: Table, spec: DataSpec) -> FileSummary:
+    """Summary of windows as a suite's ``data:`` cuts and names them."""
+    return summarise_table(table, table.windows.name, "synthetic" if spec.synthetic else format_of(spec))

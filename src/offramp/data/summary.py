@@ -1,0 +1,110 @@
+"""What a data file holds, as ``offramp inspect`` shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.data.table import Table
+
+MAX_COUNTED = 100
+"""Columns with more distinct values are summarised by their range alone."""
+
+
+@dataclass(frozen=True)
+class ColumnSummary:
+    """One column.
+
+    Attributes:
+        name: As ``target:`` or ``group:`` name it.
+        rows: What one row is: ``window``, ``recording`` or ``annotation``.
+        dtype: As stored.
+        shape: Shape of one row; ``()`` for a scalar.
+        distinct: Number of distinct values; None for vectors.
+        counts: Rows of each value, most frequent first, by class name where there is one; empty for floats and where there
+            are more than ``MAX_COUNTED`` values.
+        range: Smallest and largest finite value; None for text.
+    """
+
+    name: str
+    rows: str
+    dtype: str
+    shape: tuple[int, ...]
+    distinct: int | None
+    counts: dict[str, int]
+    range: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class ArraySummary:
+    """One stored array."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class FileSummary:
+    """One data file or folder.
+
+    Attributes:
+        path: As it was given.
+        format: ``hdf5``, ``npz``, ``sigmf`` or ``synthetic``.
+        count: Number of ``rows``; None where the array of windows is not known.
+        rows: What ``count`` counts: ``window`` or ``recording``.
+        shape: Shape of one window; None where windows are not cut yet or not known.
+        columns: What can be a target, a group or an SNR.
+        arrays: All arrays of the file, where it has any.
+    """
+
+    path: str
+    format: str
+    count: int | None
+    rows: str
+    shape: tuple[int, ...] | None
+    columns: tuple[ColumnSummary, ...]
+    arrays: tuple[ArraySummary, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON prints it."""
+        return asdict(self)
+
+
+def summarise_column(
+    name: str, rows: str, values: NDArray[np.generic], names: Sequence[str] | None = None
+) -> ColumnSummary:
+    """Counts and range of a column ``(N,)`` or ``(N, dimensions)``; ``names`` are those of the classes 0, 1, ..."""
+    numeric = values.dtype.kind in "iuf"
+    finite = values[np.isfinite(values)] if numeric else values[:0]
+    distinct, counts = None, {}
+    if values.ndim == 1:
+        unique, number = np.unique(values, return_counts=True)
+        distinct = len(unique)
+        if values.dtype.kind != "f" and distinct <= MAX_COUNTED:
+            counts = {
+                _value_name(unique[place], names): int(number[place]) for place in np.argsort(-number, kind="stable")
+            }
+    limits = (float(finite.min()), float(finite.max())) if len(finite) else None
+    return ColumnSummary(name, rows, _dtype_name(values.dtype), values.shape[1:], distinct, counts, limits)
+
+
+def summarise_table(table: Table, path: str, format_name: str, arrays: tuple[ArraySummary, ...] = ()) -> FileSummary:
+    """Summary of windows with their columns."""
+    columns = tuple(
+        summarise_column(name, "window", values, table.label_names.get(name)) for name, values in table.columns.items()
+    )
+    return FileSummary(path, format_name, table.windows.count, "window", table.windows.shape, columns, arrays)
+
+
+def _value_name(value: Any, names: Sequence[str] | None) -> str:
+    known = names is not None and isinstance(value, np.integer) and 0 <= value < len(names)
+    return names[int(value)] if known and names is not None else str(value)
+
+
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    return "text" if dtype.kind == "U" else str(dtype)

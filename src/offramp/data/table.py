@@ -1,0 +1,65 @@
+"""What every format reader returns: windows that are read on demand, and one row of columns per window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.errors import DataError
+
+
+@dataclass(frozen=True)
+class WindowSource:
+    """Windows of one shape, read on demand so that no more than a batch need be in memory.
+
+    Attributes:
+        name: What to call it in messages, e.g. a file name.
+        count: Number of windows N.
+        shape: Shape of one window, e.g. ``(2, antennas, time)``.
+        fingerprint: SHA-256 over the content and the way it is cut into windows.
+        fetch: ``indices (n,) int64, any order -> (n, *shape)`` of any real dtype.
+    """
+
+    name: str
+    count: int
+    shape: tuple[int, ...]
+    fingerprint: str
+    fetch: Callable[[NDArray[np.int64]], NDArray[np.generic]] = field(repr=False)
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Windows as float32 ``(n, *shape)``, C-contiguous.
+
+        Raises:
+            DataError: A window holds NaN or infinity; it is named by its index.
+        """
+        windows = np.ascontiguousarray(self.fetch(indices), dtype=np.float32)
+        finite = np.isfinite(windows).all(axis=tuple(range(1, windows.ndim)))
+        if not finite.all():
+            bad = int(indices[int(np.argmin(finite))])
+            raise DataError(f"{self.name}: window {bad} holds NaN or infinity; remove it or mend the file")
+        return windows
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file as Offramp sees it.
+
+    Attributes:
+        windows: The inputs.
+        columns: Per-window values by name, each of length N: labels, groups, positions, SNR. One-dimensional of integer, float or
+            string dtype, or ``(N, dimensions)`` float.
+        label_names: Names of the integer classes 0, 1, ... of a column, where the file has them.
+        default_target: Column that is the target if the user names none.
+        default_group: Column that groups windows if the user names none; None where windows are independent.
+        positions: File name and first sample of each window, where windows were cut from longer recordings.
+    """
+
+    windows: WindowSource
+    columns: dict[str, NDArray[np.generic]]
+    label_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    default_target: str | None = None
+    default_group: str | None = None
+    positions: tuple[NDArray[np.str_], NDArray[np.int64]] | None = None

@@ -1,0 +1,210 @@
+"""Encoders cut into stages: the one interface that everything else in Offramp is written against."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from offramp.errors import EncoderError
+
+State = tuple[Tensor, ...]
+"""What an encoder holds between stages: batch first in every tensor, so that ``t[keep]`` drops samples."""
+
+
+@dataclass(frozen=True)
+class Exit:
+    """A named place after a stage where inference may stop.
+
+    Attributes:
+        name: Unique within the encoder, e.g. ``"stage2.3"``.
+        index: Position in the encoder's ``exits``, 0 for the shallowest. Stage ``index`` ends here.
+        width: Number of features of a default tap, i.e. ``pool(index, state)`` is ``(N, width)``.
+        params: Parameters of the encoder that run up to and including this exit.
+    """
+
+    name: str
+    index: int
+    width: int
+    params: int
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The input that an encoder takes: float32, batch first.
+
+    Attributes:
+        layout: Names of the axes, e.g. ``("batch", "iq", "antennas", "time")``.
+        shape: Size of each axis behind the batch; ``None`` where any size fits.
+        minimum: Smallest size of each axis behind the batch.
+    """
+
+    layout: tuple[str, ...]
+    shape: tuple[int | None, ...]
+    minimum: tuple[int, ...]
+
+    def describe(self) -> str:
+        """The accepted shapes in words, e.g. ``(N, 2, antennas >= 1, time >= 64)``."""
+        axes = [
+            str(size) if size is not None else f"{name} >= {least}"
+            for name, size, least in zip(self.layout[1:], self.shape, self.minimum, strict=True)
+        ]
+        return f"(N, {', '.join(axes)})"
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise :class:`EncoderError` unless ``shape`` (without the batch axis) is accepted."""
+        fits = len(shape) == len(self.shape) and all(
+            size >= least and expected in (None, size)
+            for size, expected, least in zip(shape, self.shape, self.minimum, strict=True)
+        )
+        if not fits:
+            given = ", ".join(["N", *map(str, shape)])
+            raise EncoderError(f"input of shape ({given}) does not fit: this encoder takes {self.describe()}")
+
+
+class StagedEncoder(nn.Module, ABC):
+    """An encoder that can stop after any of its stages.
+
+    A subclass sets ``name``, ``config`` (its constructor arguments), ``input``, ``exits``, and ``stages``: a ``ModuleList``
+    in which the parameters of stage ``i`` live at ``stages[i]``. It implements :meth:`begin`, :meth:`advance` and
+    :meth:`pool`; all else is derived here. Freezing and inference mode are the caller's.
+    """
+
+    architecture: ClassVar[str]
+    config: dict[str, Any]
+    input: InputSpec
+    exits: tuple[Exit, ...]
+    stages: nn.ModuleList
+
+    @abstractmethod
+    def begin(self, x: Tensor) -> State:
+        """Scale and patch an input ``(N, *input.shape)``, float32, into the state before stage 0."""
+
+    @abstractmethod
+    def advance(self, stage: int, state: State) -> State:
+        """Run one stage: the state before it to the state after it."""
+
+    @abstractmethod
+    def pool(self, exit: int, state: State, pooling: str = "default") -> Tensor:
+        """The tap at an exit: ``(N, width)`` float32, or ``(N, positions, width)`` with ``pooling="tokens"``."""
+
+    @classmethod
+    def convert_checkpoint(cls, tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Read a foreign state dict: constructor arguments and tensors under this class's own names."""
+        return {}, tensors
+
+    def taps(self, x: Tensor, exits: Iterable[str] | None = None, pooling: str = "default") -> dict[str, Tensor]:
+        """Pooled states at the named exits (all if None), in order of depth; nothing behind the deepest runs.
+
+        Args:
+            x: Input ``(N, *input.shape)``, float32.
+            exits: Names of exits.
+            pooling: ``"default"`` for ``(N, width)``, ``"tokens"`` for ``(N, positions, width)``.
+
+        Raises:
+            EncoderError: An exit is unknown, or the input has another shape or dtype.
+        """
+        return {name: self.pool(index, state, pooling) for name, index, state in self._visit(x, exits)}
+
+    def states(self, x: Tensor, exits: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """The main tensor of the state at the named exits, before any final norm and pooling."""
+        return {name: state[0] for name, _, state in self._visit(x, exits)}
+
+    def truncate(self, exit: str) -> Truncated:
+        """The network that ends at an exit: ``x -> tap``. It shares this encoder's weights and holds no later stage."""
+        return Truncated(self._prefix(self.exit_index(exit)), exit)
+
+    def segment(self, after: str | None, to: str) -> Segment:
+        """The stages behind exit ``after`` (from the input if None) up to exit ``to``: state (or x) to state."""
+        first = 0 if after is None else self.exit_index(after) + 1
+        last = self.exit_index(to)
+        if first > last:
+            raise EncoderError(f"segment from {after!r} to {to!r} is empty: the exit 'to' must lie deeper")
+        return Segment(self._prefix(last), None if after is None else first)
+
+    def exit_index(self, exit: str) -> int:
+        """Index of an exit by name; raises :class:`EncoderError` if there is none."""
+        for candidate in self.exits:
+            if candidate.name == exit:
+                return candidate.index
+        known = ", ".join(e.name for e in self.exits)
+        raise EncoderError(f"unknown exit {exit!r}: {self.architecture} has {known}")
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, shapes and values of all parameters and buffers, and the configuration."""
+        digest = hashlib.sha256(repr((self.architecture, sorted(self.config.items()))).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def _visit(self, x: Tensor, exits: Iterable[str] | None) -> Iterable[tuple[str, int, State]]:
+        wanted = {self.exit_index(name) for name in exits} if exits is not None else set(range(len(self.exits)))
+        if not wanted:
+            return
+        state = self._begin_checked(x)
+        for stage in range(max(wanted) + 1):
+            state = self.advance(stage, state)
+            if stage in wanted:
+                yield self.exits[stage].name, stage, state
+
+    def _begin_checked(self, x: Tensor) -> State:
+        self.input.check(tuple(x.shape[1:]))
+        if x.dtype != torch.float32:
+            raise EncoderError(f"input is {x.dtype}: this encoder takes torch.float32, convert with x.float()")
+        return self.begin(x)
+
+    def _prefix(self, last: int) -> Self:
+        prefix = copy.copy(self)
+        prefix._modules = dict(self._modules)
+        prefix.stages = nn.ModuleList(list(self.stages)[: last + 1])
+        prefix.exits = self.exits[: last + 1]
+        return prefix
+
+    def _measure_exits(self, names: Iterable[str], widths: Iterable[int]) -> tuple[Exit, ...]:
+        """Exits with their cumulative parameter counts, for subclasses to call when their stages stand."""
+        total = sum(p.numel() for p in self.parameters()) - sum(p.numel() for p in self.stages.parameters())
+        exits = []
+        for index, (name, width, stage) in enumerate(zip(names, widths, self.stages, strict=True)):
+            total += sum(p.numel() for p in stage.parameters())
+            exits.append(Exit(name, index, width, total))
+        return tuple(exits)
+
+
+class Truncated(nn.Module):
+    """A network that ends at one exit, made by :meth:`StagedEncoder.truncate`: input to tap."""
+
+    def __init__(self, prefix: StagedEncoder, exit: str) -> None:
+        super().__init__()
+        self.prefix = prefix
+        self.exit = exit
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, *input.shape)`` float32 to ``(N, width)`` float32."""
+        return self.prefix.taps(x, [self.exit])[self.exit]
+
+
+class Segment(nn.Module):
+    """Consecutive stages, made by :meth:`StagedEncoder.segment`: state tensors (or the input) to state tensors."""
+
+    def __init__(self, prefix: StagedEncoder, first: int | None) -> None:
+        super().__init__()
+        self.first = first or 0
+        self.from_input = first is None
+        if not self.from_input:
+            for skipped in range(self.first):
+                prefix.stages[skipped] = nn.Identity()
+        self.prefix = prefix
+
+    def forward(self, *state: Tensor) -> State:
+        """The state after the last stage. Takes the input ``x`` when the segment starts there, else the state's tensors."""
+        current: State = self.prefix._begin_checked(state[0]) if self.from_input else state
+        for stage in range(self.first, len(self.prefix.exits)):
+            current = self.prefix.advance(stage, current)
+        return current

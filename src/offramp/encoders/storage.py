@@ -1,0 +1,95 @@
+"""Encoders on disk: a folder with config.json and model.safetensors, and foreign checkpoints, never a free pickle."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from offramp.encoders.base import StagedEncoder
+from offramp.errors import EncoderError
+from offramp.files import atomic_path, write_text
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def save_encoder(encoder: StagedEncoder, folder: Path, provenance: dict[str, Any] | None = None) -> None:
+    """Write an encoder folder: ``config.json`` (architecture, constructor arguments, provenance) and ``model.safetensors``."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary)
+    config = {
+        "schema": 1,
+        "architecture": encoder.architecture,
+        "config": encoder.config,
+        "sha256": encoder.fingerprint(),
+        "provenance": provenance or {},
+    }
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of an encoder folder: ``architecture`` and ``config`` at least."""
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return {**config, "architecture": str(config["architecture"]), "config": dict(config["config"])}
+    except OSError:
+        raise EncoderError(f"{folder} is not an encoder folder: it has no {CONFIG}") from None
+    except (ValueError, KeyError, TypeError):
+        raise EncoderError(f"{path} is not an encoder's configuration: it needs 'architecture' and 'config'") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a ``.safetensors`` file, or of a PyTorch checkpoint read with ``weights_only=True``.
+
+    A checkpoint ``{"model": state_dict}`` is unwrapped. Raises :class:`EncoderError` for a missing or damaged file, and for a
+    pickle that holds anything but tensors and plain containers.
+    """
+    if not path.is_file():
+        raise EncoderError(f"no such checkpoint: {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise EncoderError(
+            f"{path} holds more than tensors and was not loaded: such a file can run code; save its state_dict alone"
+        ) from None
+    except (
+        SafetensorError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        OSError,
+        KeyError,
+        IndexError,
+        AttributeError,
+    ) as error:
+        raise EncoderError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0][:200]}") from None
+    state = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise EncoderError(f"{path} is not a state dict: expected names with tensors")
+    return {str(name): tensor for name, tensor in state.items()}
+
+
+def fill(encoder: StagedEncoder, tensors: dict[str, Tensor], source: str) -> None:
+    """Load tensors into an encoder; names or shapes that do not fit are an :class:`EncoderError` that lists the first three."""
+    own = encoder.state_dict()
+    wrong = [f"{name} is missing" for name in own if name not in tensors]
+    wrong += [f"{name} is unknown" for name in tensors if name not in own]
+    wrong += [
+        f"{name} is {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise EncoderError(f"{source} does not fit {encoder.architecture}: {'; '.join(wrong[:3])}{more}")
+    encoder.load_state_dict(tensors)

@@ -1,0 +1,203 @@
+"""Writing ONNX graphs, and comparing them with the bundle before anything is put in place."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from offramp.bundle import Bundle, BundleTask, load_bundle, load_examples
+from offramp.errors import DataError, OfframpError
+from offramp.export.folding import fold_batchnorm
+from offramp.export.modules import DeployedTask
+from offramp.files import atomic_path
+from offramp.runtime.predictor import Predictor, load_bundle_encoder
+
+INPUT = "windows"
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported.
+
+    Attributes:
+        path: The ONNX file.
+        task: Name of the task.
+        exit: Where the graph ends.
+        output: Name of the graph's output, ``probabilities`` or ``values``; its input is ``windows``.
+        bytes: Size of the file.
+        windows: How many windows the graph and the bundle were compared on.
+        max_difference: Largest difference found; absolute for probabilities, relative to the largest value for values.
+    """
+
+    path: str
+    task: str
+    exit: str
+    output: str
+    bytes: int
+    windows: int
+    max_difference: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
+
+
+def export_onnx(
+    folder: str | Path,
+    task: str,
+    out: str | Path,
+    exit: str | None = None,
+    windows: NDArray[np.float32] | None = None,
+) -> ExportReport:
+    """Write one task of a bundle as one ONNX file with a dynamic batch axis and float32 in and out.
+
+    The file is put in place only if ONNX Runtime answers within 1e-4 of the bundle on batches of 1, 3 and all windows.
+
+    Args:
+        folder: The bundle.
+        task: Name of the task.
+        out: The file to write.
+        exit: Where to end instead of the task's chosen exit.
+        windows: Raw windows ``(n, *window_shape)`` to compare on instead of those in the bundle.
+
+    Raises:
+        BundleError: The bundle cannot be used, or has no such task or exit.
+        DataError: There are no windows to compare on.
+        OfframpError: The ``onnx`` extra is missing, the answers differ, or the file cannot be written.
+    """
+    require_onnx()
+    folder, out = Path(folder), Path(out)
+    bundle = load_bundle(folder)
+    chosen = bundle.task(task)
+    encoder = load_bundle_encoder(bundle, folder)
+    if exit is not None:
+        encoder.exit_index(exit)
+        chosen = replace(chosen, exit=exit)
+    if windows is None:
+        windows = load_examples(folder).get(task)
+    if windows is None or not len(windows):
+        raise DataError(f"the bundle holds no example windows of task {task!r}: give some to compare the graph on")
+    expected = Predictor(replace(bundle, tasks={task: chosen}), encoder).predict(windows, [task])[task].outputs
+    network = DeployedTask(fold_batchnorm(encoder.truncate(chosen.exit)), chosen, chosen.exit)
+    output = "probabilities" if chosen.kind == "classification" else "values"
+    content = onnx_bytes(network, chosen.window_shape, [output], _properties(bundle, chosen))
+    difference = _largest_difference(content, np.asarray(windows, np.float32), expected, chosen.kind)
+    if not difference <= TOLERANCE:
+        raise OfframpError(
+            f"the exported graph of task {task!r} differs from the bundle by {difference:.2g}, more than {TOLERANCE:g}: "
+            f"nothing was written"
+        )
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(content)
+    return ExportReport(str(out), task, chosen.exit, output, len(content), len(windows), difference)
+
+
+def onnx_bytes(
+    network: nn.Module,
+    shape: Sequence[int],
+    outputs: Sequence[str],
+    properties: Mapping[str, str] | None = None,
+    optimize: bool = True,
+) -> bytes:
+    """A network as a serialised ONNX graph: input ``windows`` float32 ``(batch, *shape)``, a dynamic batch axis.
+
+    Args:
+        network: In evaluation mode; takes one tensor.
+        shape: Shape of one window.
+        outputs: Names of the outputs, in the order that the network gives them.
+        properties: Metadata to store in the graph.
+        optimize: Whether the exporter simplifies the graph, which folds BatchNorm too.
+    """
+    require_onnx()
+    example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    with _quiet():
+        program = torch.onnx.export(
+            network.eval(),
+            (example,),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=list(outputs),
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            optimize=optimize,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    for key, value in (properties or {}).items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    return bytes(model.SerializeToString())
+
+
+def open_session(content: bytes, entries: Mapping[str, str] | None = None, **options: Any) -> Any:
+    """An ``onnxruntime.InferenceSession`` on one thread, with configuration entries and options of its constructor."""
+    runtime = require_onnx()
+    settings = runtime.SessionOptions()
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    for key, value in (entries or {}).items():
+        settings.add_session_config_entry(key, value)
+    return runtime.InferenceSession(content, settings, providers=["CPUExecutionProvider"], **options)
+
+
+def require_onnx() -> ModuleType:
+    """The module ``onnxruntime``, if it, ``onnx`` and ``onnxscript`` are installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as missing:
+        raise OfframpError(f"ONNX needs the package {missing.name}: pip install offramp[onnx]") from None
+    return onnxruntime  # type: ignore[no-any-return]
+
+
+def _properties(bundle: Bundle, task: BundleTask) -> dict[str, str]:
+    return {
+        "offramp.version": importlib.metadata.version("offramp"),
+        "offramp.task": task.name,
+        "offramp.kind": task.kind,
+        "offramp.exit": task.exit,
+        "offramp.labels": json.dumps(task.label_names),
+        "offramp.encoder": bundle.encoder["architecture"],
+        "offramp.encoder_sha256": bundle.encoder["sha256"],
+    }
+
+
+def _largest_difference(
+    content: bytes, windows: NDArray[np.float32], expected: NDArray[np.float32], kind: str
+) -> float:
+    session = open_session(content)
+    scale = 1.0 if kind == "classification" else max(float(np.abs(expected).max()), 1e-30)
+    differences = [
+        np.abs(session.run(None, {INPUT: windows[:size]})[0] - expected[:size]).max() / scale
+        for size in {1, min(3, len(windows)), len(windows)}
+    ]
+    return float(np.max(differences))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints, logs and warns about its own insides."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,89 @@
+"""A task as one module of real operations: what is exported."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from offramp.bundle import BundleTask
+from offramp.encoders.base import StagedEncoder
+from offramp.heads import head_module
+from offramp.transforms import SPECTROGRAM_BINS, SPECTROGRAM_HOP, Transform
+
+
+class Standardize(nn.Module):
+    """``(x - mean) * scale`` per channel."""
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(transform.mean)[:, None, None])
+        self.register_buffer("scale", torch.tensor(transform.scale)[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, channels, height, width)`` float32, shape kept."""
+        scaled: Tensor = (x - self.get_buffer("mean")) * self.get_buffer("scale")
+        return scaled
+
+
+class Spectrogram(nn.Module):
+    """:func:`offramp.transforms.spectrogram` without complex numbers: the short-time Fourier transform as a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sample = np.arange(SPECTROGRAM_BINS)
+        frequency = sample - SPECTROGRAM_BINS // 2
+        taper = np.hanning(SPECTROGRAM_BINS + 1)[:-1]
+        angle = 2 * math.pi / SPECTROGRAM_BINS * frequency[:, None] * sample
+        cosine, sine = (np.cos(angle) * taper, np.sin(angle) * taper)
+        real, imaginary = np.stack([cosine, sine], axis=1), np.stack([-sine, cosine], axis=1)
+        self.register_buffer("kernel", torch.tensor(np.concatenate([real, imaginary]), dtype=torch.float32))
+        self.gain = 1 / float(np.square(taper).sum())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """I/Q ``(N, 2, antennas, time)`` float32 to ``(N, antennas, 64, frames)``."""
+        power = x.square().sum(1, keepdim=True).mean((2, 3), keepdim=True)
+        scaled = x / power.clamp_min(torch.finfo(x.dtype).tiny).sqrt()
+        signals = scaled.transpose(1, 2).flatten(0, 1)
+        spectrum = functional.conv1d(signals, self.get_buffer("kernel"), stride=SPECTROGRAM_HOP)
+        real, imaginary = spectrum.chunk(2, dim=1)
+        level = torch.log((real.square() + imaginary.square()) * self.gain + 1e-6)
+        return level.reshape(-1, x.shape[2], *level.shape[1:])
+
+
+class DeployedTask(nn.Module):
+    """Raw windows to class probabilities or values: transform, truncated encoder with BatchNorm folded, head, softmax."""
+
+    def __init__(self, encoder: nn.Module, task: BundleTask, exit: str) -> None:
+        """Take an encoder that ends at ``exit`` (see :meth:`StagedEncoder.truncate`) and the task whose head sits there."""
+        super().__init__()
+        transforms = {"none": nn.Identity, "spectrogram": Spectrogram}
+        self.transform = (
+            Standardize(task.transform) if task.transform.name == "standardize" else transforms[task.transform.name]()
+        )
+        self.encoder = encoder
+        self.head = head_module(task.heads[exit])
+        self.output = nn.Softmax(dim=1) if task.kind == "classification" else nn.Identity()
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """float32 ``(N, *window_shape)`` to float32 probabilities ``(N, classes)`` or values ``(N, dimensions)``."""
+        answer: Tensor = self.output(self.head(self.encoder(self.transform(windows))))
+        return answer
+
+
+class EveryExit(nn.Module):
+    """Input to the outputs at all exits, in order of depth: one graph from which those of single exits are cut."""
+
+    def __init__(self, encoder: StagedEncoder, heads: dict[str, nn.Module]) -> None:
+        """Take an encoder and heads by exit; an exit without a head gives its tap."""
+        super().__init__()
+        self.encoder = encoder
+        # Names of modules may not hold dots, names of exits do.
+        self.heads = nn.ModuleList(heads.get(exit.name, nn.Identity()) for exit in encoder.exits)
+
+    def forward(self, windows: Tensor) -> tuple[Tensor, ...]:
+        """float32 ``(N, *input.shape)`` to one float32 tensor ``(N, width)`` or ``(N, outputs)`` per exit."""
+        return tuple(head(tap) for head, tap in zip(self.heads, self.encoder.taps(windows).values(), strict=True))

@@ -1,0 +1,215 @@
+"""The FeatureBank: the frozen encoder runs once over all windows and every exit's tap goes to disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from offramp.data.table import WindowSource
+from offramp.encoders.base import StagedEncoder
+from offramp.errors import DataError, EncoderError, OfframpError
+from offramp.files import free_bytes, write_text
+from offramp.transforms import Transform
+
+BATCH_VALUES = 1 << 19
+"""Input values in one batch: 256 windows of 2 x 4 x 256. Fixed, so that a resumed pass computes the very same batches."""
+SAVE_EVERY = 16
+"""Batches between two records of progress."""
+RELEASE_BYTES = 1 << 28
+"""A memory-mapped tap matrix hands its pages back after this many bytes were read."""
+
+Compute = Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]
+OnProgress = Callable[[int, int], None]
+
+
+class TapMatrix:
+    """Rows of features on disk, read by index: ``matrix[indices] -> (n, width)`` float32, and memory stays bounded."""
+
+    def __init__(self, path: Path) -> None:
+        self._rows = np.load(path, mmap_mode="r")
+        self.shape: tuple[int, ...] = self._rows.shape
+        self._read = 0
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        rows = np.asarray(self._rows[indices], dtype=np.float32)
+        self._read += rows.nbytes
+        if self._read > RELEASE_BYTES:
+            self._rows._mmap.madvise(mmap.MADV_DONTNEED)
+            self._read = 0
+        return rows
+
+
+@dataclass(frozen=True)
+class FeatureBank:
+    """Taps of all exits for all windows of one source.
+
+    Attributes:
+        folder: One ``.npy`` per exit, float32 ``(N, width)``.
+        names: The exits, in order of depth.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+
+    def taps(self, name: str) -> TapMatrix:
+        """The taps of one exit, ``(N, width)``; reading ``matrix[indices]`` loads those rows alone."""
+        return TapMatrix(self.folder / f"{name}.npy")
+
+
+def freeze(encoder: StagedEncoder) -> StagedEncoder:
+    """Put an encoder into inference mode and stop gradients; its parameters and buffers cannot change from here on."""
+    return encoder.eval().requires_grad_(False)
+
+
+def fill_bank(
+    encoder: StagedEncoder,
+    windows: WindowSource,
+    transform: Transform,
+    root: Path,
+    on_progress: OnProgress = lambda done, total: None,
+    device: str = "cpu",
+) -> FeatureBank:
+    """Run the encoder once over all windows; go on where an earlier pass was cut off, and skip what is there.
+
+    Args:
+        encoder: Frozen with :func:`freeze`.
+        windows: N windows of one shape.
+        transform: Applied to every window first.
+        root: Folder of banks; this one gets a sub-folder named by the hash of source, transform and encoder.
+        on_progress: Called with windows done and windows in all.
+        device: Where the encoder is.
+
+    Raises:
+        EncoderError: The encoder does not take windows of this shape.
+        DataError: A window holds NaN or infinity.
+        OfframpError: The disk is full.
+    """
+    shape = transform.output_shape(windows.shape)
+    try:
+        encoder.input.check(shape)
+    except EncoderError as error:
+        raise EncoderError(f"{windows.name}: {error}") from None
+    key = [windows.fingerprint, transform.to_dict(), encoder.fingerprint(), "default"]
+    names = tuple(exit.name for exit in encoder.exits)
+    widths = {exit.name: exit.width for exit in encoder.exits}
+
+    def compute(batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        with torch.inference_mode():
+            taps = encoder.taps(torch.from_numpy(batch).to(device))
+        return {name: tap.float().cpu().numpy() for name, tap in taps.items()}
+
+    folder = fill_rows(windows, transform, compute, widths, root / digest(key), on_progress)
+    return FeatureBank(folder, names)
+
+
+def fill_rows(
+    windows: WindowSource,
+    transform: Transform,
+    compute: Compute,
+    widths: dict[str, int],
+    folder: Path,
+    on_progress: OnProgress = lambda done, total: None,
+) -> Path:
+    """Compute named feature rows of all windows batch by batch into ``folder/NAME.npy``, resumably."""
+    done = _rows_done(folder, windows.count, widths)
+    if done == windows.count:
+        return folder
+    needed = 4 * sum(widths.values()) * (windows.count - done)
+    if needed > free_bytes(folder):
+        raise OfframpError(
+            f"the features of {windows.name} need {needed / 1e9:.1f} GB in {folder.parent}, and "
+            f"{free_bytes(folder) / 1e9:.1f} GB are free: free some space or choose another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    batch = batch_size(windows.shape)
+    try:
+        with ExitStack() as stack:
+            outputs = {}
+            for name, width in widths.items():
+                header = _ensure_npy(folder / f"{name}.npy", (windows.count, width))
+                outputs[name] = stack.enter_context((folder / f"{name}.npy").open("r+b"))
+                outputs[name].seek(header + done * width * 4)
+            on_progress(done, windows.count)
+            for number, start in enumerate(range(done, windows.count, batch), start=1):
+                stop = min(start + batch, windows.count)
+                rows = compute(transform(windows.read(np.arange(start, stop))))
+                for name, output in outputs.items():
+                    if not np.isfinite(rows[name]).all():
+                        raise DataError(
+                            f"{windows.name}: features at {name} of windows {start} to {stop - 1} are not finite; "
+                            "scale the input or check the encoder's weights"
+                        )
+                    output.write(np.ascontiguousarray(rows[name]).data)
+                if number % SAVE_EVERY == 0 or stop == windows.count:
+                    for output in outputs.values():
+                        output.flush()
+                        os.fsync(output.fileno())
+                    write_text(folder / "progress.json", json.dumps({"done": stop}))
+                on_progress(stop, windows.count)
+    except OSError as error:
+        raise OfframpError(f"cannot write features to {folder}: {error.strerror}; free some space") from error
+    return folder
+
+
+def batch_size(shape: tuple[int, ...]) -> int:
+    """Windows per batch: a power of two from 8 to 256 that bounds memory."""
+    fitting = max(1, BATCH_VALUES // int(np.prod(shape)))
+    return int(min(256, max(8, 2 ** int(np.log2(fitting)))))
+
+
+def fit_transform(name: str, windows: WindowSource, indices: NDArray[np.int64]) -> Transform:
+    """Fit a transform's statistics on windows that are not in the test set, batch by batch."""
+    if name != "standardize":
+        return Transform(name)
+    channels = windows.shape[0]
+    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
+    for block in _blocks(indices, batch_size(windows.shape)):
+        values = windows.read(block).reshape(len(block), channels, -1).astype(np.float64)
+        count += values.shape[0] * values.shape[2]
+        total += values.sum((0, 2))
+        squares += np.square(values).sum((0, 2))
+    mean = total / count
+    spread = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    scale = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0)
+    return Transform(name, tuple(mean.astype(np.float32).tolist()), tuple(scale.astype(np.float32).tolist()))
+
+
+def _blocks(indices: NDArray[np.int64], size: int) -> Iterable[NDArray[np.int64]]:
+    return (indices[start : start + size] for start in range(0, len(indices), size))
+
+
+def digest(key: Sequence[object]) -> str:
+    """A folder name for rows that are determined by ``key``."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _rows_done(folder: Path, count: int, widths: dict[str, int]) -> int:
+    """Rows that an earlier pass wrote; 0 if any file is missing or has another size."""
+    try:
+        done = int(json.loads((folder / "progress.json").read_text())["done"])
+        shapes = {name: np.load(folder / f"{name}.npy", mmap_mode="r").shape for name in widths}
+    except (OSError, ValueError, KeyError):
+        return 0
+    return done if shapes == {name: (count, width) for name, width in widths.items()} else 0
+
+
+def _ensure_npy(path: Path, shape: tuple[int, int]) -> int:
+    """Create a .npy of zeros unless one of that shape is there; returns the header's length in bytes."""
+    try:
+        existing = np.load(path, mmap_mode="r")
+        if existing.shape == shape:
+            return int(existing.offset)
+    except (OSError, ValueError):
+        pass
+    created = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    return int(created.offset)

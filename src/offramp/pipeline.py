@@ -1,0 +1,434 @@
+"""The main job: from a suite to results, report and bundle, top to bottom."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from offramp import controls, evaluation, selection
+from offramp.bundle import MAX_EXAMPLES, Bundle, BundleTask, save_bundle, save_examples
+from offramp.costs import ExitCost, exit_costs
+from offramp.data.dataset import Dataset, load_dataset
+from offramp.data.splits import make_split, save_split
+from offramp.encoders.base import StagedEncoder
+from offramp.encoders.registry import load_encoder
+from offramp.encoders.storage import save_encoder
+from offramp.errors import OfframpError
+from offramp.evaluation import Evaluation, Resampling
+from offramp.features import FeatureBank, TapMatrix, fill_bank, fit_transform, freeze
+from offramp.files import output_folder, write_text
+from offramp.fitting.fit import FittedExit, Problem, fit_exit
+from offramp.heads import head_module
+from offramp.report.card import model_card
+from offramp.report.html import write_report
+from offramp.report.sentences import sentence
+from offramp.resampling import holm, resampling_units
+from offramp.results import (
+    EncoderInfo,
+    ExitControl,
+    ExitInfo,
+    FeatureRow,
+    Latency,
+    Measured,
+    Results,
+    TaskResult,
+)
+from offramp.suite import LoadedSuite, SelectionSpec
+from offramp.tasks import TaskSpec
+from offramp.transforms import Transform
+
+RANDOM_DRAWS = 3
+"""Random encoders that the control draws; seed number i uses draw i modulo 3."""
+LATENCY_SECONDS = 0.15
+
+OnProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A task ready for the encoder: its data, split and fitted transform."""
+
+    problem: Problem
+    transform: Transform
+
+    @property
+    def task(self) -> TaskSpec:
+        """The task as the suite has it, with absolute paths."""
+        return self.problem.task
+
+    @property
+    def dataset(self) -> Dataset:
+        """The task's data."""
+        return self.problem.dataset
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """What the encoder sees of one window."""
+        return self.transform.output_shape(self.dataset.windows.shape)
+
+    def outside_test(self) -> Any:
+        """Indices of the windows that are not in the test set, int64."""
+        return np.setdiff1d(np.arange(self.dataset.windows.count), self.problem.split.test)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A task's fitted heads and its part of the results."""
+
+    prepared: Prepared
+    fitted: list[FittedExit]
+    result: TaskResult
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all tasks of a run share."""
+
+    encoder: StagedEncoder
+    loaded: LoadedSuite
+    features: Path
+    device: str
+    on_progress: OnProgress
+
+
+def run_suite(
+    loaded: LoadedSuite,
+    out: Path,
+    device: str = "cpu",
+    keep_features: bool = False,
+    by_reference: bool = False,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> Results:
+    """Run a suite and leave ``results.json``, ``report.html``, ``bundle/`` and ``splits/`` in ``out``.
+
+    Killed at any moment and started again, it goes on with the features it had and ends with the same results.
+
+    Args:
+        loaded: From :func:`offramp.suite.load_suite`.
+        out: Output folder; features are kept in ``out/features`` until the run is complete.
+        device: Where the encoder runs.
+        keep_features: Leave the features on disk for another run.
+        by_reference: Let the bundle point to the encoder's own files instead of copying its weights.
+        on_progress: Called with what is being done, how much is done and how much there is.
+
+    Raises:
+        OfframpError: Anything the user can mend; see the message.
+    """
+    started = time.time()
+    output_folder(out)
+    encoder = load(loaded, device)
+    context = Context(encoder, loaded, out / "features", device, on_progress)
+    prepared = [prepare(task, loaded) for task in loaded.tasks]
+    for each in prepared:
+        check_input(encoder, each)
+        save_split(each.problem.split, each.dataset, out / "splits" / f"{each.task.name}.json")
+    outcomes = with_significance([run_task(context, each) for each in prepared])
+    results = Results(
+        schema=1,
+        offramp=version("offramp"),
+        suite=loaded.suite.model_dump(mode="json"),
+        environment=describe_environment(device, started),
+        encoder=describe_encoder(encoder, loaded),
+        tasks={outcome.prepared.task.name: outcome.result for outcome in outcomes},
+    )
+    write_bundle(context, outcomes, results, out / "bundle", by_reference)
+    write_report([(out.name, results)], out / "report.html")
+    write_text(out / "results.json", results.model_dump_json(indent=1, by_alias=True) + "\n")
+    if not keep_features:
+        shutil.rmtree(context.features, ignore_errors=True)
+    return results
+
+
+def load(loaded: LoadedSuite, device: str) -> StagedEncoder:
+    """The suite's encoder, frozen."""
+    spec = loaded.encoder
+    return freeze(load_encoder(spec.name, checkpoint=spec.checkpoint, device=device))
+
+
+def prepare(task: TaskSpec, loaded: LoadedSuite) -> Prepared:
+    """Open a task's data, divide it, fit its transform outside the test set."""
+    dataset = load_dataset(task.data, task.kind)
+    split = make_split(dataset, task.split, task.kind, task.shots, loaded.suite.seeds, loaded.suite.seed)
+    outside = np.setdiff1d(np.arange(dataset.windows.count), split.test)
+    problem = Problem(
+        task,
+        dataset,
+        split,
+        val_units=resampling_units(dataset.groups, dataset.grouped, outside),
+        test_units=resampling_units(dataset.groups, dataset.grouped, split.test),
+    )
+    return Prepared(problem, fit_transform(task.transform, dataset.windows, outside))
+
+
+def check_input(encoder: StagedEncoder, prepared: Prepared) -> None:
+    """Raise before any work if the encoder does not take a task's windows."""
+    try:
+        encoder.input.check(prepared.input_shape)
+    except OfframpError as error:
+        raise type(error)(f"task {prepared.task.name}, {prepared.dataset.windows.name}: {error}") from None
+
+
+def run_task(context: Context, prepared: Prepared) -> Outcome:
+    """Features, heads, the choice of the exit, scores, controls and costs of one task."""
+    task, problem, encoder = prepared.task, prepared.problem, context.encoder
+    bank = _bank(context, prepared, encoder, "encoder")
+    fitted = _fit_all(context, problem, bank, "heads")
+    heads = {exit.name: head_module(exit.heads[0]) for exit in fitted}
+    costs = list(exit_costs(encoder, prepared.input_shape, heads, seconds=LATENCY_SECONDS).values())
+    resampling = Resampling.of(problem, context.loaded.suite.seed)
+    chosen = choose(problem, fitted, costs, context.loaded.suite.selection, resampling)
+    scores = evaluation.evaluate(problem, fitted, [cost.macs for cost in costs], chosen, resampling)
+    ours = (fitted[chosen], bank.taps(fitted[chosen].name))
+    full = (fitted[-1], bank.taps(fitted[-1].name))
+    split, dataset = problem.split, problem.dataset
+    fields: dict[str, Any] = {
+        "kind": task.kind,
+        "metric": task.metric_name,
+        "higher_is_better": problem.metric.higher_is_better,
+        "chosen": scores.exits[chosen],
+        "full": scores.exits[-1],
+        "controls": run_controls(context, prepared, bank, fitted, costs, scores, resampling),
+        "measured": measured(costs),
+        "n_test_groups": len(np.unique(dataset.groups[split.test])),
+    }
+    result = TaskResult(
+        **fields,
+        shift=task.shift,
+        input_shape=list(prepared.input_shape),
+        n_train=len(split.draws[0].folds[0][0]),
+        n_val=len(split.draws[0].folds[0][1]),
+        n_test=len(split.test),
+        n_groups=len(np.unique(dataset.groups)),
+        split_sha256=split.sha256,
+        simulated=dataset.simulated,
+        label_names=list(dataset.label_names),
+        exits=scores.exits,
+        gain_over_full=scores.gain,
+        confusion=evaluation.confusion(problem, *ours),
+        by_snr=evaluation.by_snr(problem, ours, full),
+        by_group=evaluation.by_group(problem, ours, full),
+        sentence=sentence(**fields, gain=scores.gain),
+    )
+    return Outcome(prepared, fitted, result)
+
+
+def choose(
+    problem: Problem,
+    fitted: Sequence[FittedExit],
+    costs: Sequence[ExitCost],
+    rule: SelectionSpec,
+    resampling: Resampling,
+) -> int:
+    """Index of the exit that the suite's rule picks on validation."""
+    sums = [exit.val_sums for exit in fitted]
+    if rule.rule == "best":
+        return selection.best(sums, problem.metric)
+    if rule.macs is not None:
+        return selection.within_budget(sums, problem.metric, [cost.macs for cost in costs], rule.macs, "MACs")
+    if rule.latency_ms is not None:
+        median = [cost.latency_ms.p50 if cost.latency_ms else 0.0 for cost in costs]
+        return selection.within_budget(sums, problem.metric, median, rule.latency_ms, "ms")
+    return selection.non_inferior(sums, problem.metric, resampling.val, rule.tolerance)
+
+
+def run_controls(
+    context: Context,
+    prepared: Prepared,
+    bank: FeatureBank,
+    fitted: Sequence[FittedExit],
+    costs: Sequence[ExitCost],
+    scores: Evaluation,
+    resampling: Resampling,
+) -> dict[str, FeatureRow | ExitControl]:
+    """All controls that the suite asks for, by name."""
+    problem, ours = prepared.problem, fitted[scores.chosen]
+    macs = [cost.macs for cost in costs]
+    rows: dict[str, FeatureRow | ExitControl] = {}
+    for name in context.loaded.suite.controls:
+        if name == "constant":
+            rows[name] = evaluation.constant_control(problem, resampling)
+        elif name == "random_encoder":
+            twins, draws = _fit_random(context, prepared)
+            text = f"the same architecture with random weights ({draws} draws) and BatchNorm statistics of this data"
+            rows[name] = evaluation.exit_control(problem, twins, macs, ours, resampling, draws, text)
+        elif name == "equal_width":
+            width = min(exit.width for exit in context.encoder.exits)
+            narrow = _fit_narrow(context, prepared, bank, width)
+            text = f"every exit's tap cut to its first {width} principal components"
+            rows[name] = evaluation.exit_control(problem, narrow, macs, ours, resampling, 1, text)
+        else:
+            what = f"{prepared.task.name}: {name}"
+            features = controls.control_features(
+                name,
+                prepared.dataset.windows,
+                prepared.transform,
+                prepared.outside_test(),
+                context.features,
+                lambda done, total, what=what: context.on_progress(what, done, total),  # type: ignore[misc]
+            )
+            row = fit_exit(problem, name, features)
+            text = controls.DESCRIPTIONS[name]
+            rows[name] = evaluation.feature_control(problem, row, features.shape[1], resampling, text)
+    return rows
+
+
+def measured(costs: Sequence[ExitCost]) -> Measured:
+    """Latencies in the form of results.json: torch, one thread, one window."""
+    latency = {
+        cost.exit: Latency(p50=cost.latency_ms.p50, p95=cost.latency_ms.p95, p99=cost.latency_ms.p99)
+        for cost in costs
+        if cost.latency_ms is not None
+    }
+    return Measured(latency_ms=latency, threads=1, batch=1)
+
+
+def with_significance(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Mark the gains over full depth that hold after Holm's correction across the suite's tasks."""
+    gains = holm([outcome.result.gain_over_full for outcome in outcomes])
+    return [
+        Outcome(outcome.prepared, outcome.fitted, outcome.result.model_copy(update={"gain_over_full": gain}))
+        for outcome, gain in zip(outcomes, gains, strict=True)
+    ]
+
+
+def describe_encoder(encoder: StagedEncoder, loaded: LoadedSuite) -> EncoderInfo:
+    """The encoder in the form of results.json."""
+    exits = [ExitInfo(name=e.name, index=e.index, width=e.width, params=e.params) for e in encoder.exits]
+    return EncoderInfo(
+        name=Path(loaded.encoder.name).name, params=exits[-1].params, sha256=encoder.fingerprint(), exits=exits
+    )
+
+
+def describe_environment(device: str, started: float) -> dict[str, Any]:
+    """Machine, versions and time; the part of the results that is not reproduced."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "started": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(started)) + " UTC",
+        "seconds": round(time.time() - started, 1),
+    }
+
+
+def write_bundle(
+    context: Context, outcomes: Sequence[Outcome], results: Results, folder: Path, by_reference: bool
+) -> None:
+    """Write the bundle: heads of all exits of the first seed, and the encoder or a pointer to it."""
+    encoder, spec = context.encoder, context.loaded.encoder
+    reference = None
+    if by_reference:
+        reference = str((spec.checkpoint or Path(spec.name)).resolve())
+        if not Path(reference).exists():
+            raise OfframpError(f"--by-reference: encoder {spec.name!r} has no files of its own; leave the option out")
+    else:
+        save_encoder(encoder, folder / "encoder", {"name": spec.name})
+    exits = [exit.model_dump() for exit in results.encoder.exits]
+    bundle = Bundle(
+        encoder={
+            "architecture": encoder.architecture,
+            "config": encoder.config,
+            "sha256": results.encoder.sha256,
+            "exits": exits,
+        },
+        tasks={outcome.prepared.task.name: _bundle_task(outcome) for outcome in outcomes},
+        encoder_path=reference,
+    )
+    examples = {
+        outcome.prepared.task.name: outcome.prepared.dataset.windows.read(
+            outcome.prepared.problem.split.test[:MAX_EXAMPLES]
+        )
+        for outcome in outcomes
+    }
+    save_examples(examples, folder)
+    save_bundle(bundle, folder, model_card(results))
+
+
+def _bundle_task(outcome: Outcome) -> BundleTask:
+    task, result = outcome.prepared.task, outcome.result
+    return BundleTask(
+        name=task.name,
+        kind=task.kind,
+        metric=result.metric,
+        exit=result.chosen.exit,
+        label_names=outcome.prepared.dataset.label_names,
+        transform=outcome.prepared.transform,
+        window_shape=outcome.prepared.dataset.windows.shape,
+        heads={exit.name: exit.heads[0] for exit in outcome.fitted},
+        val={row.exit: row.val.mean for row in result.exits},
+        data=task.data.model_dump(mode="json", exclude={"path", "synthetic"}),
+    )
+
+
+def _bank(context: Context, prepared: Prepared, encoder: StagedEncoder, what: str) -> FeatureBank:
+    def progress(done: int, total: int) -> None:
+        context.on_progress(f"{prepared.task.name}: {what}", done, total)
+
+    windows = prepared.dataset.windows
+    return fill_bank(encoder, windows, prepared.transform, context.features, progress, context.device)
+
+
+def _fit_all(context: Context, problem: Problem, bank: FeatureBank, what: str) -> list[FittedExit]:
+    fitted = []
+    for number, name in enumerate(bank.names, start=1):
+        fitted.append(fit_exit(problem, name, bank.taps(name)))
+        context.on_progress(f"{problem.task.name}: {what}", number, len(bank.names))
+    return fitted
+
+
+def _fit_random(context: Context, prepared: Prepared) -> tuple[list[FittedExit], int]:
+    """Heads on random encoders, seed number i on draw i modulo the number of draws; and that number."""
+    draws = prepared.problem.split.draws
+    count = min(RANDOM_DRAWS, len(draws))
+    banks = []
+    for draw in range(count):
+        twin = controls.random_twin(
+            context.encoder,
+            prepared.dataset.windows,
+            prepared.transform,
+            prepared.outside_test(),
+            draw,
+            context.device,
+        )
+        banks.append(_bank(context, prepared, twin, f"random encoder {draw + 1} of {count}"))
+    fitted = []
+    for number, name in enumerate(banks[0].names, start=1):
+        taps: list[TapMatrix] = [bank.taps(name) for bank in banks]
+        parts = [fit_exit(prepared.problem, name, taps[i % count], [draw]) for i, draw in enumerate(draws)]
+        fitted.append(_joined(parts))
+        context.on_progress(f"{prepared.task.name}: random heads", number, len(banks[0].names))
+    return fitted, count
+
+
+def _fit_narrow(context: Context, prepared: Prepared, bank: FeatureBank, width: int) -> list[FittedExit]:
+    fitted = []
+    for number, name in enumerate(bank.names, start=1):
+        reduced = controls.reduced_taps(bank.taps(name), width, prepared.outside_test())
+        fitted.append(fit_exit(prepared.problem, name, reduced))
+        context.on_progress(f"{prepared.task.name}: equal-width heads", number, len(bank.names))
+    return fitted
+
+
+def _joined(parts: Sequence[FittedExit]) -> FittedExit:
+    """One exit's fits of single seeds as one fit of all."""
+    return FittedExit(
+        parts[0].name,
+        tuple(part.heads[0] for part in parts),
+        tuple(part.strengths[0] for part in parts),
+        np.concatenate([part.val_sums for part in parts]),
+        np.concatenate([part.test_sums for part in parts]),
+    )

@@ -1,0 +1,157 @@
+"""The schema of results.json. `offramp schema results` prints it as JSON Schema; fields are added, none changes meaning."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Part(BaseModel):
+    """Base of all parts of a result."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+
+class Score(Part):
+    """A score over seeds, in the metric's own unit."""
+
+    mean: float
+    std: float = Field(description="Sample standard deviation over seeds; 0 for one seed")
+    per_seed: list[float]
+    ci95: tuple[float, float] | None = Field(None, description="Bootstrap over groups crossed with seeds (test scores)")
+
+
+class ExitRow(Part):
+    """One exit: what it costs and how it scores. MACs count encoder and head for one window."""
+
+    exit: str
+    macs: int
+    macs_saved_fraction: float = Field(description="Against the full encoder with its head")
+    val: Score
+    test: Score
+
+
+class Gain(Part):
+    """A paired difference, positive when the first is better, whatever the metric's direction."""
+
+    mean: float
+    ci95: tuple[float, float]
+    unit: Literal["group", "window"] = Field(
+        description="What was resampled: windows where there are fewer than eight groups"
+    )
+    significant: bool = Field(
+        False, description="Above zero after Holm's correction across tasks, and resampled by group"
+    )
+    p_value: float | None = Field(None, description="One-sided bootstrap p-value of no gain")
+
+
+class FeatureRow(Part):
+    """A control without an encoder: a fixed feature row, or a constant."""
+
+    test: Score
+    val: Score | None = None
+    width: int = 0
+    description: str = ""
+
+
+class ExitControl(Part):
+    """A control with exits: a randomly initialised encoder, or taps cut to equal width."""
+
+    exits: list[ExitRow]
+    chosen: ExitRow
+    draws: int = 1
+    gain: Gain | None = Field(None, description="Our chosen exit against this control's chosen exit")
+    description: str = ""
+
+
+class Latency(Part):
+    """Milliseconds for one batch."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+class Measured(Part):
+    """What was timed on this machine; not reproduced bit for bit."""
+
+    latency_ms: dict[str, Latency]
+    threads: int
+    batch: int
+
+
+class SnrScores(Part):
+    """Test score by SNR, mean over seeds: equal-count bins."""
+
+    edges_db: list[float]
+    chosen: list[float]
+    full: list[float]
+
+
+class GroupScore(Part):
+    """Test score of one group, mean over seeds; given where there are fewer than eight."""
+
+    group: str
+    n: int
+    chosen: float
+    full: float
+
+
+class TaskResult(Part):
+    """Everything about one task."""
+
+    kind: Literal["classification", "regression"]
+    metric: str
+    higher_is_better: bool
+    shift: str
+    input_shape: list[int]
+    n_train: int = Field(description="Of the first seed")
+    n_val: int
+    n_test: int
+    n_groups: int
+    n_test_groups: int = 0
+    split_sha256: str
+    simulated: bool = False
+    label_names: list[str] = []
+    exits: list[ExitRow]
+    chosen: ExitRow
+    full: ExitRow
+    gain_over_full: Gain
+    controls: dict[str, FeatureRow | ExitControl]
+    confusion: list[list[int]] | None = Field(
+        None, description="Chosen exit, first seed, test: rows true, columns predicted"
+    )
+    by_snr: SnrScores | None = None
+    by_group: list[GroupScore] = []
+    measured: Measured
+    sentence: str
+
+
+class ExitInfo(Part):
+    """An exit of the encoder."""
+
+    name: str
+    index: int
+    width: int
+    params: int
+
+
+class EncoderInfo(Part):
+    """The encoder that was used."""
+
+    name: str
+    params: int
+    sha256: str
+    exits: list[ExitInfo]
+
+
+class Results(Part):
+    """results.json."""
+
+    version: Literal[1] = Field(1, alias="schema")
+    offramp: str
+    suite: dict[str, Any]
+    environment: dict[str, Any]
+    encoder: EncoderInfo
+    tasks: dict[str, TaskResult]

@@ -1,0 +1,179 @@
+"""The schema of a suite file, and its reading: one line that names the key and the mend for everything that is off."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from offramp.controls import CONTROLS
+from offramp.errors import SuiteError
+from offramp.tasks import Spec, TaskSpec
+
+DEFAULT_SUITE = Path(__file__).parent / "suites" / "default.yaml"
+
+
+class EncoderSpec(Spec):
+    """An encoder with a foreign checkpoint.
+
+    Attributes:
+        name: Registered name or encoder folder.
+        checkpoint: Path relative to the suite file.
+    """
+
+    name: str
+    checkpoint: Path | None = None
+
+
+class SelectionSpec(Spec):
+    """How the one exit of each task is picked on validation data."""
+
+    rule: Literal["non-inferior", "best", "budget"] = "non-inferior"
+    tolerance: float | str = "1%"
+    macs: Annotated[float, Field(gt=0)] | None = None
+    latency_ms: Annotated[float, Field(gt=0)] | None = None
+
+    @field_validator("tolerance")
+    @classmethod
+    def _number_or_percentage(cls, value: float | str) -> float | str:
+        number = value.removesuffix("%") if isinstance(value, str) else value
+        try:
+            amount = float(number)
+        except ValueError:
+            amount = -1.0
+        if amount < 0:
+            raise ValueError('give a number such as 0.01 or a percentage such as "1%"')
+        return value if isinstance(value, str) and value.endswith("%") else amount
+
+    @model_validator(mode="after")
+    def _budget_complete(self) -> SelectionSpec:
+        if self.rule == "budget" and (self.macs is None) == (self.latency_ms is None):
+            raise ValueError("rule budget needs either macs or latency_ms")
+        if self.rule != "budget" and (self.macs is not None or self.latency_ms is not None):
+            raise ValueError("macs and latency_ms belong to rule budget")
+        return self
+
+
+class Suite(Spec):
+    """One encoder, some tasks, how to split, fit, select and report."""
+
+    encoder: str | EncoderSpec
+    tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]
+    selection: SelectionSpec = SelectionSpec()
+    controls: tuple[Literal[CONTROLS], ...] = ("constant", "random_encoder", "raw_input")  # type: ignore[valid-type]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _names_once(self) -> Suite:
+        for what, names in (
+            ("task", [task.name for task in self.tasks]),
+            ("seed", list(self.seeds)),
+            ("control", list(self.controls)),
+        ):
+            twice = [name for number, name in enumerate(names) if name in names[:number]]
+            if twice:
+                raise ValueError(f"{what} {twice[0]!r} is given twice: every {what} needs its own")
+        return self
+
+
+@dataclass(frozen=True)
+class LoadedSuite:
+    """A suite and where it stands.
+
+    Attributes:
+        suite: As written.
+        folder: Paths in it are relative to this folder.
+    """
+
+    suite: Suite
+    folder: Path
+
+    @property
+    def tasks(self) -> tuple[TaskSpec, ...]:
+        """The tasks with absolute paths."""
+        return tuple(_absolute(task, self.folder) for task in self.suite.tasks)
+
+    @property
+    def encoder(self) -> EncoderSpec:
+        """The encoder, its checkpoint or folder made absolute where it is a path."""
+        given = self.suite.encoder
+        spec = given if isinstance(given, EncoderSpec) else EncoderSpec(name=given)
+        beside = self.folder / spec.name
+        return EncoderSpec(
+            name=str(beside) if beside.is_dir() else spec.name,
+            checkpoint=self.folder / spec.checkpoint if spec.checkpoint else None,
+        )
+
+
+def load_suite(path: Path | None) -> LoadedSuite:
+    """Read a suite file, or the embedded default.
+
+    Raises:
+        SuiteError: Missing file, broken YAML, unknown or missing key, value out of range; one line with the mend.
+    """
+    path = path or DEFAULT_SUITE
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SuiteError(f"cannot read suite {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SuiteError(f"{path} is not a text file: a suite is YAML") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" in line {where.line + 1}" if where else ""
+        raise SuiteError(f"{path} is not valid YAML{line}: {getattr(error, 'problem', error)}") from None
+    if not isinstance(content, dict):
+        raise SuiteError(f"{path} is not a suite: it needs at least the keys encoder and tasks")
+    try:
+        return LoadedSuite(Suite.model_validate(content), path.resolve().parent)
+    except ValidationError as error:
+        raise SuiteError(f"{path}: {explain(error, Suite)}") from None
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first thing that is wrong, in one line: the key, what is off, and the mend."""
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"] if part not in ("EncoderSpec", "str", "float", "function-after"))
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(model, first["loc"][:-1])
+        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        mend = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+        return f"unknown key {key!r}: {mend}"
+    if first["type"] == "missing":
+        return f"missing key {key!r}: add it"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    given = "" if isinstance(first["input"], dict | list) else f" (given: {first['input']!r})"
+    return f"{key + ': ' if key else ''}{message}{given}"
+
+
+def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:
+    """Keys of the model at a location, found in its JSON Schema."""
+    schema = model.model_json_schema()
+    definitions = schema.get("$defs", {})
+
+    def resolve(node: dict[str, Any]) -> dict[str, Any]:
+        for option in [node, *node.get("anyOf", [])]:
+            if "$ref" in option:
+                return dict(definitions[option["$ref"].rsplit("/", 1)[1]])
+        return node
+
+    node = schema
+    for part in location:
+        node = resolve(node)
+        node = node.get("items", node) if isinstance(part, int) else node.get("properties", {}).get(part, node)
+    return sorted(resolve(node).get("properties", {}))
+
+
+def _absolute(task: TaskSpec, folder: Path) -> TaskSpec:
+    data, split = task.data, task.split
+    if data.path is not None:
+        data = data.model_copy(update={"path": folder / data.path})
+    if split.file is not None:
+        split = split.model_copy(update={"file": folder / split.file})
+    return task.model_copy(update={"data": data, "split": split})

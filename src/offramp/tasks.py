@@ -1,0 +1,125 @@
+"""What a task is: the part of a suite that names a prediction problem, its data, its split and its head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from offramp.metrics import METRICS
+
+Kind = Literal["classification", "regression"]
+Shift = Literal["id", "label", "domain", "both", "unknown"]
+
+
+class Spec(BaseModel):
+    """Base of everything a user writes: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SyntheticSpec(Spec):
+    """Windows made by the package's own generator instead of a file."""
+
+    windows: Annotated[int, Field(gt=0)] = 6000
+    antennas: Annotated[int, Field(gt=0)] = 4
+    samples: Annotated[int, Field(ge=64)] = 256
+    snr_db: tuple[float, float] = (-6.0, 18.0)
+    seed: int = 0
+
+
+class DataSpec(Spec):
+    """Where windows, targets and groups come from.
+
+    Attributes:
+        path: A file or a folder of SigMF recordings; relative to the suite file.
+        synthetic: Simulated windows; instead of ``path``.
+        format: ``hdf5``, ``npz`` or ``sigmf``; by suffix if None.
+        input: Array that holds the windows.
+        target: Column with labels or values; None where only windows are needed.
+        group: Column whose values never cross from one split to another; every window on its own if None.
+        snr: Column with each window's SNR in dB, for scores by SNR.
+        labels: Names of the classes 0, 1, ..., where the file has none.
+        window: SigMF: samples per window.
+        hop: SigMF: samples between the starts of windows; ``window`` if None.
+        cut: SigMF: from annotations, from the stretches that no annotation covers, or from everywhere.
+        windows_per_recording: SigMF: at most this many windows of one recording, spread evenly; all if None.
+    """
+
+    path: Path | None = None
+    synthetic: SyntheticSpec | None = None
+    format: Literal["hdf5", "npz", "sigmf"] | None = None
+    input: str = "sample"
+    target: str | None = None
+    group: str | None = None
+    snr: str | None = None
+    labels: tuple[str, ...] | None = None
+    window: Annotated[int, Field(gt=0)] | None = None
+    hop: Annotated[int, Field(gt=0)] | None = None
+    cut: Literal["annotations", "unannotated", "all"] = "annotations"
+    windows_per_recording: Annotated[int, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> DataSpec:
+        if (self.path is None) == (self.synthetic is None):
+            raise ValueError("give either path or synthetic")
+        return self
+
+
+class SplitSpec(Spec):
+    """Which windows are the test set, fixed once for all seeds.
+
+    Attributes:
+        test: Names of groups, or the fraction of windows (whole groups) to hold out.
+        validation: Fraction of the remaining windows (whole groups) that each seed holds out for choosing.
+        file: A split saved earlier (``splits/TASK.json`` of a run), instead of ``test``.
+    """
+
+    test: tuple[str, ...] | Annotated[float, Field(gt=0, lt=1)] = 0.25
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    file: Path | None = None
+
+    @field_validator("test", mode="before")
+    @classmethod
+    def _names_as_text(cls, value: object) -> object:
+        return tuple(str(name) for name in value) if isinstance(value, list | tuple) else value
+
+
+class HeadSpec(Spec):
+    """The small per-task module on a tap."""
+
+    kind: Literal["linear", "mlp"] = "linear"
+    pooling: Literal["default"] = "default"
+
+
+class TaskSpec(Spec):
+    """One prediction problem."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    kind: Kind = "classification"
+    shift: Shift = "unknown"
+    data: DataSpec
+    split: SplitSpec = SplitSpec()
+    transform: Literal["none", "standardize", "spectrogram"] = "none"
+    shots: Annotated[int, Field(ge=2)] | None = None
+    metric: str | None = None
+    head: HeadSpec = HeadSpec()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TaskSpec:
+        if self.metric is not None:
+            if self.metric not in METRICS:
+                raise ValueError(f"unknown metric {self.metric!r}: choose one of {', '.join(METRICS)}")
+            if METRICS[self.metric].kind != self.kind:
+                raise ValueError(f"metric {self.metric!r} is for {METRICS[self.metric].kind}, the task is {self.kind}")
+        if self.shots is not None and self.kind != "classification":
+            raise ValueError("shots counts labels per class: leave it out for regression")
+        if self.data.target is None:
+            raise ValueError("data.target is missing: name the column to predict")
+        return self
+
+    @property
+    def metric_name(self) -> str:
+        """The metric, by default accuracy for classification and mean error for regression."""
+        return self.metric or ("accuracy" if self.kind == "classification" else "mean_error")

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from report_samples import exit_row, gain, score
+
+from offramp.report.numbers import format_count, format_percent, format_score
+from offramp.report.sentences import sentence
+from offramp.results import ExitControl, FeatureRow, Latency, Measured
+
+MEASURED = Measured(
+    latency_ms={"stage2.3": Latency(p50=2.2, p95=3, p99=4), "conv5": Latency(p50=10, p95=11, p99=12)},
+    threads=1,
+    batch=1,
+)
+
+
+def random_encoder(mean: float, lead: Any) -> ExitControl:
+    row = exit_row("stage3.0", mean)
+    return ExitControl(exits=[row], chosen=row, gain=lead)
+
+
+def tell(**changes: Any) -> str:
+    parts: dict[str, Any] = {
+        "kind": "classification",
+        "metric": "accuracy",
+        "higher_is_better": True,
+        "chosen": exit_row("stage2.3", 0.842, macs=100, saved=0.9),
+        "full": exit_row("conv5", 0.838, macs=1000),
+        "gain": gain(0.004, -0.002, 0.01),
+        "controls": {
+            "constant": FeatureRow(test=score(0.1)),
+            "random_encoder": random_encoder(0.61, gain(0.23, 0.2, 0.26)),
+        },
+        "measured": MEASURED,
+    }
+    return sentence(**(parts | changes))
+
+
+def test_the_usual_case() -> None:
+    assert tell() == (
+        "Leave at stage2.3: 90% fewer MACs, 78% less time; accuracy 84.2%, +0.4 points [-0.2, 1.0]; "
+        "random weights reach 61.0%."
+    )
+
+
+def test_run_to_the_end() -> None:
+    full = exit_row("conv5", 0.838)
+    assert tell(chosen=full, full=full, gain=gain(0, 0, 0), controls={}) == "Run to the end: accuracy 83.8%."
+
+
+@pytest.mark.parametrize("lead", [None, gain(0.02, -0.01, 0.05), gain(-0.05, -0.07, -0.03)])
+def test_random_weights_that_are_not_clearly_worse(lead: Any) -> None:
+    text = tell(controls={"random_encoder": random_encoder(0.83, lead)})
+    assert text.endswith("random weights reach 83.0%. But pretraining is not shown to help here.")
+
+
+def test_simple_control_that_is_better() -> None:
+    text = tell(controls={"power_only": FeatureRow(test=score(0.9)), "raw_input": FeatureRow(test=score(0.3))})
+    assert text.endswith("points [-0.2, 1.0]. But power_only reaches more: 90.0%.")
+    both = tell(
+        controls={"constant": FeatureRow(test=score(0.9)), "random_encoder": random_encoder(0.83, None)},
+    )
+    assert both.endswith(
+        "reach 83.0%. But always naming one class reaches more: 90.0%, and pretraining is not shown to help here."
+    )
+
+
+def test_errors_and_decibels_are_better_when_lower() -> None:
+    text = tell(
+        kind="regression",
+        metric="mean_error",
+        higher_is_better=False,
+        chosen=exit_row("stage2.3", 4.2091, saved=0.9),
+        gain=gain(0.391, -0.0512, 0.83),
+        controls={"constant": FeatureRow(test=score(28.4)), "beam_dft": FeatureRow(test=score(3.1))},
+    )
+    assert "mean error 4.21, gain +0.391 [-0.051, 0.830]. But beam_dft does better: 3.10." in text
+    text = tell(
+        kind="regression",
+        metric="nmse_db",
+        higher_is_better=False,
+        chosen=exit_row("stage2.3", -14.3, saved=0.9),
+        gain=gain(-0.3, -0.5, -0.1),
+        controls={"constant": FeatureRow(test=score(0.0))},
+    )
+    assert text.endswith("NMSE -14.30 dB, gain -0.30 dB [-0.50, -0.10].")
+
+
+def test_few_groups_are_named() -> None:
+    window = gain(0.004, -0.002, 0.01, "window")
+    assert "[-0.2, 1.0] over the windows of 3 groups only; random" in tell(gain=window, n_test_groups=3)
+    assert "over the windows of 1 group only" in tell(gain=window, n_test_groups=1)
+
+
+def test_slower_and_unmeasured_exits() -> None:
+    slower = MEASURED.model_copy(
+        update={"latency_ms": MEASURED.latency_ms | {"stage2.3": Latency(p50=12, p95=13, p99=14)}}
+    )
+    assert "90% fewer MACs, 20% more time;" in tell(measured=slower)
+    assert "90% fewer MACs; accuracy" in tell(measured=MEASURED.model_copy(update={"latency_ms": {}}))
+
+
+def test_numbers() -> None:
+    assert [format_count(n) for n in (0, 850, 999_499, 999_600, 12_345_678, 4.56e9)] == [
+        "0", "850", "999K", "1.00M", "12.3M", "4.56G",
+    ]  # fmt: skip
+    assert [format_percent(x) for x in (0.9, 0.997, 0.004, 0.0, 1.0, None)] == [
+        "90%",
+        "99.7%",
+        "0.4%",
+        "0%",
+        "100%",
+        "n/a",
+    ]
+    assert [format_score(x, "rmse") for x in (1234.5, 0.01234, 0.0)] == ["1,234", "0.0123", "0.00"]
+    assert format_score(float("nan"), "accuracy") == "n/a"
+    assert format_score(-0.0001, "accuracy") == "0.0%"
