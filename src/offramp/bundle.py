@@ -157,8 +157,10 @@ def load_bundle(folder: Path) -> Bundle:
     tensors = _load_tensors(folder / HEADS)
     try:
         encoder = dict(config["encoder"])
-        for key in ("architecture", "config", "sha256", "exits"):
+        for key in ("architecture", "config", "sha256"):
             encoder[key]
+        for exit in encoder["exits"]:
+            exit["name"], exit["width"]
         tasks = {name: _task_from_dict(name, stored, tensors) for name, stored in config["tasks"].items()}
         bundle = Bundle(encoder, tasks, config["encoder_path"])
     except KeyError as missing:
@@ -244,7 +246,7 @@ def _problem(head: Head, inputs: int, outputs: int) -> str | None:
         if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
             return f"has weights {weight.shape} and bias {bias.shape} where {width} inputs arrive"
         if weight.dtype != np.float32 or bias.dtype != np.float32:
-            return f"is {weight.dtype} instead of float32"
+            return f"has weights of {weight.dtype} and bias of {bias.dtype} instead of float32"
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
             return "holds NaN or infinity"
         width = weight.shape[0]

@@ -209,11 +209,10 @@ def random_twin(
             norm.reset_running_stats()
             norm.momentum = None
         twin.train()
-        rng = np.random.default_rng(draw)
-        sample = rng.permutation(fit_on)[:CALIBRATION_WINDOWS]
+        sample = np.unique(np.linspace(0, windows.count - 1, CALIBRATION_WINDOWS).astype(np.int64))
         size = batch_size(windows.shape)
         with torch.no_grad():
             for start in range(0, len(sample), size):
-                batch = transform(windows.read(np.sort(sample[start : start + size])))
+                batch = transform(windows.read(sample[start : start + size]))
                 twin.taps(torch.from_numpy(batch).to(device), [twin.exits[-1].name])
     return freeze(twin)

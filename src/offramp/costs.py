@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -105,7 +106,7 @@ def time_interleaved(
     repeats: int = 20,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[K, NDArray[np.float64]]:
-    """Time some calls round by round, so that a drift of the machine favours none and rounds can be compared pairwise.
+    """Time some calls round by round, each round in another order, so that drift, caches and neighbours favour none.
 
     Torch runs on one thread, in inference mode; its thread count is restored afterwards.
 
@@ -118,15 +119,19 @@ def time_interleaved(
     Returns:
         Seconds of every single call, float64 ``(rounds,)`` by name.
     """
-    rounds: list[list[float]] = []
+    times: dict[K, list[float]] = {name: [] for name in calls}
+    order, shuffler, rounds = list(calls), random.Random(0), 0
     with _one_thread(), torch.inference_mode():
         for call in calls.values():
             for _ in range(WARM_UP):
                 call()
         deadline = time.perf_counter() + seconds * len(calls)
-        while len(rounds) < repeats or (time.perf_counter() < deadline and len(rounds) < MAX_ROUNDS):
-            rounds.append([_seconds(call, clock) for call in calls.values()])
-    return dict(zip(calls, np.asarray(rounds).T, strict=True))
+        while rounds < repeats or (time.perf_counter() < deadline and rounds < MAX_ROUNDS):
+            shuffler.shuffle(order)
+            for name in order:
+                times[name].append(_seconds(calls[name], clock))
+            rounds += 1
+    return {name: np.asarray(seconds) for name, seconds in times.items()}
 
 
 def _seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:

@@ -141,7 +141,8 @@ def by_snr(
         return None
     test = problem.split.test
     snr = problem.dataset.snr_db[test]
-    edges = np.unique(np.quantile(snr, np.linspace(0, 1, SNR_BINS + 1)))
+    # "lower" puts every edge on a value that occurs, so that no bin is empty
+    edges = np.unique(np.quantile(snr, np.linspace(0, 1, SNR_BINS + 1), method="lower"))
     if len(edges) < 2:
         return None
     bins = np.clip(np.searchsorted(edges, snr, side="right") - 1, 0, len(edges) - 2)

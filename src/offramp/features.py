@@ -130,9 +130,9 @@ def fill_rows(
             f"the features of {windows.name} need {needed / 1e9:.1f} GB in {folder.parent}, and "
             f"{free_bytes(folder) / 1e9:.1f} GB are free: free some space or choose another --out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     batch = batch_size(windows.shape)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             outputs = {}
             for name, width in widths.items():

@@ -400,7 +400,6 @@ def _fit_random(context: Context, prepared: Prepared) -> tuple[list[FittedExit],
             context.encoder,
             prepared.dataset.windows,
             prepared.transform,
-            prepared.outside_test(),
             draw,
             context.device,
         )

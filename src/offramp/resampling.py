@@ -77,12 +77,13 @@ class Resamples:
         return cls(unit_weights, seed_weights)
 
     def scores(self, sums: Array, metric: Metric) -> Array:
-        """Resampled scores ``(B,)``, mean over the drawn seeds, of sums ``(S, U, q)``."""
+        """Resampled scores ``(B,)``, mean over the drawn seeds, of sums ``(S, U, q)``; NaN where no drawn seed has a drawn unit."""
         per_seed = np.stack([metric.score(self.units @ of_seed) for of_seed in sums], axis=1)
         counted = np.isfinite(per_seed)
         weights = self.seeds * counted
-        total = np.maximum(weights.sum(1), 1e-12)
-        scores: Array = (np.where(counted, per_seed, 0) * weights).sum(1) / total
+        total = weights.sum(1)
+        summed = (np.where(counted, per_seed, 0) * weights).sum(1)
+        scores: Array = np.divide(summed, total, out=np.full(total.shape, np.nan), where=total > 0)
         return scores
 
 
@@ -113,7 +114,7 @@ def paired_gain(better: Array, reference: Array, metric: Metric, resamples: Resa
     sign = 1.0 if metric.higher_is_better else -1.0
     mean = sign * (per_seed_scores(better, metric).mean() - per_seed_scores(reference, metric).mean())
     draws = gain_draws(better, reference, metric, resamples)
-    p_value = (1 + int((draws <= 0).sum())) / (1 + len(draws))
+    p_value = (1 + int((draws <= 0).sum())) / (1 + int(np.isfinite(draws).sum()))
     return Gain(mean=float(mean), ci95=_interval(draws), unit=units.kind, p_value=p_value)
 
 
@@ -134,5 +135,5 @@ def holm(gains: Sequence[Gain]) -> list[Gain]:
 
 
 def _interval(draws: Array) -> tuple[float, float]:
-    low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
+    low, high = np.nanquantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
     return float(low), float(high)

@@ -31,7 +31,7 @@ def non_inferior(sums: Sequence[Array], metric: Metric, resamples: Resamples, to
     allowed = margin(tolerance, float(per_seed_scores(full, metric).mean()), metric)
     chosen = len(sums) - 1
     for index in range(len(sums) - 2, -1, -1):
-        if np.quantile(gain_draws(sums[index], full, metric, resamples), LEVEL) <= -allowed:
+        if np.nanquantile(gain_draws(sums[index], full, metric, resamples), LEVEL) <= -allowed:
             break
         chosen = index
     return chosen

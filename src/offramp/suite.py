@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from offramp.controls import CONTROLS
 from offramp.errors import SuiteError
+from offramp.metrics import METRICS
+from offramp.selection import margin
 from offramp.tasks import Spec, TaskSpec
 
 DEFAULT_SUITE = Path(__file__).parent / "suites" / "default.yaml"
@@ -45,7 +48,7 @@ class SelectionSpec(Spec):
             amount = float(number)
         except ValueError:
             amount = -1.0
-        if amount < 0:
+        if not (math.isfinite(amount) and amount >= 0):
             raise ValueError('give a number such as 0.01 or a percentage such as "1%"')
         return value if isinstance(value, str) and value.endswith("%") else amount
 
@@ -67,6 +70,16 @@ class Suite(Spec):
     controls: tuple[Literal[CONTROLS], ...] = ("constant", "random_encoder", "raw_input")  # type: ignore[valid-type]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _tolerance_has_a_unit(self) -> Suite:
+        if self.selection.rule == "non-inferior":
+            for task in self.tasks:
+                try:
+                    margin(self.selection.tolerance, 1.0, METRICS[task.metric_name])
+                except SuiteError as error:
+                    raise ValueError(f"task {task.name!r}: {error}") from None
+        return self
 
     @model_validator(mode="after")
     def _names_once(self) -> Suite:
@@ -118,15 +131,16 @@ def load_suite(path: Path | None) -> LoadedSuite:
     """
     path = path or DEFAULT_SUITE
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise SuiteError(f"cannot read suite {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SuiteError(f"{path} is not a text file: a suite is YAML") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
-        raise SuiteError(f"{path} is not valid YAML{line}: {getattr(error, 'problem', error)}") from None
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise SuiteError(f"{path} is not valid YAML{line}: {problem}") from None
     if not isinstance(content, dict):
         raise SuiteError(f"{path} is not a suite: it needs at least the keys encoder and tasks")
     try:
@@ -135,9 +149,24 @@ def load_suite(path: Path | None) -> LoadedSuite:
         raise SuiteError(f"{path}: {explain(error, Suite)}") from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, in which a key that is given twice is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key.value!r} is given twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first thing that is wrong, in one line: the key, what is off, and the mend."""
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    first = min(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", e["type"] != "missing"))
     key = ".".join(str(part) for part in first["loc"] if part not in ("EncoderSpec", "str", "float", "function-after"))
     if first["type"] == "extra_forbidden":
         known = _known_keys(model, first["loc"][:-1])

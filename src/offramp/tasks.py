@@ -82,8 +82,12 @@ class SplitSpec(Spec):
 
     @field_validator("test", mode="before")
     @classmethod
-    def _names_as_text(cls, value: object) -> object:
-        return tuple(str(name) for name in value) if isinstance(value, list | tuple) else value
+    def _names_or_fraction(cls, value: object) -> object:
+        if isinstance(value, list | tuple):
+            return tuple(str(name) for name in value)
+        if not isinstance(value, float) or not 0 < value < 1:
+            raise ValueError("give names of test groups such as [city_12] or a fraction between 0 and 1")
+        return value
 
 
 class HeadSpec(Spec):

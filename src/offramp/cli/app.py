@@ -55,8 +55,12 @@ def run(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the splits; replaces the suite's.")] = None,
     device: Device = "cpu",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show splits, disk and time; run nothing.")] = False,
-    keep_features: Annotated[bool, typer.Option(help="Keep the features for another run into the same folder.")] = False,
-    by_reference: Annotated[bool, typer.Option(help="Point the bundle to the encoder's files instead of a copy.")] = False,
+    keep_features: Annotated[
+        bool, typer.Option(help="Keep the features for another run into the same folder.")
+    ] = False,
+    by_reference: Annotated[
+        bool, typer.Option(help="Point the bundle to the encoder's files instead of a copy.")
+    ] = False,
 ) -> None:
     """Fit all tasks of a suite, pick their exits, write results, report and bundle.
 
@@ -216,9 +220,7 @@ def data_make(
     from offramp.data.synthesis.source import read_synthetic
     from offramp.tasks import SyntheticSpec
 
-    spec = SyntheticSpec(
-        windows=windows, antennas=antennas, samples=samples, snr_db=(snr_low, snr_high), seed=seed
-    )
+    spec = SyntheticSpec(windows=windows, antennas=antennas, samples=samples, snr_db=(snr_low, snr_high), seed=seed)
     with Steps() as steps:
         write_cache(read_synthetic(spec), out, lambda done, total: steps("windows", done, total))
     print(out)

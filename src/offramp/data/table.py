@@ -33,9 +33,13 @@ class WindowSource:
         """Windows as float32 ``(n, *shape)``, C-contiguous.
 
         Raises:
-            DataError: A window holds NaN or infinity; it is named by its index.
+            DataError: The file cannot be read any more, or a window holds NaN or infinity; it is named by its index.
         """
-        windows = np.ascontiguousarray(self.fetch(indices), dtype=np.float32)
+        try:
+            fetched = self.fetch(indices)
+        except OSError as error:
+            raise DataError(f"{self.name} cannot be read: {error.strerror or error}; copy it again") from error
+        windows = np.ascontiguousarray(fetched, dtype=np.float32)
         finite = np.isfinite(windows).all(axis=tuple(range(1, windows.ndim)))
         if not finite.all():
             bad = int(indices[int(np.argmin(finite))])

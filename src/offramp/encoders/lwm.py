@@ -10,7 +10,7 @@ token of constant 0.2 stands in front. Channels are expected in the pretraining'
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -157,6 +157,11 @@ class LWM(StagedEncoder):
             state = self.advance(stage, state)
         restored: Tensor = self.masked_patch_head(state[0])[:, 1:].reshape(x.shape)
         return restored
+
+    def _prefix(self, last: int) -> Self:
+        prefix = super()._prefix(last)
+        del prefix.masked_patch_head  # Only reconstruct() runs it; this encoder keeps its own.
+        return prefix
 
     @classmethod
     def convert_checkpoint(cls, tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -62,6 +62,10 @@ def load_encoder(
     """
     if weights not in ("pretrained", "random"):
         raise EncoderError(f"weights={weights!r}: choose 'pretrained' or 'random'")
+    if config and weights != "random":
+        raise EncoderError(
+            f"{', '.join(config)}: constructor arguments are for weights='random', others bring their own"
+        )
     folder = Path(name)
     if str(name) in _ARCHITECTURES:
         architecture = _ARCHITECTURES[str(name)]
@@ -91,7 +95,7 @@ def load_encoder(
 def random_encoder(architecture: type[StagedEncoder], config: dict[str, Any], seed: int) -> StagedEncoder:
     """An encoder with its architecture's own random initialisation; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would set the accelerators' states too
         try:
             return architecture(**config)
         except TypeError as error:
@@ -108,6 +112,6 @@ def _usable(device: str) -> torch.device:
     try:
         wanted = torch.device(device)
         torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, ImportError):
         raise EncoderError(f"device {device!r} cannot be used here: try --device cpu") from None
     return wanted

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -57,26 +59,45 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise EncoderError(
-            f"{path} holds more than tensors and was not loaded: such a file can run code; save its state_dict alone"
-        ) from None
-    except (
-        SafetensorError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        OSError,
-        KeyError,
-        IndexError,
-        AttributeError,
-    ) as error:
-        raise EncoderError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0][:200]}") from None
+    except (SafetensorError, ValueError, OSError) as error:
+        raise EncoderError(f"{path} is not a readable checkpoint: {_first_line(error)}") from None
+    loaded = read_pickle(path)
     state = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise EncoderError(f"{path} is not a state dict: expected names with tensors")
     return {str(name): tensor for name, tensor in state.items()}
+
+
+def read_pickle(path: Path, device: str = "cpu") -> Any:
+    """Tensors, numbers, strings and plain containers that ``torch.save`` wrote; anything else is refused, and nothing is run.
+
+    Raises :class:`EncoderError` for a damaged file and for one that holds more than that.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols that weights_only knows in part
+            return torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError:
+        raise EncoderError(
+            f"{path} is damaged or holds more than tensors, which could run code, and was not loaded: save the state_dict alone"
+        ) from None
+    # What torch.load was seen to raise on files with flipped, missing and foreign bytes.
+    except (
+        RuntimeError,
+        ValueError,
+        EOFError,
+        OSError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        AssertionError,
+        struct.error,
+    ) as error:
+        raise EncoderError(f"{path} is not a readable checkpoint: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__} {error}".splitlines()[0].strip()[:200]
 
 
 def fill(encoder: StagedEncoder, tensors: dict[str, Tensor], source: str) -> None:

@@ -144,14 +144,26 @@ def onnx_bytes(
     return bytes(model.SerializeToString())
 
 
-def open_session(content: bytes, entries: Mapping[str, str] | None = None, **options: Any) -> Any:
-    """An ``onnxruntime.InferenceSession`` on one thread, with configuration entries and options of its constructor."""
+def open_session(content: bytes, shared_arena: bool = False, **options: Any) -> Any:
+    """An ``onnxruntime.InferenceSession`` on one thread.
+
+    Args:
+        content: The graph.
+        shared_arena: Whether to take memory from the process's one arena and plan none ahead, so that sessions timed against
+            each other use the same memory.
+        **options: Of the session's constructor.
+    """
     runtime = require_onnx()
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
-    for key, value in (entries or {}).items():
-        settings.add_session_config_entry(key, value)
+    if shared_arena:
+        arena = runtime.OrtMemoryInfo(
+            "Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT
+        )
+        runtime.create_and_register_allocator(arena, None)
+        settings.add_session_config_entry("session.use_env_allocators", "1")
+        settings.enable_mem_pattern = False
     return runtime.InferenceSession(content, settings, providers=["CPUExecutionProvider"], **options)
 
 

@@ -78,7 +78,7 @@ def fit_exit(problem: Problem, name: str, features: FeatureRows, draws: Sequence
         features: ``(N, width)`` float32, rows in the order of the data set.
         draws: Seeds to fit; all of the split's if None.
     """
-    fitted = [_fit_seed(problem, features, draw) for draw in draws or problem.split.draws]
+    fitted = _fit_draws(problem, features, draws or problem.split.draws)
     test = problem.split.test
     test_sums = [problem.test_units.sums(_statistics(problem, head, features, test), test) for head, _, _ in fitted]
     return FittedExit(
@@ -96,22 +96,34 @@ def head_outputs(head: Head, features: FeatureRows, indices: NDArray[np.int64]) 
     return np.concatenate(blocks)
 
 
-def _fit_seed(problem: Problem, features: FeatureRows, draw: Draw) -> tuple[Head, float, Array]:
-    """One seed's head, its strength, and validation sums per unit at that strength."""
+def _fit_draws(problem: Problem, features: FeatureRows, draws: Sequence[Draw]) -> list[tuple[Head, float, Array]]:
+    """Each seed's head, its strength, and validation sums per unit at that strength."""
+    if all(len(draw.folds) == 1 for draw in draws):
+        grids = _solve(problem, features, [draw.folds[0][0] for draw in draws], draws[0].seed, _strengths(problem.task))
+        return [_pick(problem, features, draw, [grid]) for draw, grid in zip(draws, grids, strict=True)]
+    return [_cross_validate(problem, features, draw) for draw in draws]
+
+
+def _pick(
+    problem: Problem, features: FeatureRows, draw: Draw, grids: Sequence[Sequence[Head]]
+) -> tuple[Head, float, Array]:
+    """The strength that is best on validation, over all folds; its head in the last fold."""
     strengths = _strengths(problem.task)
-    totals: list[Array] = [np.zeros(())] * len(strengths)
-    heads: tuple[Head, ...] = ()
-    for train, val in draw.folds:
-        heads = _solve(problem, features, train, draw.seed, strengths)
+    totals = [np.zeros((problem.val_units.count, 1)) for _ in strengths]
+    for (_, val), heads in zip(draw.folds, grids, strict=True):
         for number, head in enumerate(heads):
             totals[number] = totals[number] + problem.val_units.sums(_statistics(problem, head, features, val), val)
     sign = 1.0 if problem.metric.higher_is_better else -1.0
-    chosen = int(np.argmax([sign * problem.metric.score(total.sum(0)) for total in totals]))
-    if len(draw.folds) > 1:
-        (head,) = _solve(problem, features, draw.final, draw.seed, strengths[chosen : chosen + 1])
-    else:
-        head = heads[chosen]
-    return head, strengths[chosen], totals[chosen]
+    best = int(np.argmax([sign * problem.metric.score(total.sum(0)) for total in totals]))
+    return grids[-1][best], strengths[best], totals[best]
+
+
+def _cross_validate(problem: Problem, features: FeatureRows, draw: Draw) -> tuple[Head, float, Array]:
+    """Choose the strength out of fold, then fit once more on all of the draw's labels."""
+    grids = _solve(problem, features, [train for train, _ in draw.folds], draw.seed, _strengths(problem.task))
+    _, strength, sums = _pick(problem, features, draw, grids)
+    ((head,),) = _solve(problem, features, [draw.final], draw.seed, [strength])
+    return head, strength, sums
 
 
 def _strengths(task: TaskSpec) -> tuple[float, ...]:
@@ -121,16 +133,31 @@ def _strengths(task: TaskSpec) -> tuple[float, ...]:
 
 
 def _solve(
-    problem: Problem, features: FeatureRows, train: NDArray[np.int64], seed: int, strengths: Sequence[float]
-) -> tuple[Head, ...]:
-    rows = Rows(features, train)
-    targets = problem.dataset.targets[train]
-    weights = _balanced(targets, problem.outputs) if problem.metric.name == "balanced_accuracy" else None
-    if problem.task.head.kind == "mlp":
-        return fit_mlp(rows, targets, problem.outputs, strengths, seed, weights)
-    if problem.task.kind == "classification":
-        return fit_logistic(rows, targets, problem.outputs, strengths, weights)
-    return fit_ridge(rows, targets, strengths)
+    problem: Problem,
+    features: FeatureRows,
+    training_sets: Sequence[NDArray[np.int64]],
+    seed: int,
+    strengths: Sequence[float],
+) -> Sequence[Sequence[Head]]:
+    """For each training set a head per strength."""
+    targets = problem.dataset.targets
+    balanced = problem.metric.name == "balanced_accuracy"
+    if problem.task.head.kind == "linear" and problem.task.kind == "classification":
+        union = np.unique(np.concatenate(training_sets))
+        weights = np.zeros((len(union), len(training_sets)), dtype=np.float32)
+        for number, train in enumerate(training_sets):
+            factor = _balanced(targets[train], problem.outputs) if balanced else 1.0
+            weights[np.searchsorted(union, train), number] = factor
+        return fit_logistic(Rows(features, union), targets[union], problem.outputs, strengths, weights)
+    grids = []
+    for train in training_sets:
+        rows = Rows(features, train)
+        if problem.task.head.kind == "mlp":
+            factors = _balanced(targets[train], problem.outputs) if balanced else None
+            grids.append(fit_mlp(rows, targets[train], problem.outputs, strengths, seed, factors))
+        else:
+            grids.append(fit_ridge(rows, targets[train], strengths))
+    return grids
 
 
 def _balanced(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:

@@ -1,9 +1,9 @@
-"""Multinomial logistic regression for a whole grid of regularisation strengths in one solve.
+"""Multinomial logistic regression: several training sets and a grid of regularisation strengths in one solve.
 
-All strengths share every pass over the rows: their weights stand side by side in one matrix product. Each is a preconditioned
-L-BFGS (Nocedal and Wright, "Numerical Optimization", 2nd ed., algorithm 7.5). The preconditioner is the exact Hessian at zero
-weights and class-prior intercepts, ``diag(prior) x covariance + strength``: in its coordinates the first unit step is
-Newton's, so that about ten passes suffice where the plain method takes a hundred.
+The training sets (one per seed, or per fold) are weightings of the same rows, so that the weights of all sets and strengths
+stand side by side in one matrix product, which is where processors are fast. The method is L-BFGS (Nocedal and Wright, "Numerical
+Optimization", 2nd ed., algorithm 7.5) in coordinates in which the Hessian at zero weights, ``class prior x covariance +
+strength``, is the identity: there the first unit step is Newton's. Problems leave the batch as they are solved.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from torch import Tensor
 from offramp.bundle import Head
 from offramp.fitting.rows import Rows
 
-HISTORY = 8
+HISTORY = 10
+MAX_PASSES = 500
 SUFFICIENT_DECREASE = 1e-4
+LOSS_NOISE = 1e-6
+"""float32 products leave about this relative noise in a loss: below it a decrease cannot be asked for."""
 
 
 def fit_logistic(
@@ -27,27 +30,28 @@ def fit_logistic(
     labels: NDArray[np.int64],
     classes: int,
     strengths: Sequence[float],
-    sample_weights: NDArray[np.float32] | None = None,
+    weights: NDArray[np.float32],
     tolerance: float = 1e-4,
-    max_passes: int = 300,
-) -> tuple[Head, ...]:
-    """Minimise ``mean(weight * cross-entropy) + strength / 2 * |W|^2`` over weights and free intercepts, per strength.
+) -> tuple[tuple[Head, ...], ...]:
+    """Minimise ``sum_i weight_i cross-entropy_i + strength / 2 |W|^2`` over weights and free intercepts.
+
+    ``W`` is in the units of features that are standardised over each training set by itself.
 
     Args:
-        rows: Training rows.
+        rows: The rows that any of the training sets uses.
         labels: int64 ``(rows.count,)`` in ``range(classes)``.
         classes: Number of classes; one that does not occur gets a very low intercept.
-        strengths: The grid. scikit-learn's ``C`` is ``1 / (strength * rows.count)``.
-        sample_weights: float32 ``(rows.count,)`` of mean 1; None for equal weights.
-        tolerance: Largest absolute entry of the gradient, in standardised features, at which a problem is solved.
-        max_passes: Passes over the rows after which the best point so far is returned.
+        strengths: The grid. scikit-learn's ``C`` is ``1 / (strength * rows of the training set)``.
+        weights: float32 ``(rows.count, P)``, one column per training set, 0 for rows that it lacks; scaled to sum to 1.
+        tolerance: Largest absolute entry of the gradient at which a problem counts as solved.
 
     Returns:
-        One linear :class:`Head` per strength, with the standardisation folded in.
+        For each of the P training sets one linear :class:`Head` per strength, with the standardisation folded in.
     """
-    problem = _Problem(rows, labels, classes, strengths, sample_weights)
-    weights = _minimise(problem, tolerance, max_passes)
-    return tuple(fold_standardisation(rows, weight) for weight in weights)
+    solutions = _minimise(_Problem(rows, labels, classes, weights, strengths), tolerance)
+    heads = [fold_standardisation(rows, solution) for solution in solutions]
+    grid = len(strengths)
+    return tuple(tuple(heads[first : first + grid]) for first in range(0, len(heads), grid))
 
 
 def fold_standardisation(rows: Rows, weight: Tensor) -> Head:
@@ -60,93 +64,127 @@ def fold_standardisation(rows: Rows, weight: Tensor) -> Head:
 
 
 class _Problem:
-    """Loss and gradient of all strengths at once, in preconditioned coordinates ``(problems, width + 1, classes)``."""
+    """Loss and gradient of B problems at once: all strengths of the first training set, then those of the second, ...
+
+    Points are ``(B, width + 1, classes)`` on standardised rows; the last row holds the intercepts.
+    """
 
     def __init__(
         self,
         rows: Rows,
         labels: NDArray[np.int64],
         classes: int,
+        weights: NDArray[np.float32],
         strengths: Sequence[float],
-        sample_weights: NDArray[np.float32] | None,
     ) -> None:
         self.rows = rows
         self.labels = torch.from_numpy(labels)
-        self.sample_weights = torch.from_numpy(sample_weights) if sample_weights is not None else None
-        self.strengths = torch.tensor(strengths, dtype=torch.float32)
-        counts = np.bincount(labels, weights=sample_weights, minlength=classes)
-        prior = torch.from_numpy(np.maximum(counts / rows.count, 1e-6)).float()
-        values, self.basis = torch.linalg.eigh(rows.covariance())
-        curvature = torch.cat([values.clamp_min(0), torch.ones(1)])[None, :, None] * prior
-        penalty = self.strengths[:, None, None].expand(-1, rows.width + 1, 1).clone()
-        penalty[:, -1] = 0
-        self.penalty = penalty
-        self.scale = torch.rsqrt(curvature + penalty)
-        start = torch.zeros_like(self.scale)
-        start[:, -1] = prior.log()
-        self.start = start / self.scale
+        self.weights = torch.from_numpy(weights / weights.sum(0))
+        one_hot = torch.nn.functional.one_hot(self.labels, classes).float()
+        sets = weights.shape[1]
+        self.training_set = torch.arange(sets).repeat_interleave(len(strengths))
+        self.strength = torch.tensor(strengths, dtype=torch.float32).repeat(sets)
+        self.variance = self._variance(torch.from_numpy(weights > 0).double())[self.training_set]
+        prior = (self.weights.T @ one_hot).clamp_min(1e-6)[self.training_set].unsqueeze(1)
+        decompositions = [torch.linalg.eigh(rows.covariance(weight)) for weight in self.weights.T]
+        self.bases = [basis for _, basis in decompositions]
+        values = torch.stack([values for values, _ in decompositions]).clamp_min(0)[self.training_set]
+        hessian = values.unsqueeze(2) * prior + self.strength[:, None, None]
+        self.scale = torch.cat([hessian, prior], dim=1).rsqrt()
+        """Square root of the inverse Hessian at zero weights, in the eigenbasis, ``(B, width + 1, classes)``."""
+        self.start = torch.zeros_like(self.scale)
+        self.start[:, -1:] = prior.log()
 
-    def weights(self, point: Tensor, active: Tensor) -> Tensor:
-        """From preconditioned coordinates to weights on standardised rows."""
-        rotated = point * self.scale[active]
-        features = torch.matmul(self.basis, rotated[:, :-1])
-        return torch.cat([features, rotated[:, -1:]], dim=1)
+    def to_basis(self, point: Tensor, active: Tensor) -> Tensor:
+        """Rotate the features of ``(active, width + 1, classes)`` into the eigenbasis of each one's training set."""
+        return self._rotate(point, active, [basis.T for basis in self.bases])
 
-    def evaluate(self, point: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses float64 ``(P,)``, gradients ``(P, width + 1, classes)`` in both coordinates: preconditioned, original."""
-        weights = self.weights(point, active)
-        problems, width, classes = weights.shape
-        columns = weights.permute(1, 0, 2).reshape(width, problems * classes)
-        gradient = torch.zeros(width, problems * classes)
+    def from_basis(self, point: Tensor, active: Tensor) -> Tensor:
+        """The inverse of :meth:`to_basis`."""
+        return self._rotate(point, active, self.bases)
+
+    def _rotate(self, point: Tensor, active: Tensor, matrices: list[Tensor]) -> Tensor:
+        rotated = point.clone()
+        for number, matrix in enumerate(matrices):
+            mine = (self.training_set[active] == number).nonzero().flatten()
+            if len(mine):
+                columns = point[mine, :-1].permute(1, 0, 2)
+                product = torch.mm(matrix, columns.reshape(len(matrix), -1))
+                rotated[mine, :-1] = product.view(columns.shape).permute(1, 0, 2)
+        return rotated
+
+    def evaluate(self, point: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses float64 ``(active,)`` and gradients like ``point``, of the problems ``active``."""
+        problems, width, classes = point.shape
+        columns = point.permute(1, 0, 2).reshape(width, problems * classes)
+        gradient = torch.zeros_like(columns)
         losses = torch.zeros(problems, dtype=torch.float64)
         for where, block in self.rows:
+            weight = self.weights[where][:, self.training_set[active]]
             logits = torch.mm(block, columns).view(-1, problems, classes)
             index = self.labels[where].view(-1, 1, 1).expand(-1, problems, 1)
-            log_total = torch.logsumexp(logits, dim=2, keepdim=True)
-            losses_here = (log_total - logits.gather(2, index)).squeeze(2)
-            residual = logits.sub_(log_total).exp_()
-            residual.scatter_add_(2, index, torch.full_like(index, -1, dtype=residual.dtype))
-            if self.sample_weights is not None:
-                factor = self.sample_weights[where]
-                losses_here *= factor[:, None]
-                residual *= factor[:, None, None]
-            losses += losses_here.sum(0, dtype=torch.float64)
+            picked = logits.gather(2, index)
+            # Logits beyond +-80 are saturated anyway, and their exponentials stay finite without a pass for the maximum.
+            exponentials = logits.clamp_(-80, 80).exp_()
+            total = exponentials.sum(2, keepdim=True)
+            losses += ((total.log() - picked).squeeze(2) * weight).sum(0, dtype=torch.float64)
+            residual = exponentials.mul_(weight.unsqueeze(2) / total)
+            residual.scatter_add_(2, index, -weight.unsqueeze(2))
             gradient.addmm_(block.T, residual.view(-1, problems * classes))
-        penalty = self.penalty[active]
-        original = gradient.view(width, problems, classes).permute(1, 0, 2) / self.rows.count + penalty * weights
-        losses = losses / self.rows.count + 0.5 * (penalty * weights.square()).sum((1, 2), dtype=torch.float64)
-        rotated = torch.cat([torch.matmul(self.basis.T, original[:, :-1]), original[:, -1:]], dim=1)
-        return losses, rotated * self.scale[active], original
+        penalty = (self.strength[active, None] * self.variance[active]).unsqueeze(2) * point
+        losses += 0.5 * (penalty * point).sum((1, 2), dtype=torch.float64)
+        return losses, gradient.view(width, problems, classes).permute(1, 0, 2) + penalty
+
+    def steepest(self, gradient: Tensor, active: Tensor) -> Tensor:
+        """Largest absolute entry of each gradient, in features standardised over its own training set, ``(active,)``."""
+        spread = self.variance[active].sqrt()
+        spread[:, -1] = 1
+        return (gradient / spread.unsqueeze(2)).abs().amax((1, 2))
+
+    def _variance(self, member: Tensor) -> Tensor:
+        """Variance of the rows' features within each training set, ``(P, width + 1)``; 0 for the intercept: no penalty."""
+        count = member.sum(0)
+        total = torch.zeros(self.rows.width, member.shape[1], dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for where, block in self.rows:
+            features = block[:, :-1].double()
+            total += features.T @ member[where]
+            squares += features.square().T @ member[where]
+        variance = (squares / count - (total / count).square()).T
+        # A feature that is constant within a training set gets the penalty of a huge spread: its weight stays zero.
+        variance = torch.where(variance > 1e-9, variance, 1e6)
+        return torch.cat([variance.float(), torch.zeros(member.shape[1], 1)], dim=1)
 
 
-def _minimise(problem: _Problem, tolerance: float, max_passes: int) -> Tensor:
-    """L-BFGS with backtracking on every problem; solved ones leave the batch. Returns weights on standardised rows."""
-    active = torch.arange(len(problem.strengths))
-    point = problem.start
-    solution = problem.weights(point, active)
-    loss, gradient, original = problem.evaluate(point, active)
-    memory = _Memory(point.shape)
-    direction, step = -gradient, torch.ones(len(active))
-    for _ in range(max_passes):
-        unsolved = original.abs().amax((1, 2)) > tolerance
-        solution[active] = problem.weights(point, active)
+def _minimise(problem: _Problem, tolerance: float) -> Tensor:
+    """L-BFGS with backtracking on every problem; solved ones leave the batch. Returns points on standardised rows."""
+    point, scale = problem.start, problem.scale
+    solution, active = point.clone(), torch.arange(len(point))
+    loss, gradient = problem.evaluate(point, active)
+    memory = _Memory(len(point))
+    steepness = problem.to_basis(gradient, active) * scale
+    direction, step = -steepness, torch.ones(len(point))
+    for _ in range(MAX_PASSES):
+        unsolved = problem.steepest(gradient, active) > tolerance
+        solution[active] = point
         if not unsolved.any():
             break
         if not unsolved.all():
             active, point, loss, gradient = active[unsolved], point[unsolved], loss[unsolved], gradient[unsolved]
-            original, direction, step = original[unsolved], direction[unsolved], step[unsolved]
-            memory = memory.keep(unsolved)
-        trial = point + step[:, None, None] * direction
-        trial_loss, trial_gradient, trial_original = problem.evaluate(trial, active)
-        slope = (gradient * direction).sum((1, 2), dtype=torch.float64)
-        # float32 products leave about 1e-6 of noise in a loss: below that a decrease cannot be asked for.
-        bound = loss + SUFFICIENT_DECREASE * step * slope + 1e-6 * loss.abs()
-        accepted = (trial_loss <= bound) & torch.isfinite(trial_loss)
-        memory.append(trial - point, trial_gradient - gradient, accepted)
+            steepness, direction, step = steepness[unsolved], direction[unsolved], step[unsolved]
+            memory, scale = memory.keep(unsolved), scale[unsolved]
+        stride = step[:, None, None] * direction
+        trial = point + problem.from_basis(stride * scale, active)
+        trial_loss, trial_gradient = problem.evaluate(trial, active)
+        trial_steepness = problem.to_basis(trial_gradient, active) * scale
+        slope = (steepness * direction).sum((1, 2), dtype=torch.float64)
+        accepted = trial_loss <= loss + SUFFICIENT_DECREASE * step * slope + LOSS_NOISE * loss.abs()
+        memory.append(stride, trial_steepness - steepness, accepted)
         moved = accepted[:, None, None]
         point, loss = torch.where(moved, trial, point), torch.where(accepted, trial_loss, loss)
-        gradient, original = torch.where(moved, trial_gradient, gradient), torch.where(moved, trial_original, original)
-        direction = torch.where(moved, memory.direction(gradient), direction)
+        gradient = torch.where(moved, trial_gradient, gradient)
+        steepness = torch.where(moved, trial_steepness, steepness)
+        direction = torch.where(moved, memory.direction(steepness), direction)
         step = torch.where(accepted, torch.ones_like(step), step / 2)
     return solution
 
@@ -154,43 +192,38 @@ def _minimise(problem: _Problem, tolerance: float, max_passes: int) -> Tensor:
 class _Memory:
     """The last steps and gradient changes of every problem; a rejected trial leaves a pair of zero weight."""
 
-    def __init__(self, shape: torch.Size) -> None:
-        self.steps: list[Tensor] = []
-        self.changes: list[Tensor] = []
-        self.inverse_curvatures: list[Tensor] = []
-        self.scale = torch.ones(shape[0], 1, 1)
+    def __init__(self, problems: int) -> None:
+        self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.scale = torch.ones(problems, 1, 1)
 
     def keep(self, which: Tensor) -> _Memory:
-        kept = _Memory(torch.Size([int(which.sum()), 1, 1]))
-        kept.steps = [t[which] for t in self.steps]
-        kept.changes = [t[which] for t in self.changes]
-        kept.inverse_curvatures = [t[which] for t in self.inverse_curvatures]
+        """The memory of some of the problems."""
+        kept = _Memory(0)
+        kept.pairs = [(step[which], change[which], inverse[which]) for step, change, inverse in self.pairs]
         kept.scale = self.scale[which]
         return kept
 
     def append(self, step: Tensor, change: Tensor, accepted: Tensor) -> None:
-        curvature = (step * change).sum((1, 2), keepdim=True)
-        useful = accepted[:, None, None] & (curvature > 1e-10 * (step * step).sum((1, 2), keepdim=True))
-        self.inverse_curvatures.append(torch.where(useful, 1 / curvature, torch.zeros_like(curvature)))
-        self.steps.append(step)
-        self.changes.append(change)
-        self.scale = torch.where(useful, curvature / (change * change).sum((1, 2), keepdim=True), self.scale)
-        if len(self.steps) > HISTORY:
-            del self.steps[0], self.changes[0], self.inverse_curvatures[0]
+        """Remember a step and the change of gradient along it."""
+        curvature = _dot(step, change)
+        useful = accepted[:, None, None] & (curvature > 1e-10 * _dot(step, step))
+        self.pairs.append((step, change, torch.where(useful, 1 / curvature, torch.zeros_like(curvature))))
+        self.scale = torch.where(useful, curvature / _dot(change, change), self.scale)
+        del self.pairs[:-HISTORY]
 
     def direction(self, gradient: Tensor) -> Tensor:
         """Two-loop recursion: minus the approximate inverse Hessian times the gradient."""
         vector = gradient
         factors = []
-        for step, change, inverse in zip(
-            reversed(self.steps), reversed(self.changes), reversed(self.inverse_curvatures), strict=True
-        ):
-            factor = inverse * (step * vector).sum((1, 2), keepdim=True)
-            vector = vector - factor * change
-            factors.append(factor)
+        for step, change, inverse in reversed(self.pairs):
+            factors.append(inverse * _dot(step, vector))
+            vector = vector - factors[-1] * change
         vector = vector * self.scale
-        for step, change, inverse, factor in zip(
-            self.steps, self.changes, self.inverse_curvatures, reversed(factors), strict=True
-        ):
-            vector = vector + step * (factor - inverse * (change * vector).sum((1, 2), keepdim=True))
+        for (step, change, inverse), factor in zip(self.pairs, reversed(factors), strict=True):
+            vector = vector + step * (factor - inverse * _dot(change, vector))
         return -vector
+
+
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    """Inner product of each problem, ``(P, 1, 1)``."""
+    return torch.einsum("pdk,pdk->p", first, second)[:, None, None]

@@ -49,13 +49,16 @@ class Rows:
         """Pairs of a slice into the rows and the block ``(rows, width + 1)`` float32."""
         return iter(self._cached) if self._cached is not None else self._blocks()
 
-    def covariance(self) -> Tensor:
-        """Second moment of the standardised rows, float32 ``(width, width)``."""
-        total = torch.zeros(self.width, self.width)
-        for _, block in self:
+    def covariance(self, weights: Tensor | None = None) -> Tensor:
+        """Covariance of the standardised rows, float32 ``(width, width)``; weights ``(count,)`` sum to 1, equal if None."""
+        moment = torch.zeros(self.width, self.width)
+        mean = torch.zeros(self.width)
+        for where, block in self:
             features = block[:, :-1]
-            total.addmm_(features.T, features)
-        return total / self.count
+            weighted = features / self.count if weights is None else features * weights[where, None]
+            moment.addmm_(weighted.T, features)
+            mean += weighted.sum(0)
+        return moment - torch.outer(mean, mean)
 
     def _measure(self) -> Standardisation:
         total = np.zeros(self.width)

@@ -93,10 +93,15 @@ def write_sigmf(
 
 def _answers(prediction: Prediction) -> Iterator[tuple[str | float | list[float], float | None]]:
     if prediction.kind == "classification":
-        yield from zip(prediction.labels, prediction.confidence.tolist(), strict=True)
+        yield from zip(prediction.labels, map(_shorten, prediction.confidence), strict=True)
     else:
-        for values in prediction.outputs.tolist():
-            yield values if len(values) > 1 else values[0], None
+        for values in prediction.outputs:
+            yield [_shorten(value) for value in values] if len(values) > 1 else _shorten(values[0]), None
+
+
+def _shorten(value: np.float32) -> float:
+    """A float32 without the digits that it does not hold."""
+    return float(str(value))
 
 
 def _write_meta(name: str, path: Path, answers: list[tuple[int, dict[str, Any]]], window: int, folder: Path) -> Path:

@@ -15,8 +15,8 @@ import torch
 
 from offramp.data.synthesis.windows import view_pairs
 from offramp.encoders.registry import load_encoder
-from offramp.encoders.storage import save_encoder
-from offramp.errors import TrainingError
+from offramp.encoders.storage import read_pickle, save_encoder
+from offramp.errors import EncoderError, TrainingError
 from offramp.files import atomic_path, output_folder, write_text
 from offramp.training.contrastive import ContrastiveModel, info_nce
 
@@ -77,7 +77,10 @@ def pretrain(
         TrainingError: The loss diverged, or ``out`` holds a run of another configuration.
     """
     output_folder(out)
-    model = ContrastiveModel(load_encoder(config.encoder, weights="random", seed=config.seed, device=device)).to(device)
+    encoder = load_encoder(config.encoder, weights="random", seed=config.seed, device=device)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        model = ContrastiveModel(encoder).to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     done, log = _restore(config, out, model, optimiser, device)
     last_checkpoint = time.monotonic()
@@ -87,10 +90,7 @@ def pretrain(
             group["lr"] = config.learning_rate * _schedule(step, config.steps)
         loss, matched = _train_step(config, model, optimiser, step, device)
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss diverged at step {step}: {out / 'checkpoint.pt'} keeps the last good state; "
-                f"try a --learning-rate below {config.learning_rate:g} in a new --out"
-            )
+            raise _diverged(config, out, step)
         progress = Progress(step + 1, loss, matched, time.monotonic() - started)
         on_step(progress)
         if (step + 1) % 20 == 0:
@@ -149,6 +149,8 @@ def _checkpoint(
     step: int,
     log: list[dict[str, Any]],
 ) -> None:
+    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+        raise _diverged(config, out, step)
     state = {
         "config": asdict(config),
         "step": step,
@@ -168,14 +170,28 @@ def _restore(
     if not path.exists():
         return 0, []
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        stored = state["config"]
-    except Exception as error:
-        raise TrainingError(f"{path} cannot be resumed: {error}; remove it or choose another --out") from None
+        state = read_pickle(path, device)
+        stored, step, log = dict(state["config"]), int(state["step"]), list(state["log"])
+    except (EncoderError, KeyError, TypeError, ValueError) as error:
+        raise _cannot_resume(path, str(error)) from None
     differing = [f.name for f in fields(config) if stored.get(f.name) != getattr(config, f.name)]
     if differing:
         changes = ", ".join(f"{name} {stored.get(name)!r} -> {getattr(config, name)!r}" for name in differing)
         raise TrainingError(f"{out} holds a run with other settings ({changes}): choose another --out")
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"]), list(state["log"])
+    try:
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError):
+        raise _cannot_resume(path, "its weights do not fit the encoder") from None
+    return step, log
+
+
+def _cannot_resume(path: Path, reason: str) -> TrainingError:
+    return TrainingError(f"{path} cannot be resumed ({reason}): remove it or choose another --out")
+
+
+def _diverged(config: PretrainingConfig, out: Path, step: int) -> TrainingError:
+    path = out / "checkpoint.pt"
+    kept = f": {path} keeps the last good state" if path.exists() else ""
+    mend = f"try a --learning-rate below {config.learning_rate:g} in a new --out"
+    return TrainingError(f"the loss diverged at step {step}{kept}; {mend}")

@@ -1,0 +1,101 @@
+"""Small bundles with random weights, for the tests of bundle, runtime, export and benching."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from offramp.bundle import ENCODER, Bundle, BundleTask, Head, save_bundle, save_examples
+from offramp.encoders.base import StagedEncoder
+from offramp.encoders.iq_shufflenet import IQShuffleNet
+from offramp.encoders.lwm import LWM
+from offramp.encoders.registry import random_encoder
+from offramp.encoders.storage import save_encoder
+from offramp.transforms import Transform
+
+IQ_SHAPE, CSI_SHAPE = (2, 2, 96), (2, 32, 32)
+STANDARDIZE = Transform("standardize", (0.1, -0.2), (1.5, 0.5))
+
+
+def small_shufflenet() -> StagedEncoder:
+    """With BatchNorm statistics that folding has to take into account."""
+    encoder = random_encoder(IQShuffleNet, {"channels": (8, 8, 16, 16, 32), "repeats": (2, 2, 2)}, seed=1)
+    rng = np.random.default_rng(0)
+    for name, buffer in encoder.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.copy_(buffer.new_tensor(rng.uniform(0.5, 1.5, buffer.shape)))
+    return encoder.eval()
+
+
+def small_lwm() -> StagedEncoder:
+    return random_encoder(LWM, {"layers": 2}, seed=2).eval()
+
+
+def random_head(rng: np.random.Generator, *widths: int) -> Head:
+    """Layers from the first width to the last."""
+    pairs = pairwise(widths)
+    layers = (
+        (rng.standard_normal((b, a)).astype(np.float32), rng.standard_normal(b).astype(np.float32)) for a, b in pairs
+    )
+    return Head(tuple(layers))
+
+
+def task(
+    encoder: StagedEncoder,
+    name: str,
+    exit: str,
+    window_shape: tuple[int, ...],
+    labels: tuple[str, ...] = (),
+    transform: Transform | None = None,
+    hidden: tuple[int, ...] = (),
+) -> BundleTask:
+    """A classification if there are labels, else a regression of two values."""
+    rng = np.random.default_rng(len(name))
+    outputs = len(labels) or 2
+    return BundleTask(
+        name=name,
+        kind="classification" if labels else "regression",
+        metric="accuracy" if labels else "mean_error",
+        exit=exit,
+        label_names=labels,
+        transform=transform or Transform(),
+        window_shape=window_shape,
+        heads={each.name: random_head(rng, each.width, *hidden, outputs) for each in encoder.exits},
+        val={each.name: 0.5 for each in encoder.exits},
+        data={"format": "npz", "input": "sample"},
+    )
+
+
+def bundle_of(encoder: StagedEncoder, *tasks: BundleTask) -> Bundle:
+    description = {
+        "architecture": encoder.architecture,
+        "config": encoder.config,
+        "sha256": encoder.fingerprint(),
+        "exits": [asdict(exit) for exit in encoder.exits],
+    }
+    return Bundle(description, {each.name: each for each in tasks})
+
+
+def write(folder: Path, encoder: StagedEncoder, *tasks: BundleTask) -> Path:
+    """A whole bundle folder with five example windows per task."""
+    rng = np.random.default_rng(5)
+    save_encoder(encoder, folder / ENCODER)
+    save_examples({t.name: rng.standard_normal((5, *t.window_shape)).astype(np.float32) for t in tasks}, folder)
+    save_bundle(bundle_of(encoder, *tasks), folder, "# A bundle\n")
+    return folder
+
+
+def iq_bundle(folder: Path) -> Path:
+    """Four tasks on one encoder; ``shape`` takes longer windows than the others."""
+    encoder = small_shufflenet()
+    return write(
+        folder,
+        encoder,
+        task(encoder, "modulation", "stage2.1", IQ_SHAPE, ("bpsk", "qpsk", "noise")),
+        task(encoder, "angle", "stage3.0", IQ_SHAPE, hidden=(7,)),
+        task(encoder, "device", "stem", IQ_SHAPE, ("a", "b"), STANDARDIZE),
+        task(encoder, "shape", "conv5", (2, 1, 128), ("x", "y")),
+    )

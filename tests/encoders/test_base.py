@@ -1,0 +1,93 @@
+"""What StagedEncoder derives for every architecture, on a small one. The contract itself is in tests/test_testing.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import EXITS, tiny_encoder
+
+from offramp.encoders.base import InputSpec, StagedEncoder
+from offramp.errors import EncoderError
+
+
+@pytest.fixture
+def encoder() -> StagedEncoder:
+    return tiny_encoder().eval()
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(3, 2, 2, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_taps_come_in_order_of_depth_whatever_the_question(encoder: StagedEncoder, x: torch.Tensor) -> None:
+    asked = ["conv5", "stem", "stage3.0", "stem"]
+    assert list(encoder.taps(x, asked)) == ["stem", "stage3.0", "conv5"]
+    assert list(encoder.taps(x, iter(asked))) == ["stem", "stage3.0", "conv5"]
+    assert list(encoder.taps(x)) == EXITS
+    assert encoder.taps(x, []) == {}
+
+
+def test_truncate_follows_later_changes_of_the_weights(encoder: StagedEncoder, x: torch.Tensor) -> None:
+    network = encoder.truncate("stage2.1")
+    before = network(x)
+    with torch.no_grad():
+        next(encoder.stages[0].parameters()).mul_(-1)
+    assert not torch.equal(network(x), before)
+    assert torch.equal(network(x), encoder.taps(x, ["stage2.1"])["stage2.1"])
+
+
+def test_truncate_leaves_the_whole_encoder_whole(encoder: StagedEncoder, x: torch.Tensor) -> None:
+    before = encoder.taps(x)
+    encoder.truncate("stem")
+    encoder.segment("stem", "stage2.1")
+    assert [e.name for e in encoder.exits] == EXITS
+    assert len(encoder.stages) == len(EXITS)
+    assert all(torch.equal(tap, before[name]) for name, tap in encoder.taps(x).items())
+
+
+def test_truncated_networks_can_be_cut_again(encoder: StagedEncoder, x: torch.Tensor) -> None:
+    prefix = encoder.truncate("stage3.0").prefix
+    assert torch.equal(prefix.truncate("stage2.0")(x), encoder.taps(x, ["stage2.0"])["stage2.0"])
+    with pytest.raises(EncoderError, match=r"unknown exit 'conv5'.*stage3\.0"):
+        prefix.truncate("conv5")
+
+
+@pytest.mark.parametrize(("after", "to"), [("stage3.0", "stem"), ("stem", "stem")])
+def test_an_empty_segment_is_an_error(encoder: StagedEncoder, after: str, to: str) -> None:
+    with pytest.raises(EncoderError, match=f"from '{after}' to '{to}' is empty"):
+        encoder.segment(after, to)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 64), (2, 3, 2, 64), (2, 2, 0, 64), (2, 2, 2, 63), ()])
+def test_a_wrong_shape_is_named_with_what_fits(encoder: StagedEncoder, shape: tuple[int, ...]) -> None:
+    given = ", ".join(["N", *map(str, shape[1:])])
+    with pytest.raises(EncoderError, match=rf"shape \({given}\).*\(N, 2, antennas >= 1, time >= 64\)"):
+        encoder.taps(torch.zeros(shape))
+
+
+def test_a_wrong_dtype_is_named_with_the_mend(encoder: StagedEncoder, x: torch.Tensor) -> None:
+    with pytest.raises(EncoderError, match=r"float64.*torch\.float32.*x\.float\(\)"):
+        encoder.taps(x.double())
+
+
+def test_the_input_is_described_in_words() -> None:
+    assert InputSpec(("batch", "channel", "rows"), (3, None), (3, 8)).describe() == "(N, 3, rows >= 8)"
+
+
+def test_the_fingerprint_follows_weights_buffers_and_configuration(encoder: StagedEncoder) -> None:
+    first = encoder.fingerprint()
+    assert tiny_encoder().fingerprint() == first
+    assert tiny_encoder(seed=1).fingerprint() != first
+    buffers = dict(encoder.named_buffers())
+    mean = next(tensor for name, tensor in buffers.items() if name.endswith("running_mean"))
+    mean[0] += 1e-3
+    second = encoder.fingerprint()
+    assert second != first
+    encoder.config = encoder.config | {"more": 1}
+    assert encoder.fingerprint() != second
+
+
+def test_the_fingerprint_does_not_depend_on_the_memory_layout(encoder: StagedEncoder) -> None:
+    first = encoder.fingerprint()
+    assert encoder.to(memory_format=torch.contiguous_format).fingerprint() == first

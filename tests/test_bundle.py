@@ -1,0 +1,131 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundles import IQ_SHAPE, STANDARDIZE, bundle_of, iq_bundle, small_shufflenet, task
+from safetensors.numpy import load_file, save_file
+
+from offramp.bundle import Head, load_bundle, load_examples, save_bundle, save_examples
+from offramp.errors import BundleError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return iq_bundle(tmp_path / "bundle")
+
+
+def change_config(folder: Path, change) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def change_tensor(folder: Path, name: str, value: np.ndarray) -> None:
+    tensors = load_file(folder / "heads.safetensors")
+    assert name in tensors
+    save_file({**tensors, name: value}, folder / "heads.safetensors")
+
+
+def test_head_is_linear_or_mlp():
+    linear = Head(((np.array([[1, 2]], np.float32), np.array([3], np.float32)),))
+    assert linear(np.array([[10, 100]], np.float32)).tolist() == [[213]]
+    mlp = Head((*linear.layers, (np.array([[2], [-1]], np.float32), np.array([0, 1], np.float32))))
+    assert mlp(np.array([[10, 100], [-10, 0]], np.float32)).tolist() == [[426, -212], [0, 1]]
+    assert (mlp.inputs, mlp.outputs) == (2, 2)
+
+
+def test_round_trip(folder: Path):
+    encoder = small_shufflenet()
+    loaded = load_bundle(folder)
+    assert loaded.encoder["sha256"] == encoder.fingerprint()
+    assert [exit["name"] for exit in loaded.encoder["exits"]] == [exit.name for exit in encoder.exits]
+    assert loaded.encoder_path is None
+    assert list(loaded.tasks) == ["modulation", "angle", "device", "shape"]
+    device = loaded.task("device")
+    assert (device.kind, device.exit, device.label_names, device.window_shape) == (
+        "classification",
+        "stem",
+        ("a", "b"),
+        IQ_SHAPE,
+    )
+    assert device.transform == STANDARDIZE
+    assert device.data == {"format": "npz", "input": "sample"}
+    written = task(encoder, "angle", "stage3.0", IQ_SHAPE, hidden=(7,))
+    for exit, head in loaded.task("angle").heads.items():
+        for (weight, bias), (w, b) in zip(head.layers, written.heads[exit].layers, strict=True):
+            np.testing.assert_array_equal(weight, w)
+            np.testing.assert_array_equal(bias, b)
+    assert (folder / "README.md").read_text() == "# A bundle\n"
+
+
+def test_examples_keep_at_most_sixteen_windows(tmp_path: Path):
+    assert load_examples(tmp_path) == {}
+    windows = np.arange(20 * 6, dtype=np.float32).reshape(20, 2, 3)
+    save_examples({"a": windows, "b": windows[:2]}, tmp_path)
+    loaded = load_examples(tmp_path)
+    np.testing.assert_array_equal(loaded["a"], windows[:16])
+    np.testing.assert_array_equal(loaded["b"], windows[:2])
+
+
+def test_no_torch_is_imported():
+    code = "import sys, offramp.bundle; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_unknown_task(folder: Path):
+    with pytest.raises(BundleError, match="unknown task 'x': the bundle has modulation, angle, device, shape"):
+        load_bundle(folder).task("x")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "has no config.json"),
+        (lambda f: (f / "heads.safetensors").unlink(), "has no heads.safetensors"),
+        (lambda f: (f / "config.json").write_text("{"), "not JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), "schema None"),
+        (lambda f: change_config(f, lambda c: c.update(schema=2)), "schema 2: this version of offramp reads schema 1"),
+        (lambda f: change_config(f, lambda c: c["encoder"].pop("sha256")), "'sha256' is missing"),
+        (lambda f: change_config(f, lambda c: c["encoder"].update(exits=[{}])), "'name' is missing"),
+        (lambda f: change_config(f, lambda c: c["tasks"]["angle"].pop("metric")), "'metric' is missing"),
+        (lambda f: change_config(f, lambda c: c["tasks"]["angle"].update(window_shape=3)), "is damaged"),
+        (lambda f: change_config(f, lambda c: c["tasks"]["angle"].update(exit="stage9")), "no head at exit 'stage9'"),
+        (lambda f: change_config(f, lambda c: c.update(tasks={})), "no tasks"),
+        (
+            lambda f: change_config(f, lambda c: c["tasks"]["device"]["label_names"].append("c")),
+            "2 outputs instead of 3",
+        ),
+        (
+            lambda f: (f / "heads.safetensors").write_bytes((f / "heads.safetensors").read_bytes()[:-100]),
+            "heads.safetensors is damaged",
+        ),
+        (lambda f: change_tensor(f, "device/stem/0/weight", np.zeros((2, 9), np.float32)), "where 8 inputs arrive"),
+        (lambda f: change_tensor(f, "device/stem/0/bias", np.zeros(3, np.float32)), "where 8 inputs arrive"),
+        (lambda f: change_tensor(f, "device/stem/0/bias", np.zeros(2, np.float64)), "float64 instead of float32"),
+        (lambda f: change_tensor(f, "device/stem/0/bias", np.array([0, np.nan], np.float32)), "holds NaN"),
+    ],
+)
+def test_spoilt_bundle_is_one_clear_line(folder: Path, spoil, message: str):
+    spoil(folder)
+    with pytest.raises(BundleError, match=message) as caught:
+        load_bundle(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_folder(tmp_path: Path):
+    with pytest.raises(BundleError, match="no such bundle"):
+        load_bundle(tmp_path / "nothing")
+
+
+def test_heads_that_do_not_fit_are_not_saved(tmp_path: Path):
+    encoder = small_shufflenet()
+    fitting = task(encoder, "a", "stem", IQ_SHAPE, ("x", "y"))
+    spoilt = replace(fitting, heads=dict.fromkeys(fitting.heads, fitting.heads["stem"]))
+    with pytest.raises(BundleError, match="where 16 inputs arrive"):
+        save_bundle(bundle_of(encoder, spoilt), tmp_path / "b", "")
+    assert not (tmp_path / "b" / "config.json").exists()

@@ -1,0 +1,119 @@
+import time
+
+import pytest
+import torch
+from bundles import small_shufflenet
+from torch import nn
+
+from offramp.costs import exit_costs, measure_latency, time_interleaved
+from offramp.encoders.registry import load_encoder
+from offramp.errors import EncoderError
+
+
+def shufflenet_macs(antennas: int, samples: int) -> list[int]:
+    """ShuffleNetV2 x0.5 counted by hand: every convolution is outputs x positions x inputs per group x kernel."""
+
+    def shrink(height: int, width: int, stride: tuple[int, int]) -> tuple[int, int]:
+        return (height - 1) // stride[0] + 1, (width - 1) // stride[1] + 1
+
+    height, width = shrink(antennas, samples, (1, 2))
+    macs = [24 * height * width * 2 * 9]
+    inputs = 24
+    for number, (outputs, units) in enumerate(((48, 4), (96, 8), (192, 4)), start=2):
+        half = outputs // 2
+        for unit in range(units):
+            before = height * width
+            if unit == 0:
+                height, width = shrink(height, width, (1, 2) if number == 2 else (2, 2))
+                after = height * width
+                side = after * inputs * 9 + after * half * inputs
+                main = before * half * inputs + after * half * 9 + after * half * half
+                macs.append(side + main)
+            else:
+                macs.append(before * (2 * half * half + half * 9))
+        inputs = outputs
+    macs.append(height * width * 192 * 1024)
+    return torch.tensor(macs).cumsum(0).tolist()
+
+
+def lwm_macs(layers: int) -> list[int]:
+    tokens, width, heads, inner, hidden = 129, 64, 12, 60, 256
+    embedding = tokens * 16 * width
+    projections = 3 * tokens * width * inner + tokens * inner * width
+    attention = 2 * heads * tokens * tokens * (inner // heads)
+    feed_forward = 2 * tokens * width * hidden
+    return [embedding + i * (projections + attention + feed_forward) for i in range(layers + 1)]
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 256), (2, 1, 64), (2, 90, 100)])
+def test_macs_of_shufflenet(shape: tuple[int, int, int]):
+    encoder = load_encoder("iq-shufflenet", weights="random")
+    costs = exit_costs(encoder, shape, measure=False)
+    assert [cost.macs for cost in costs.values()] == shufflenet_macs(*shape[1:])
+    assert [cost.params for cost in costs.values()] == [exit.params for exit in encoder.exits]
+    assert list(costs) == [exit.name for exit in encoder.exits]
+    assert all(cost.latency_ms is None for cost in costs.values())
+
+
+def test_macs_of_lwm():
+    costs = exit_costs(load_encoder("lwm", weights="random"), (2, 32, 32), measure=False)
+    assert [cost.macs for cost in costs.values()] == lwm_macs(12)
+
+
+def test_grouped_convolutions_count_by_group():
+    encoder = small_shufflenet()
+    depthwise = 8 * 9  # stage 2's first unit: 8 channels in, a 3 x 3 kernel each, on 1 x 16 positions
+    stem, unit = list(exit_costs(encoder, (2, 1, 64), measure=False).values())[:2]
+    pointwise_side, entry, pointwise_main = 16 * 4 * 8, 32 * 4 * 8, 16 * 4 * 4
+    assert unit.macs - stem.macs == 16 * depthwise + pointwise_side + entry + 16 * 4 * 9 + pointwise_main
+
+
+def test_heads_are_counted_and_a_batch_axis_of_one_is_accepted():
+    encoder = small_shufflenet()
+    head = nn.Sequential(nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 3))
+    plain = exit_costs(encoder, (1, 2, 2, 64), measure=False)
+    costs = exit_costs(encoder, (2, 2, 64), {"stem": head}, measure=False)
+    assert costs["stem"].macs - plain["stem"].macs == 8 * 7 + 7 * 3
+    assert costs["stem"].params - plain["stem"].params == 8 * 7 + 7 + 7 * 3 + 3
+    assert costs["conv5"] == plain["conv5"]
+
+
+def test_latency_leaves_encoder_and_threads_as_they_were():
+    encoder = small_shufflenet().train()
+    before, threads = encoder.fingerprint(), torch.get_num_threads()
+    costs = exit_costs(encoder, (2, 1, 64), {"stem": nn.Linear(8, 3)}, seconds=0.01)
+    for cost in costs.values():
+        assert cost.latency_ms is not None
+        assert 0 < cost.latency_ms.p50 <= cost.latency_ms.p95 <= cost.latency_ms.p99
+    assert (encoder.fingerprint(), encoder.training, torch.get_num_threads()) == (before, True, threads)
+
+
+def test_latency_is_in_milliseconds_and_calls_alternate():
+    order: list[str] = []
+
+    def call(name: str, seconds: float) -> None:
+        order.append(name)
+        time.sleep(seconds)
+
+    calls = {"a": lambda: call("a", 0.002), "b": lambda: call("b", 0)}
+    assert 2 <= measure_latency(calls, seconds=0, repeats=5)["a"].p50 < 20
+    order.clear()
+    times = time_interleaved(calls, seconds=0, repeats=5)
+    rounds = [order[i : i + 2] for i in range(len(order) - 10, len(order), 2)]
+    assert all(sorted(each) == ["a", "b"] for each in rounds)
+    assert rounds.count(["a", "b"]) not in (0, 5)
+    assert times["a"].shape == (5,)
+
+
+@pytest.mark.parametrize(
+    ("shape", "heads", "message"),
+    [
+        ((2, 1, 63), {}, r"this encoder takes \(N, 2, antennas >= 1, time >= 64\)"),
+        ((2, 2, 1, 64), {}, "does not fit"),
+        ((2, 1, 64), {"stage9": nn.Linear(1, 1)}, "unknown exit 'stage9'"),
+        ((2, 1, 64), {"stem": nn.Linear(9, 1)}, "does not take taps of width 8"),
+    ],
+)
+def test_bad_input(shape: tuple[int, ...], heads: dict[str, nn.Module], message: str):
+    with pytest.raises(EncoderError, match=message):
+        exit_costs(small_shufflenet(), shape, heads, measure=False)

@@ -1,0 +1,239 @@
+"""The bootstrap against normal theory, against a naive bootstrap by hand, and against its promise: coverage."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from offramp.metrics import METRICS
+from offramp.resampling import (
+    Resamples,
+    Units,
+    gain_draws,
+    holm,
+    paired_gain,
+    per_seed_scores,
+    resampling_units,
+    summarise,
+)
+from offramp.results import Gain
+
+ACCURACY, ERROR = METRICS["accuracy"], METRICS["mean_error"]
+
+
+def counted(values: np.ndarray) -> np.ndarray:
+    """Statistics ``(value, 1)``."""
+    return np.stack([values, np.ones(len(values))], axis=-1)
+
+
+class TestUnits:
+    def test_eight_groups_are_resampled_whole(self) -> None:
+        groups = np.repeat(np.arange(10), 5)
+        indices = np.arange(5, 45)  # groups 1 .. 8
+        units = resampling_units(groups, True, indices)
+        assert (units.kind, units.count) == ("group", 8)
+        np.testing.assert_array_equal(units.of_window[indices], groups[indices] - 1)
+
+    def test_fewer_groups_are_resampled_by_window(self) -> None:
+        units = resampling_units(np.repeat(np.arange(7), 5), True, np.arange(35))
+        assert (units.kind, units.count) == ("window", 35)
+        assert sorted(units.of_window) == list(range(35))
+
+    def test_independent_windows_are_their_own_groups(self) -> None:
+        units = resampling_units(np.arange(50), False, np.arange(10, 50))
+        assert (units.kind, units.count) == ("group", 40)
+        assert sorted(units.of_window[10:]) == list(range(40))
+
+    def test_many_windows_are_dealt_into_4000_units_evenly(self) -> None:
+        units = resampling_units(np.arange(10_000), False, np.arange(10_000))
+        assert (units.kind, units.count) == ("group", 4000)
+        assert set(np.bincount(units.of_window)) == {2, 3}
+        assert np.corrcoef(units.of_window, np.arange(10_000))[0, 1] == pytest.approx(0, abs=0.05), "dealt at random"
+
+    def test_sums_per_unit(self) -> None:
+        units = resampling_units(np.repeat(np.arange(8), 3), True, np.arange(24))
+        rng = np.random.default_rng(0)
+        indices = rng.choice(24, 15)
+        statistics = rng.standard_normal((15, 2))
+        expected = np.zeros((8, 2))
+        for index, row in zip(indices, statistics, strict=True):
+            expected[index // 3] += row
+        np.testing.assert_allclose(units.sums(statistics, indices), expected, atol=1e-12)
+
+
+@given(units=st.integers(1, 40), seeds=st.integers(1, 6), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=25)
+def test_weights_sum_to_one_and_are_whole_draws(units: int, seeds: int, seed: int) -> None:
+    resamples = Resamples.draw(units, seeds, seed, resamples=50)
+    for weights, count in ((resamples.units, units), (resamples.seeds, seeds)):
+        assert weights.shape == (50, count)
+        np.testing.assert_allclose(weights.sum(1), 1)
+        np.testing.assert_allclose(weights * count, np.round(weights * count), atol=1e-9)
+
+
+def test_the_same_seed_draws_the_same() -> None:
+    first, second, third = (Resamples.draw(9, 3, seed, 20) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.units, second.units)
+    assert (first.units != third.units).any()
+
+
+def test_scores_are_those_of_a_naive_bootstrap() -> None:
+    """Recompute every resample by repeating units and seeds as often as they were drawn."""
+    rng = np.random.default_rng(0)
+    sums = np.stack([counted(rng.uniform(0, 1, 6)) * rng.integers(1, 5, (6, 1)) for _ in range(3)])
+    resamples = Resamples.draw(6, 3, 5, 30)
+    got = resamples.scores(sums, ACCURACY)
+    for number in range(30):
+        units = np.repeat(np.arange(6), np.round(resamples.units[number] * 6).astype(int))
+        seeds = np.repeat(np.arange(3), np.round(resamples.seeds[number] * 3).astype(int))
+        scores = [sums[seed, units, 0].sum() / sums[seed, units, 1].sum() for seed in seeds]
+        assert got[number] == pytest.approx(np.mean(scores), rel=1e-9)
+
+
+def test_a_resample_in_which_a_seed_has_no_windows_leaves_that_seed_out() -> None:
+    sums = np.zeros((2, 2, 2))
+    sums[0, 0], sums[1, 1] = (8, 10), (6, 10)  # seed 0 has only unit 0, seed 1 only unit 1
+    resamples = Resamples(np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]), np.full((3, 2), 0.5))
+    np.testing.assert_allclose(resamples.scores(sums, ACCURACY), [0.8, 0.6, 0.7])
+
+
+def test_a_resample_without_any_window_says_nothing() -> None:
+    """It must not count as a score of zero: for an error that would be perfect, for a gain exactly equal."""
+    sums = np.zeros((1, 4, 2))
+    sums[0, 0] = (50, 10)
+    resamples = Resamples.draw(4, 1, 0, 2000)
+    assert (resamples.units[:, 0] == 0).mean() == pytest.approx(0.75**4, abs=0.05)
+    score = summarise(sums, ERROR, resamples)
+    assert score.ci95 == (5.0, 5.0)
+
+
+def test_the_interval_of_a_mean_is_that_of_normal_theory() -> None:
+    values = np.random.default_rng(3).normal(10, 2, 200)
+    score = summarise(counted(values)[None], ERROR, Resamples.draw(200, 1, 0, 10_000))
+    half = stats.norm.ppf(0.975) * values.std() / np.sqrt(200)
+    assert score.mean == pytest.approx(values.mean())
+    assert score.ci95 == pytest.approx((values.mean() - half, values.mean() + half), abs=0.06 * half)
+
+
+def test_the_interval_of_an_accuracy_is_binomial() -> None:
+    hits = (np.arange(400) < 300).astype(float)
+    low, high = summarise(counted(hits)[None], ACCURACY, Resamples.draw(400, 1, 0, 10_000)).ci95
+    assert (low, high) == pytest.approx(stats.binom.ppf([0.025, 0.975], 400, 0.75) / 400, abs=0.004)
+
+
+def test_mean_and_deviation_over_seeds() -> None:
+    sums = np.array([[[8.0, 10.0]], [[6.0, 10.0]], [[4.0, 10.0]]])
+    score = summarise(sums, ACCURACY)
+    assert score.per_seed == pytest.approx([0.8, 0.6, 0.4])
+    assert (score.mean, score.std, score.ci95) == (pytest.approx(0.6), pytest.approx(0.2), None)
+    assert summarise(sums[:1], ACCURACY).std == 0
+    np.testing.assert_allclose(per_seed_scores(sums, ACCURACY), [0.8, 0.6, 0.4])
+
+
+def test_an_interval_over_correlated_groups_covers_the_truth() -> None:
+    """200 data sets of 30 groups whose windows share a group effect: 95% intervals cover the true mean nearly that often."""
+    rng = np.random.default_rng(11)
+    covered = by_window = 0
+    for number in range(200):
+        effect = np.repeat(rng.normal(0, 1, 30), 10)
+        values = 5 + effect + rng.normal(0, 0.5, 300)
+        groups = np.repeat(np.arange(30), 10)
+        for grouped in (True, False):
+            units = resampling_units(groups, grouped, np.arange(300))
+            sums = units.sums(counted(values), np.arange(300))[None]
+            low, high = summarise(sums, ERROR, Resamples.draw(units.count, 1, number, 500)).ci95
+            if grouped:
+                covered += low <= 5 <= high
+            else:
+                by_window += low <= 5 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+    assert by_window / 200 < 0.7, "the data would not tell a bootstrap that ignores groups"
+
+
+class TestPairedGain:
+    def made(self, seed: int = 0) -> tuple[np.ndarray, np.ndarray, Resamples, Units]:
+        rng = np.random.default_rng(seed)
+        units = resampling_units(np.repeat(np.arange(20), 10), True, np.arange(200))
+        ours, theirs = (
+            np.stack([units.sums(counted((rng.uniform(0, 1, 200) < p).astype(float)), np.arange(200)) for _ in "ab"])
+            for p in (0.8, 0.6)
+        )
+        return ours, theirs, Resamples.draw(20, 2, seed), units
+
+    def test_is_the_difference_of_means(self) -> None:
+        ours, theirs, resamples, units = self.made()
+        gain = paired_gain(ours, theirs, ACCURACY, resamples, units)
+        expected = (ours[..., 0].sum(1) / 200).mean() - (theirs[..., 0].sum(1) / 200).mean()
+        assert gain.mean == pytest.approx(expected)
+        assert gain.ci95[0] < gain.mean < gain.ci95[1]
+        assert gain.unit == "group"
+        against = (gain_draws(ours, theirs, ACCURACY, resamples) <= 0).sum()
+        assert gain.p_value == pytest.approx((1 + against) / 2001)
+        assert gain.p_value < 0.01
+
+    def test_is_antisymmetric(self) -> None:
+        ours, theirs, resamples, units = self.made()
+        there = paired_gain(ours, theirs, ACCURACY, resamples, units)
+        back = paired_gain(theirs, ours, ACCURACY, resamples, units)
+        assert back.mean == pytest.approx(-there.mean)
+        assert back.ci95 == pytest.approx((-there.ci95[1], -there.ci95[0]))
+        np.testing.assert_allclose(
+            gain_draws(ours, theirs, ACCURACY, resamples), -gain_draws(theirs, ours, ACCURACY, resamples)
+        )
+
+    def test_of_the_same_scores_is_zero(self) -> None:
+        ours, _, resamples, units = self.made()
+        gain = paired_gain(ours, ours, ACCURACY, resamples, units)
+        assert (gain.mean, gain.ci95, gain.p_value) == (0, (0, 0), 1)
+
+    def test_is_positive_where_the_error_is_smaller(self) -> None:
+        small, large, resamples, units = self.made()[1], *self.made()[:1], *self.made()[2:]
+        gain = paired_gain(small, large, ERROR, resamples, units)
+        assert gain.mean > 0
+        assert gain.ci95[0] > 0
+
+    def test_pairing_removes_what_both_share(self) -> None:
+        """Two exits that differ by a constant in every group: no width, however different the groups are."""
+        level = np.random.default_rng(0).uniform(5, 50, 12)
+        ours, theirs = counted(level)[None], counted(level + 1)[None]
+        units = Units(np.arange(12), 12, "group")
+        gain = paired_gain(ours, theirs, ERROR, Resamples.draw(12, 1, 0), units)
+        assert gain.ci95 == pytest.approx((1, 1))
+
+
+def gain_with(p_value: float, low: float = 0.01, unit: str = "group") -> Gain:
+    return Gain(mean=0.1, ci95=(low, 0.2), unit=unit, p_value=p_value)
+
+
+class TestHolm:
+    def test_a_worked_example(self) -> None:
+        """At 2.5%, four tasks ask for .00625, .00833, .0125 and .025 in turn: .013 fails, and with it .02."""
+        gains = holm([gain_with(0.013), gain_with(0.001), gain_with(0.008), gain_with(0.02)])
+        assert [gain.significant for gain in gains] == [False, True, True, False]
+
+    def test_one_failure_stops_the_rest(self) -> None:
+        gains = holm([gain_with(0.009), gain_with(0.02), gain_with(0.01)])
+        assert not any(gain.significant for gain in gains), ".009 exceeds .025 / 3"
+
+    @given(st.lists(st.sampled_from([0.0005, 0.002, 0.004, 0.006, 0.009, 0.012, 0.02, 0.03, 0.5]), max_size=8))
+    def test_agrees_with_adjusted_p_values(self, p_values: list[float]) -> None:
+        """Adjusted as statsmodels does: running maximum of (m - rank) p in ascending order."""
+        order = np.argsort(p_values, kind="stable")
+        ranked = (len(p_values) - np.arange(len(p_values))) * np.asarray(p_values)[order]
+        adjusted = np.empty(len(p_values))
+        adjusted[order] = np.minimum(np.maximum.accumulate(ranked), 1)
+        assert [gain.significant for gain in holm([gain_with(p) for p in p_values])] == list(adjusted <= 0.025)
+
+    def test_a_single_task_needs_its_interval_above_zero(self) -> None:
+        assert holm([gain_with(0.02)])[0].significant
+        assert not holm([gain_with(0.02, low=0.0)])[0].significant
+
+    def test_windows_prove_nothing_about_groups(self) -> None:
+        assert not holm([gain_with(0.0005, unit="window")])[0].significant
+
+    def test_nothing_else_changes(self) -> None:
+        gains = [gain_with(0.012), gain_with(0.001)]
+        for before, after in zip(gains, holm(gains), strict=True):
+            assert before.model_copy(update={"significant": after.significant}) == after
+        assert holm([]) == []

@@ -1,0 +1,90 @@
+"""Transforms against scipy and numpy."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import signal
+from tiny import noise, source
+
+from offramp.errors import DataError
+from offramp.features import fit_transform
+from offramp.transforms import Transform, spectrogram
+
+
+def test_none_is_the_identity() -> None:
+    windows = noise(3)
+    assert Transform()(windows) is windows
+
+
+def test_standardize_by_hand() -> None:
+    windows = noise(4, (2, 3, 5))
+    got = Transform("standardize", (1.0, -2.0), (0.5, 4.0))(windows)
+    np.testing.assert_allclose(got[:, 0], (windows[:, 0] - 1) * 0.5, rtol=1e-6)
+    np.testing.assert_allclose(got[:, 1], (windows[:, 1] + 2) * 4, rtol=1e-6)
+    assert got.dtype == np.float32
+
+
+def test_standardize_is_fitted_on_the_given_windows_alone() -> None:
+    windows = (noise(400, (2, 3, 64)) * np.array([3, 0.1])[:, None, None] + np.array([100, -1])[:, None, None]).astype(
+        "f4"
+    )
+    windows[300:] = 1e6
+    fitted = fit_transform("standardize", source(windows), np.arange(300))
+    through = fitted(windows[:300]).astype(np.float64)
+    np.testing.assert_allclose(through.mean((0, 2, 3)), 0, atol=1e-4)
+    np.testing.assert_allclose(through.std((0, 2, 3)), 1, atol=1e-4)
+
+
+def test_standardize_leaves_a_constant_channel_at_zero() -> None:
+    windows = noise(20)
+    windows[:, 1] = 5
+    fitted = fit_transform("standardize", source(windows), np.arange(20))
+    assert (fitted(windows)[:, 1] == 0).all()
+    assert np.isfinite(fitted(windows)).all()
+
+
+def test_spectrogram_is_that_of_scipy() -> None:
+    windows = noise(3, (2, 2, 200))
+    complex_windows = windows[:, 0] + 1j * windows[:, 1]
+    complex_windows /= np.sqrt((np.abs(complex_windows) ** 2).mean((1, 2), keepdims=True))
+    _, _, expected = signal.stft(
+        complex_windows, window="hann", nperseg=64, noverlap=48, boundary=None, padded=False, return_onesided=False
+    )
+    taper = signal.get_window("hann", 64)
+    power = np.abs(np.fft.fftshift(expected, axes=2)) ** 2 * taper.sum() ** 2 / (taper**2).sum()
+    got = spectrogram(windows)
+    assert got.shape == (3, 2, 64, 1 + (200 - 64) // 16)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, np.log(power + 1e-6), atol=2e-3)
+
+
+def test_spectrogram_of_a_tone_and_of_nothing() -> None:
+    tone = np.exp(2j * np.pi * 0.25 * np.arange(128))
+    windows = np.stack([tone.real, tone.imag])[None, :, None].astype(np.float32)
+    assert (spectrogram(windows)[0, 0].argmax(0) == 32 + 16).all(), "a quarter of the rate, 16 bins above the middle"
+    np.testing.assert_allclose(spectrogram(windows * 1000), spectrogram(windows), atol=1e-3)
+    np.testing.assert_allclose(spectrogram(np.zeros_like(windows)), np.log(1e-6), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 64), (1, 2, 1, 63), (1, 2, 64)])
+def test_spectrogram_needs_iq(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match=r"I/Q windows") as caught:
+        spectrogram(np.zeros(shape, np.float32))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["none", "standardize", "spectrogram"])
+def test_shape_and_storage(name: str) -> None:
+    windows = noise(6, (2, 3, 100))
+    fitted = fit_transform(name, source(windows), np.arange(6))
+    assert fitted(windows).shape[1:] == fitted.output_shape((2, 3, 100))
+    again = Transform.from_dict(fitted.to_dict())
+    assert again == fitted
+    np.testing.assert_array_equal(again(windows), fitted(windows))
+
+
+def test_transforms_do_not_import_torch() -> None:
+    code = "import sys, offramp.transforms; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
