@@ -17,7 +17,6 @@ from offramp.evaluation import (
     evaluate,
     exit_control,
     feature_control,
-    mean_scores,
 )
 from offramp.fitting.fit import FittedExit, Problem, fit_exit
 
@@ -84,12 +83,6 @@ def test_confusion(fitted: tuple[Problem, list[np.ndarray], list[FittedExit]]) -
     predicted = exits[1].heads[0](features[1][test]).argmax(1)
     expected = confusion_matrix(task.dataset.targets[test], predicted, labels=range(3))
     assert confusion(task, exits[1], features[1]) == expected.tolist()
-
-
-def test_mean_scores(fitted: tuple[Problem, list[np.ndarray], list[FittedExit]]) -> None:
-    task, _, exits = fitted
-    rows = evaluate(task, exits, MACS, 0, Resampling.of(task, 0)).exits
-    assert mean_scores(exits, task) == pytest.approx({row.exit: row.val.mean for row in rows})
 
 
 class TestControls:

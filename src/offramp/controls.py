@@ -194,14 +194,13 @@ def reduced_taps(taps: TapMatrix, width: int, fit_on: NDArray[np.int64]) -> NDAr
 
 
 def random_twin(
-    encoder: StagedEncoder,
-    windows: WindowSource,
-    transform: Transform,
-    fit_on: NDArray[np.int64],
-    draw: int,
-    device: str,
+    encoder: StagedEncoder, windows: WindowSource, transform: Transform, draw: int, device: str
 ) -> StagedEncoder:
-    """The same architecture with random weights, its BatchNorm statistics measured without labels on 1,024 windows."""
+    """The same architecture with random weights, its BatchNorm statistics measured without labels on 1,024 windows.
+
+    The windows are spread over the whole source, whatever the split, so that tasks on one source share the random encoder's
+    features as they share the encoder's.
+    """
     twin = random_encoder(type(encoder), encoder.config, seed=1000 + draw).to(device)
     norms = [module for module in twin.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
     if norms:

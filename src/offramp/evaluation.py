@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from offramp.fitting.fit import FittedExit, Problem, head_outputs
 from offramp.fitting.rows import FeatureRows
-from offramp.resampling import Resamples, paired_gain, per_seed_scores, summarise
+from offramp.resampling import Resamples, paired_gain, summarise
 from offramp.results import ExitControl, ExitRow, FeatureRow, Gain, GroupScore, SnrScores
 
 SNR_BINS = 8
@@ -175,11 +175,6 @@ def _by_part(
     per_seed = []
     for head in exit.heads:
         statistics = problem.metric.statistics(head_outputs(head, features, test), problem.dataset.targets[test])
-        sums = np.stack([np.bincount(part, weights=column, minlength=parts) for column in statistics.T], axis=1)
-        per_seed.append(problem.metric.score(sums))
-    return [float(score) for score in np.mean(per_seed, axis=0)]
-
-
-def mean_scores(fitted: Sequence[FittedExit], problem: Problem) -> Mapping[str, float]:
-    """Mean validation score of every exit."""
-    return {exit.name: float(per_seed_scores(exit.val_sums, problem.metric).mean()) for exit in fitted}
+        columns = [np.bincount(part, weights=column, minlength=parts) for column in statistics.T]
+        per_seed.append(problem.metric.score(np.stack(columns, axis=1).astype(np.float64)))
+    return [float(score) for score in np.mean(np.stack(per_seed), axis=0)]

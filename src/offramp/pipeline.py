@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -13,36 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from offramp import controls, evaluation, selection
-from offramp.bundle import MAX_EXAMPLES, Bundle, BundleTask, save_bundle, save_examples
+from offramp.bundle import MAX_EXAMPLES, BundleTask
 from offramp.costs import ExitCost, exit_costs
 from offramp.data.dataset import Dataset, load_dataset
 from offramp.data.splits import make_split, save_split
+from offramp.delivery import describe_encoder, describe_environment, encoder_reference, measured, write_bundle
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import load_encoder
-from offramp.encoders.storage import save_encoder
 from offramp.errors import OfframpError
 from offramp.evaluation import Evaluation, Resampling
-from offramp.features import FeatureBank, TapMatrix, fill_bank, fit_transform, freeze
+from offramp.features import FeatureBank, fill_bank, fit_transform, freeze
 from offramp.files import output_folder, write_text
 from offramp.fitting.fit import FittedExit, Problem, fit_exit
 from offramp.heads import head_module
-from offramp.report.card import model_card
 from offramp.report.html import write_report
 from offramp.report.sentences import sentence
 from offramp.resampling import holm, resampling_units
-from offramp.results import (
-    EncoderInfo,
-    ExitControl,
-    ExitInfo,
-    FeatureRow,
-    Latency,
-    Measured,
-    Results,
-    TaskResult,
-)
+from offramp.results import ExitControl, FeatureRow, Results, TaskResult
 from offramp.suite import LoadedSuite, SelectionSpec
 from offramp.tasks import TaskSpec
 from offramp.transforms import Transform
@@ -76,9 +64,13 @@ class Prepared:
         """What the encoder sees of one window."""
         return self.transform.output_shape(self.dataset.windows.shape)
 
-    def outside_test(self) -> Any:
-        """Indices of the windows that are not in the test set, int64."""
+    def outside_test(self) -> NDArray[np.int64]:
+        """Indices of the windows that are not in the test set."""
         return np.setdiff1d(np.arange(self.dataset.windows.count), self.problem.split.test)
+
+    def examples(self) -> NDArray[np.float32]:
+        """A few raw test windows, for comparing an exported graph with the bundle."""
+        return self.dataset.windows.read(self.problem.split.test[:MAX_EXAMPLES])
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +95,7 @@ class Context:
 
 def run_suite(
     loaded: LoadedSuite,
-    out: Path,
+    out: str | Path,
     device: str = "cpu",
     keep_features: bool = False,
     by_reference: bool = False,
@@ -125,7 +117,8 @@ def run_suite(
         OfframpError: Anything the user can mend; see the message.
     """
     started = time.time()
-    output_folder(out)
+    out = output_folder(Path(out))
+    reference = encoder_reference(loaded.encoder) if by_reference else None
     encoder = load(loaded, device)
     context = Context(encoder, loaded, out / "features", device, on_progress)
     prepared = [prepare(task, loaded) for task in loaded.tasks]
@@ -138,10 +131,11 @@ def run_suite(
         offramp=version("offramp"),
         suite=loaded.suite.model_dump(mode="json"),
         environment=describe_environment(device, started),
-        encoder=describe_encoder(encoder, loaded),
+        encoder=describe_encoder(encoder, loaded.encoder),
         tasks={outcome.prepared.task.name: outcome.result for outcome in outcomes},
     )
-    write_bundle(context, outcomes, results, out / "bundle", by_reference)
+    examples = {outcome.prepared.task.name: outcome.prepared.examples() for outcome in outcomes}
+    write_bundle(out / "bundle", encoder, [_bundle_task(o) for o in outcomes], examples, results, reference)
     write_report([(out.name, results)], out / "report.html")
     write_text(out / "results.json", results.model_dump_json(indent=1, by_alias=True) + "\n")
     if not keep_features:
@@ -190,7 +184,7 @@ def run_task(context: Context, prepared: Prepared) -> Outcome:
     scores = evaluation.evaluate(problem, fitted, [cost.macs for cost in costs], chosen, resampling)
     ours = (fitted[chosen], bank.taps(fitted[chosen].name))
     full = (fitted[-1], bank.taps(fitted[-1].name))
-    split, dataset = problem.split, problem.dataset
+    split, dataset, timed = problem.split, problem.dataset, measured(costs)
     fields: dict[str, Any] = {
         "kind": task.kind,
         "metric": task.metric_name,
@@ -198,7 +192,6 @@ def run_task(context: Context, prepared: Prepared) -> Outcome:
         "chosen": scores.exits[chosen],
         "full": scores.exits[-1],
         "controls": run_controls(context, prepared, bank, fitted, costs, scores, resampling),
-        "measured": measured(costs),
         "n_test_groups": len(np.unique(dataset.groups[split.test])),
     }
     result = TaskResult(
@@ -217,6 +210,7 @@ def run_task(context: Context, prepared: Prepared) -> Outcome:
         confusion=evaluation.confusion(problem, *ours),
         by_snr=evaluation.by_snr(problem, ours, full),
         by_group=evaluation.by_group(problem, ours, full),
+        measured=timed.model_copy(update={"sentence": sentence(**fields, gain=scores.gain, measured=timed)}),
         sentence=sentence(**fields, gain=scores.gain),
     )
     return Outcome(prepared, fitted, result)
@@ -282,16 +276,6 @@ def run_controls(
     return rows
 
 
-def measured(costs: Sequence[ExitCost]) -> Measured:
-    """Latencies in the form of results.json: torch, one thread, one window."""
-    latency = {
-        cost.exit: Latency(p50=cost.latency_ms.p50, p95=cost.latency_ms.p95, p99=cost.latency_ms.p99)
-        for cost in costs
-        if cost.latency_ms is not None
-    }
-    return Measured(latency_ms=latency, threads=1, batch=1)
-
-
 def with_significance(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Mark the gains over full depth that hold after Holm's correction across the suite's tasks."""
     gains = holm([outcome.result.gain_over_full for outcome in outcomes])
@@ -301,73 +285,17 @@ def with_significance(outcomes: Sequence[Outcome]) -> list[Outcome]:
     ]
 
 
-def describe_encoder(encoder: StagedEncoder, loaded: LoadedSuite) -> EncoderInfo:
-    """The encoder in the form of results.json."""
-    exits = [ExitInfo(name=e.name, index=e.index, width=e.width, params=e.params) for e in encoder.exits]
-    return EncoderInfo(
-        name=Path(loaded.encoder.name).name, params=exits[-1].params, sha256=encoder.fingerprint(), exits=exits
-    )
-
-
-def describe_environment(device: str, started: float) -> dict[str, Any]:
-    """Machine, versions and time; the part of the results that is not reproduced."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": device,
-        "started": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(started)) + " UTC",
-        "seconds": round(time.time() - started, 1),
-    }
-
-
-def write_bundle(
-    context: Context, outcomes: Sequence[Outcome], results: Results, folder: Path, by_reference: bool
-) -> None:
-    """Write the bundle: heads of all exits of the first seed, and the encoder or a pointer to it."""
-    encoder, spec = context.encoder, context.loaded.encoder
-    reference = None
-    if by_reference:
-        reference = str((spec.checkpoint or Path(spec.name)).resolve())
-        if not Path(reference).exists():
-            raise OfframpError(f"--by-reference: encoder {spec.name!r} has no files of its own; leave the option out")
-    else:
-        save_encoder(encoder, folder / "encoder", {"name": spec.name})
-    exits = [exit.model_dump() for exit in results.encoder.exits]
-    bundle = Bundle(
-        encoder={
-            "architecture": encoder.architecture,
-            "config": encoder.config,
-            "sha256": results.encoder.sha256,
-            "exits": exits,
-        },
-        tasks={outcome.prepared.task.name: _bundle_task(outcome) for outcome in outcomes},
-        encoder_path=reference,
-    )
-    examples = {
-        outcome.prepared.task.name: outcome.prepared.dataset.windows.read(
-            outcome.prepared.problem.split.test[:MAX_EXAMPLES]
-        )
-        for outcome in outcomes
-    }
-    save_examples(examples, folder)
-    save_bundle(bundle, folder, model_card(results))
-
-
 def _bundle_task(outcome: Outcome) -> BundleTask:
-    task, result = outcome.prepared.task, outcome.result
+    """A task in the form of a bundle: heads of the first seed."""
+    task, result, dataset = outcome.prepared.task, outcome.result, outcome.prepared.dataset
     return BundleTask(
         name=task.name,
         kind=task.kind,
         metric=result.metric,
         exit=result.chosen.exit,
-        label_names=outcome.prepared.dataset.label_names,
+        label_names=dataset.label_names,
         transform=outcome.prepared.transform,
-        window_shape=outcome.prepared.dataset.windows.shape,
+        window_shape=dataset.windows.shape,
         heads={exit.name: exit.heads[0] for exit in outcome.fitted},
         val={row.exit: row.val.mean for row in result.exits},
         data=task.data.model_dump(mode="json", exclude={"path", "synthetic"}),
@@ -406,9 +334,8 @@ def _fit_random(context: Context, prepared: Prepared) -> tuple[list[FittedExit],
         banks.append(_bank(context, prepared, twin, f"random encoder {draw + 1} of {count}"))
     fitted = []
     for number, name in enumerate(banks[0].names, start=1):
-        taps: list[TapMatrix] = [bank.taps(name) for bank in banks]
-        parts = [fit_exit(prepared.problem, name, taps[i % count], [draw]) for i, draw in enumerate(draws)]
-        fitted.append(_joined(parts))
+        parts = [fit_exit(prepared.problem, name, bank.taps(name), draws[d::count]) for d, bank in enumerate(banks)]
+        fitted.append(_interleaved(parts))
         context.on_progress(f"{prepared.task.name}: random heads", number, len(banks[0].names))
     return fitted, count
 
@@ -422,12 +349,14 @@ def _fit_narrow(context: Context, prepared: Prepared, bank: FeatureBank, width: 
     return fitted
 
 
-def _joined(parts: Sequence[FittedExit]) -> FittedExit:
-    """One exit's fits of single seeds as one fit of all."""
+def _interleaved(parts: Sequence[FittedExit]) -> FittedExit:
+    """One exit's fits of every n-th seed as one fit of all seeds, in their order."""
+    count = len(parts)
+    seeds = range(sum(len(part.heads) for part in parts))
     return FittedExit(
         parts[0].name,
-        tuple(part.heads[0] for part in parts),
-        tuple(part.strengths[0] for part in parts),
-        np.concatenate([part.val_sums for part in parts]),
-        np.concatenate([part.test_sums for part in parts]),
+        tuple(parts[seed % count].heads[seed // count] for seed in seeds),
+        tuple(parts[seed % count].strengths[seed // count] for seed in seeds),
+        np.stack([parts[seed % count].val_sums[seed // count] for seed in seeds]),
+        np.stack([parts[seed % count].test_sums[seed // count] for seed in seeds]),
     )

@@ -79,12 +79,13 @@ class Measured(Part):
     latency_ms: dict[str, Latency]
     threads: int
     batch: int
+    sentence: str = Field("", description="The task's sentence with the time saved")
 
 
 class SnrScores(Part):
     """Test score by SNR, mean over seeds: equal-count bins."""
 
-    edges_db: list[float]
+    edges_db: list[float] = Field(description="One more than there are bins")
     chosen: list[float]
     full: list[float]
 
@@ -125,7 +126,7 @@ class TaskResult(Part):
     by_snr: SnrScores | None = None
     by_group: list[GroupScore] = []
     measured: Measured
-    sentence: str
+    sentence: str = Field(description="Reproduced bit for bit; the one with the time saved is in measured")
 
 
 class ExitInfo(Part):

@@ -106,6 +106,10 @@ class LoadedSuite:
     suite: Suite
     folder: Path
 
+    def with_seed(self, seed: int | None) -> LoadedSuite:
+        """The same suite with another seed of its splits; unchanged if None."""
+        return self if seed is None else LoadedSuite(self.suite.model_copy(update={"seed": seed}), self.folder)
+
     @property
     def tasks(self) -> tuple[TaskSpec, ...]:
         """The tasks with absolute paths."""
@@ -123,13 +127,13 @@ class LoadedSuite:
         )
 
 
-def load_suite(path: Path | None) -> LoadedSuite:
+def load_suite(path: str | Path | None = None) -> LoadedSuite:
     """Read a suite file, or the embedded default.
 
     Raises:
         SuiteError: Missing file, broken YAML, unknown or missing key, value out of range; one line with the mend.
     """
-    path = path or DEFAULT_SUITE
+    path = Path(path or DEFAULT_SUITE)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from offramp.cli.help import Command, Group
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from offramp.benching import Bench
+    from offramp.inspection import Inspection
+
 app = typer.Typer(
-    help="Early exits on frozen wireless foundation models. Start with: offramp run --out runs/demo",
+    cls=Group,
+    help="Early exits on frozen wireless foundation models. Example: offramp run --out runs/demo",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-data_app = typer.Typer(help="Make data files.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(
+    cls=Group,
+    help="Make data files. Example: offramp data make --out simulated.h5",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 app.add_typer(data_app, name="data")
 
 Device = Annotated[str, typer.Option(help="Where the encoder runs, e.g. cpu or cuda.")]
@@ -37,42 +52,50 @@ class Schema(StrEnum):
     results = "results"
 
 
-@app.callback()
-def _main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         import offramp
 
         print(offramp.__version__)
         raise typer.Exit
 
 
-@app.command()
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(cls=Command)
 def run(
     suite: Annotated[Path | None, typer.Argument(help="Suite file; without one the embedded default.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for results, report and bundle.")] = Path("runs/latest"),
+    out: Annotated[Path, typer.Option(help="Folder for results, report and bundle.", file_okay=False)] = Path(
+        "runs/latest"
+    ),
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the splits; replaces the suite's.")] = None,
     device: Device = "cpu",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show splits, disk and time; run nothing.")] = False,
     keep_features: Annotated[
-        bool, typer.Option(help="Keep the features for another run into the same folder.")
+        bool, typer.Option("--keep-features", help="Keep the features for another run into the same folder.")
     ] = False,
     by_reference: Annotated[
-        bool, typer.Option(help="Point the bundle to the encoder's files instead of a copy.")
+        bool, typer.Option("--by-reference", help="Point the bundle to the encoder's files instead of a copy.")
     ] = False,
 ) -> None:
-    """Fit all tasks of a suite, pick their exits, write results, report and bundle.
+    """Fit the tasks of a suite, pick their exits, report.
+
+    Leaves results.json, report.html, bundle/ and splits/ in OUT. A run that was stopped goes on where it was.
 
     Example: offramp run examples/uwb.yaml --out runs/uwb
     """
-    from rich.console import Console
-
     from offramp.cli.progress import Steps
     from offramp.suite import load_suite
 
     loaded = load_suite(suite).with_seed(seed)
-    console = Console()
+    console = _console()
     with Steps() as steps:
         if dry_run:
             from offramp.planning import plan_suite, plan_table
@@ -86,18 +109,20 @@ def run(
 
     console.print(results_table(results))
     for name, task in results.tasks.items():
-        console.print(f"{name}: {task.sentence}", markup=False, highlight=False)
-    console.print(f"report: {out / 'report.html'}   bundle: {out / 'bundle'}", markup=False, highlight=False)
+        _print(console, f"{name}: {task.measured.sentence or task.sentence}")
+    _print(console, f"report: {out / 'report.html'}   bundle: {out / 'bundle'}")
 
 
-@app.command()
+@app.command(cls=Command)
 def inspect(
     target: Annotated[str, typer.Argument(help="An encoder's name or folder, a bundle, or a data file or folder.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint of a named encoder.")] = None,
     shape: Annotated[str | None, typer.Option(help="Input shape to cost an encoder for, e.g. 2,4,256.")] = None,
     json: Json = False,
 ) -> None:
-    """Show an encoder's exits and costs, a bundle's tasks, or what a data file holds.
+    """Show what an encoder, a bundle or a data file holds.
+
+    Exits and their costs; tasks and where they leave; shapes, classes with counts, groups.
 
     Example: offramp inspect iq-shufflenet --shape 2,1,128
     """
@@ -106,7 +131,7 @@ def inspect(
     _show(inspect_target(target, checkpoint, shape), json)
 
 
-@app.command()
+@app.command(cls=Command)
 def predict(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     file: Annotated[Path, typer.Argument(help="Data file, or a folder of SigMF recordings.")],
@@ -115,7 +140,9 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="Output file (a folder for sigmf); else standard output.")] = None,
     device: Device = "cpu",
 ) -> None:
-    """Predict one task for every window of a file: columns index, task, prediction, confidence, exit.
+    """Predict one task for every window of a file.
+
+    The columns are index, task, prediction, confidence and exit; confidence is empty for regression.
 
     Example: offramp predict runs/uwb/bundle new.h5 --task los --out predictions.csv
     """
@@ -126,12 +153,12 @@ def predict(
         predict_file(bundle, file, task, format.value, out, device, steps)
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     results: Annotated[list[Path], typer.Argument(help="Run folders or results.json files.")],
-    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.", dir_okay=False)],
 ) -> None:
-    """Put one or several runs side by side in one HTML file.
+    """Put runs side by side in one HTML file.
 
     Example: offramp report runs/a runs/b --out comparison.html
     """
@@ -141,9 +168,9 @@ def report(
     print(out)
 
 
-@app.command()
+@app.command(cls=Command)
 def pretrain(
-    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one is resumed.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one is resumed.", file_okay=False)],
     encoder: Annotated[str, typer.Option(help="Registered architecture with I/Q input.")] = "iq-shufflenet",
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 4500,
     batch: Annotated[int, typer.Option(min=2, help="Pairs of views per step.")] = 256,
@@ -151,7 +178,9 @@ def pretrain(
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.")] = 0,
     device: Device = "cpu",
 ) -> None:
-    """Pretrain an encoder on simulated signals, contrastively; leaves an encoder folder in OUT/encoder.
+    """Pretrain an encoder on simulated signals.
+
+    The objective is contrastive. Leaves an encoder folder in OUT/encoder.
 
     Example: offramp pretrain --out runs/pretrain --steps 4500
     """
@@ -170,13 +199,15 @@ def pretrain(
         print(start(config, out, device, on_step))
 
 
-@app.command()
+@app.command(cls=Command)
 def bench(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     task: Annotated[str | None, typer.Option(help="Task whose heads are included; the first if left out.")] = None,
     json: Json = False,
 ) -> None:
-    """Measure the latency of every exit: torch and ONNX Runtime, one thread, batch 1 and 64.
+    """Measure the latency of every exit.
+
+    In torch and ONNX Runtime, on one thread, at batch 1 and 64.
 
     Example: offramp bench runs/demo/bundle
     """
@@ -185,25 +216,31 @@ def bench(
     _show(bench_bundle(bundle, task), json)
 
 
-@app.command()
+@app.command(cls=Command)
 def export(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     task: Annotated[str, typer.Option(help="Task to export.")],
-    out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
+    out: Annotated[Path, typer.Option(help="The .onnx file to write.", dir_okay=False)],
     exit: Annotated[str | None, typer.Option(help="Another exit than the chosen one.")] = None,
 ) -> None:
-    """Write one static ONNX graph: encoder up to the exit, head, softmax; checked against the bundle first.
+    """Write one task as an ONNX file.
+
+    A static graph of the encoder up to the exit, head and softmax; it is put in place only if it answers as the bundle does.
 
     Example: offramp export runs/demo/bundle --task modulation --out modulation.onnx
     """
     from offramp.export import export_onnx
 
-    _show(export_onnx(bundle, task, out, exit), False)
+    done = export_onnx(bundle, task, out, exit)
+    print(
+        f"{done.path}: task {done.task} up to exit {done.exit}, {done.bytes / 1e6:.2f} MB; within {done.max_difference:.1e} "
+        f"of the bundle on {done.windows} windows"
+    )
 
 
-@data_app.command("make")
+@data_app.command("make", cls=Command)
 def data_make(
-    out: Annotated[Path, typer.Option(help="The HDF5 file to write.")],
+    out: Annotated[Path, typer.Option(help="The HDF5 file to write.", dir_okay=False)],
     windows: Annotated[int, typer.Option(min=1, help="Number of windows.")] = 6000,
     antennas: Annotated[int, typer.Option(min=1, help="Antennas of the linear array.")] = 4,
     samples: Annotated[int, typer.Option(min=64, help="Samples per window.")] = 256,
@@ -226,9 +263,9 @@ def data_make(
     print(out)
 
 
-@app.command()
-def schema(name: Annotated[Schema, typer.Argument(help="Which document.")]) -> None:
-    """Print the JSON Schema of suite files or of results.json.
+@app.command(cls=Command)
+def schema(name: Annotated[Schema, typer.Argument(help="Suite files, or results.json.")]) -> None:
+    """Print the JSON Schema of a document.
 
     Example: offramp schema suite
     """
@@ -246,12 +283,23 @@ def _run_name(path: Path) -> str:
     return folder.resolve().name
 
 
-def _show(shown: object, as_json: bool) -> None:
-    import json
+def _show(shown: Inspection | Bench, as_json: bool) -> None:
+    if as_json:
+        import json
 
+        print(json.dumps(shown.to_dict(), indent=2))
+    else:
+        _console().print(shown.table())
+
+
+def _console() -> Console:
+    """The terminal; or 120 columns, so that tables stay whole in a file or a pipe."""
     from rich.console import Console
 
-    if as_json:
-        print(json.dumps(shown.to_dict(), indent=2))  # type: ignore[attr-defined]
-    else:
-        Console().print(shown.table())  # type: ignore[attr-defined]
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=120)
+
+
+def _print(console: Console, line: str) -> None:
+    """A line of text: wrapped by the terminal, not by us."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

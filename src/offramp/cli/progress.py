@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
 class Steps:
@@ -24,7 +24,7 @@ class Steps:
             console=Console(stderr=True),
             transient=True,
         )
-        self._known: dict[str, tuple[int, float]] = {}
+        self._known: dict[str, tuple[TaskID, float]] = {}
 
     def __enter__(self) -> Self:
         if self._live:
@@ -40,12 +40,18 @@ class Steps:
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show a step's progress."""
         if what not in self._known:
-            bar = self._bars.add_task(what, total=total) if self._live else 0
-            self._known[what] = (int(bar), time.monotonic())
+            self._known[what] = (self._bars.add_task(what, total=total), time.monotonic())
         bar, started = self._known[what]
         if self._live:
-            self._bars.update(self._bars.task_ids[bar], completed=done, visible=done < total)
+            self._bars.update(bar, completed=done, visible=done < total)
         elif done >= total:
             seconds = time.monotonic() - started
             if seconds > 0.5:
                 print(f"{what}: {total} in {seconds:.1f} s", file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """Print a line beside the bars."""
+        if self._live:
+            self._bars.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)

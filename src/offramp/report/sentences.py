@@ -26,12 +26,13 @@ def sentence(
     full: ExitRow,
     gain: Gain,
     controls: Mapping[str, FeatureRow | ExitControl],
-    measured: Measured,
+    measured: Measured | None = None,
     n_test_groups: int = 0,
 ) -> str:
     """Say where to leave, what that saves and costs, and what the controls make of it: at most two sentences.
 
     ``Leave at stage2.3: 90% fewer MACs, 78% less time; accuracy 84.2%, +0.4 points [-0.2, 1.0]; random weights reach 61.0%.``
+    Without ``measured`` nothing is said about time, so that the sentence is reproduced bit for bit.
     A positive difference means that the chosen exit is better than the full encoder, whatever the metric's direction.
     """
     score = f"{metric_label(metric)} {format_score(chosen.test.mean, metric)}"
@@ -71,9 +72,9 @@ def controls_score(controls: Mapping[str, FeatureRow | ExitControl], name: str) 
     return control.test.mean if isinstance(control, FeatureRow) else control.chosen.test.mean
 
 
-def _savings(chosen: ExitRow, full: ExitRow, measured: Measured) -> str:
+def _savings(chosen: ExitRow, full: ExitRow, measured: Measured | None) -> str:
     savings = [_change(chosen.macs_saved_fraction, "fewer", "MACs")]
-    saved = time_saved(measured, chosen.exit, full.exit)
+    saved = time_saved(measured, chosen.exit, full.exit) if measured else None
     if saved is not None:
         savings.append(_change(saved, "less", "time"))
     return ", ".join(savings)

@@ -2,8 +2,8 @@
 
 The input array is real ``(N, ...)``, or complex ``(N, antennas, time)`` or ``(N, time)``, which is turned into float32
 ``(N, 2, antennas, time)`` with axis 1 = I, Q. All other arrays with N rows are columns: one-dimensional integers, floats or text,
-and ``(N, dimensions)`` numbers. Names of classes stand beside them as ``labels`` for the column ``label`` and ``labels_x`` for the column
-``label_x``, as a list in JSON or as an array of text.
+and ``(N, dimensions)`` numbers. Names of classes stand beside them as ``labels`` for the column ``label`` and ``labels_x`` for the columns
+``label_x`` and ``x``, as a list in JSON or as an array of text.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def names_of_classes(path: Path, stored: Mapping[str, Any]) -> dict[str, tuple[s
     Raises:
         DataError: An entry is neither.
     """
-    names = {}
+    names: dict[str, tuple[str, ...]] = {}
     for key, value in stored.items():
         if key != "labels" and not key.startswith("labels_"):
             continue
@@ -106,9 +106,12 @@ def names_of_classes(path: Path, stored: Mapping[str, Any]) -> dict[str, tuple[s
             listed = np.asarray(value)
             if listed.ndim == 0:
                 listed = np.asarray(json.loads(listed.item()))
-            names["label" + key.removeprefix("labels")] = tuple(str(name) for name in text(listed.reshape(-1)))
+            listing = tuple(str(name) for name in text(listed.reshape(-1)))
         except (ValueError, TypeError) as error:
             raise DataError(f"{path}: {key!r} must list the names of classes as JSON or as an array of text") from error
+        names["label" + key.removeprefix("labels")] = listing
+        if key != "labels":
+            names.setdefault(key.removeprefix("labels_"), listing)
     return names
 
 

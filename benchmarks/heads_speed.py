@@ -1,0 +1,113 @@
+"""Heads for all exits x 5 seeds x a grid of strengths, against scikit-learn exit by exit, seed by seed, strength by strength.
+
+10,000 windows of 11 signal types, taps of `iq-shufflenet`. Both sides solve the same multinomial problems to the same gradient
+norm on the same splits, choose the strength on validation, and use the same number of threads; scikit-learn gets features that are
+already standardised, ours does that within its time. Prints one JSON line. Takes about a quarter of an hour; `--seeds 1` is
+quicker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+
+from offramp.data.synthesis.windows import synthetic_windows
+from offramp.encoders.registry import load_encoder
+from offramp.features import freeze
+from offramp.fitting.fit import STRENGTHS
+from offramp.fitting.logistic import fit_logistic
+from offramp.fitting.rows import Rows
+
+WINDOWS, CLASSES, TOLERANCE = 10_000, 11, 1e-4
+
+
+def taps_and_labels(weights: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    made = synthetic_windows(12_000, 4, 256, (-6.0, 18.0), seed=99)
+    keep = (made.modulation < CLASSES).nonzero().flatten()[:WINDOWS]
+    encoder = freeze(load_encoder("iq-shufflenet", weights=weights))
+    parts: dict[str, list[np.ndarray]] = {exit.name: [] for exit in encoder.exits}
+    with torch.inference_mode():
+        for start in range(0, WINDOWS, 250):
+            for name, tap in encoder.taps(made.iq[keep[start : start + 250]]).items():
+                parts[name].append(tap.numpy())
+    return {name: np.concatenate(blocks) for name, blocks in parts.items()}, made.modulation[keep].numpy()
+
+
+def gradient_norm(
+    features: np.ndarray, labels: np.ndarray, weight: np.ndarray, bias: np.ndarray, strength: float
+) -> float:
+    """Largest absolute entry of the gradient on standardised features, computed apart from both solvers."""
+    logits = features @ weight.T + bias
+    probability = np.exp(logits - logits.max(1, keepdims=True))
+    probability /= probability.sum(1, keepdims=True)
+    probability[np.arange(len(labels)), labels] -= 1
+    return float(np.abs(probability.T @ features / len(labels) + strength * weight).max())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--weights", choices=("pretrained", "random"), default="pretrained")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    grid = STRENGTHS["logistic"]
+    taps, labels = taps_and_labels(arguments.weights)
+    orders = [np.random.default_rng(seed).permutation(WINDOWS) for seed in range(arguments.seeds)]
+    splits = [(np.sort(o[2500:8125]), np.sort(o[8125:]), np.sort(o[:2500])) for o in orders]
+    total = {"ours": 0.0, "scikit-learn": 0.0}
+    scores: dict[str, list[float]] = {"ours": [], "scikit-learn": []}
+    norms: dict[str, list[float]] = {"ours": [], "scikit-learn": []}
+    with threadpool_limits(1):
+        for features in taps.values():
+            started = time.perf_counter()
+            union = np.unique(np.concatenate([train for train, _, _ in splits]))
+            member = np.stack([np.isin(union, train) for train, _, _ in splits], axis=1).astype(np.float32)
+            heads = fit_logistic(Rows(features, union), labels[union], CLASSES, grid, member, TOLERANCE)
+            total["ours"] += time.perf_counter() - started
+            for (train, val, test), of_seed in zip(splits, heads, strict=True):
+                mean, spread = features[train].mean(0), np.maximum(features[train].std(0), 1e-12)
+                standard = (features - mean) / spread
+                solved = []
+                started = time.perf_counter()
+                for strength in grid:
+                    model = LogisticRegression(C=1 / (strength * len(train)), tol=TOLERANCE, max_iter=20_000)
+                    solved.append(model.fit(standard[train], labels[train]))
+                total["scikit-learn"] += time.perf_counter() - started
+                theirs = [(model.coef_, model.intercept_) for model in solved]
+                ours = [(w * spread, b + w @ mean) for head in of_seed for w, b in head.layers]
+                for name, candidates in (("ours", ours), ("scikit-learn", theirs)):
+                    on_val = [((standard[val] @ w.T + b).argmax(1) == labels[val]).mean() for w, b in candidates]
+                    weight, bias = candidates[int(np.argmax(on_val))]
+                    scores[name].append(float(((standard[test] @ weight.T + bias).argmax(1) == labels[test]).mean()))
+                    exact = standard[train].astype(np.float64)
+                    norms[name] += [
+                        gradient_norm(exact, labels[train], w.astype(np.float64), b.astype(np.float64), strength)
+                        for (w, b), strength in zip(candidates, grid, strict=True)
+                    ]
+    print(
+        json.dumps(
+            {
+                "benchmark": "heads_speed",
+                "ratio": round(total["scikit-learn"] / total["ours"], 1),
+                "seconds": {name: round(seconds, 2) for name, seconds in total.items()},
+                "mean_test_score": {name: round(float(np.mean(values)), 4) for name, values in scores.items()},
+                "largest_gradient": {name: float(f"{max(values):.2g}") for name, values in norms.items()},
+                "exits": len(taps),
+                "seeds": arguments.seeds,
+                "strengths": len(grid),
+                "windows": WINDOWS,
+                "classes": CLASSES,
+                "threads": 1,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""What ``offramp inspect`` says: an encoder's exits and costs, a bundle's tasks, or what a data file holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from offramp.bundle import Bundle, load_bundle
+from offramp.data.inspection import inspect_file
+from offramp.data.summary import ColumnSummary, FileSummary
+from offramp.errors import EncoderError, OfframpError
+
+DEFAULT_SIZES = {"antennas": 4, "time": 256}
+SHOWN_VALUES = 12
+"""Values of a column that the terminal shows."""
+
+
+class Inspection(Protocol):
+    """What can be shown as JSON and in the terminal."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+    def table(self) -> RenderableType: ...
+
+
+@dataclass(frozen=True)
+class EncoderInspection:
+    """An encoder with the cost of every exit for one input shape."""
+
+    name: str
+    params: int
+    sha256: str
+    input: str
+    input_shape: tuple[int, ...]
+    exits: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON prints it; MACs for one window, latency in ms of torch on one thread."""
+        return {"kind": "encoder", **asdict(self)}
+
+    def table(self) -> RenderableType:
+        """For the terminal."""
+        title = f"{self.name}: {self.params:,} parameters, takes {self.input}; costs at {self.input_shape}"
+        table = Table()
+        for column in ("exit", "width", "parameters", "MACs", "MACs saved", "ms (median)"):
+            table.add_column(column, justify="left" if column == "exit" else "right")
+        full = self.exits[-1]["macs"]
+        for row in self.exits:
+            saved = 1 - row["macs"] / full if full else 0.0
+            cells = (f"{row['width']:,}", f"{row['params']:,}", f"{row['macs']:,}", f"{saved:.1%}")
+            table.add_row(row["name"], *cells, f"{row['latency_ms']['p50']:.2f}")
+        return Group(Text(title), table)
+
+
+@dataclass(frozen=True)
+class BundleInspection:
+    """A bundle's encoder and tasks."""
+
+    bundle: Bundle
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON prints it."""
+        tasks = [
+            {
+                "name": task.name,
+                "kind": task.kind,
+                "metric": task.metric,
+                "exit": task.exit,
+                "window_shape": list(task.window_shape),
+                "transform": task.transform.name,
+                "labels": list(task.label_names),
+                "val": task.val,
+            }
+            for task in self.bundle.tasks.values()
+        ]
+        return {"kind": "bundle", "encoder": self.bundle.encoder, "tasks": tasks}
+
+    def table(self) -> RenderableType:
+        """For the terminal."""
+        encoder = self.bundle.encoder
+        title = Text(f"bundle on {encoder['architecture']} {encoder['sha256'][:16]}")
+        table = Table()
+        for column in ("task", "predicts", "windows", "transform", "leaves at", "validation"):
+            table.add_column(column, overflow="fold")
+        for task in self.bundle.tasks.values():
+            number = task.heads[task.exit].outputs
+            what = f"{number} classes" if task.kind == "classification" else f"{number} value{'s' * (number > 1)}"
+            score = f"{task.metric} {task.val[task.exit]:.3g}"
+            table.add_row(escape(task.name), what, str(task.window_shape), task.transform.name, task.exit, score)
+        return Group(title, table)
+
+
+@dataclass(frozen=True)
+class FileInspection:
+    """A data file's windows, columns, classes and groups."""
+
+    summary: FileSummary
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON prints it."""
+        return {"kind": "data", **self.summary.to_dict()}
+
+    def table(self) -> RenderableType:
+        """For the terminal."""
+        file = self.summary
+        rows = "" if file.count is None else f", {file.count:,} {file.rows}{'s' * (file.count != 1)}"
+        shape = "" if file.shape is None else f" of shape {file.shape}"
+        title = Text(f"{file.path}: {file.format}{rows}{shape}")
+        columns = Table()
+        for name in ("column", "per", "type", "distinct", "values"):
+            columns.add_column(name, justify="right" if name == "distinct" else "left", overflow="fold")
+        for column in file.columns:
+            distinct = "" if column.distinct is None else f"{column.distinct:,}"
+            columns.add_row(escape(column.name), column.rows, column.dtype, distinct, escape(_values(column)))
+        others = [array for array in file.arrays if array.name not in {column.name for column in file.columns}]
+        arrays = Table()
+        for name in ("array", "shape", "type"):
+            arrays.add_column(name, overflow="fold")
+        for array in others:
+            arrays.add_row(escape(array.name), str(array.shape), array.dtype)
+        return Group(title, *([columns] if file.columns else []), *([arrays] if others else []))
+
+
+def _values(column: ColumnSummary) -> str:
+    """The most frequent values with their counts, else the range."""
+    if column.counts:
+        alike = max(column.counts.values()) == 1
+        shown = [name if alike else f"{name} ({number:,})" for name, number in column.counts.items()]
+        more = [f"{len(shown) - SHOWN_VALUES} more"] if len(shown) > SHOWN_VALUES else []
+        return ", ".join(shown[:SHOWN_VALUES] + more)
+    if column.range is None:
+        return ""
+    low, high = column.range
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def inspect_target(target: str, checkpoint: Path | None = None, shape: str | None = None) -> Inspection:
+    """Find out what a target is and look into it.
+
+    Args:
+        target: An encoder folder, a bundle, a data file or folder; or a registered encoder's name, where no such path exists.
+        checkpoint: A foreign checkpoint of a named encoder.
+        shape: Input shape without batch to cost an encoder for, e.g. ``"2,4,256"``.
+
+    Raises:
+        OfframpError: The target is none of these, or cannot be read.
+    """
+    path = Path(target)
+    if path.exists() and checkpoint is None:
+        keys = _config_keys(path)
+        if "tasks" in keys:
+            return BundleInspection(load_bundle(path))
+        if "architecture" not in keys:
+            return FileInspection(inspect_file(path))
+    # torch takes seconds to import, and only encoders need it
+    from offramp.encoders.registry import list_encoders
+
+    if target not in list_encoders() and not path.exists():
+        known = ", ".join(list_encoders())
+        raise OfframpError(f"{target} is neither a file nor a folder nor an encoder's name ({known})")
+    return _inspect_encoder(target, checkpoint, shape)
+
+
+def _config_keys(path: Path) -> set[str]:
+    try:
+        content = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    return set(content) if isinstance(content, dict) else set()
+
+
+def _inspect_encoder(target: str, checkpoint: Path | None, shape: str | None) -> EncoderInspection:
+    from offramp.costs import exit_costs
+    from offramp.encoders.registry import load_encoder, packaged_weights
+
+    shipped = checkpoint is not None or Path(target).is_dir() or packaged_weights(target) is not None
+    encoder = load_encoder(target, checkpoint=checkpoint, weights="pretrained" if shipped else "random")
+    sizes = encoder.input.shape
+    names = encoder.input.layout[1:]
+    input_shape = (
+        _parse_shape(shape)
+        if shape
+        else tuple(size or DEFAULT_SIZES.get(name, 64) for name, size in zip(names, sizes, strict=True))
+    )
+    costs = exit_costs(encoder, input_shape, seconds=0.1)
+    exits = [
+        {**asdict(exit), "macs": costs[exit.name].macs, "latency_ms": asdict(latency)}
+        for exit in encoder.exits
+        if (latency := costs[exit.name].latency_ms) is not None
+    ]
+    return EncoderInspection(
+        name=target if shipped else f"{target} (random weights)",
+        params=encoder.exits[-1].params,
+        sha256=encoder.fingerprint(),
+        input=encoder.input.describe(),
+        input_shape=input_shape,
+        exits=exits,
+    )
+
+
+def _parse_shape(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise EncoderError(f"--shape {text!r}: give sizes separated by commas, e.g. 2,4,256") from None
