@@ -13,6 +13,7 @@ import shlex
 import shutil
 import tomllib
 from collections.abc import Iterator
+from contextlib import chdir
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from offramp.encoders.base import StagedEncoder
 from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.registry import load_encoder, random_encoder
 from offramp.encoders.storage import save_encoder
-from offramp.suite import DEFAULT_SUITE, EncoderSpec, SelectionSpec, Suite, load_suite
+from offramp.suite import EncoderSpec, SelectionSpec, Suite, load_suite
 from offramp.tasks import DataSpec, HeadSpec, SplitSpec, SyntheticSpec, TaskSpec
 from offramp.training.pretrain import PretrainingConfig
 
@@ -50,6 +51,8 @@ CHANGED = {
 """Options that are added to a page's command because it would take too long as it stands."""
 EXAMPLE = re.compile(r"offramp run (examples/\S+\.yaml)\b")
 """The examples need recordings that the repository does not hold: their suites are validated, not run."""
+QUICK = {"encoder": "encoder", "seeds": [0], "controls": ["constant"]}
+"""What the stand-ins' suites have in place of the pages' encoder, seeds and controls."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    text = page.read_text(encoding="utf-8")
     found = re.finditer(r"^```(\w+)[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [Block(match[1], match[2], text[: match.start()].count("\n") + 1) for match in found]
 
@@ -88,46 +91,20 @@ def quickstart(language: str, holding: str) -> str:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages after the quickstart take for granted: its data file, suite and run."""
     folder = tmp_path_factory.mktemp("lab")
-    save_encoder(narrow_encoder(), folder / "encoder")
-    with in_folder(folder), pytest.MonkeyPatch.context() as patch:
+    save_encoder(narrow_encoder(), folder / "shipped")
+    save_encoder(narrow_encoder(repeats=[1, 1, 1]), folder / "encoder")
+    with chdir(folder), pytest.MonkeyPatch.context() as patch:
         stand_in(patch, folder)
         exec(quickstart("python", "mine.h5"), {})
         suite = yaml.safe_load(quickstart("yaml", "# mine.yaml"))
-        Path("mine.yaml").write_text(yaml.safe_dump(suite | {"seeds": [0], "controls": ["constant"]}))
+        Path("mine.yaml").write_text(yaml.safe_dump(suite | QUICK))
         assert cli.run(["run", "mine.yaml", "--out", "runs/mine"]) == 0
     return folder
 
 
-@pytest.fixture(scope="session")
-def demo(lab: Path) -> Path:
-    """A run of the embedded suite's tasks on few windows."""
-    suite = yaml.safe_load(DEFAULT_SUITE.read_text())
-    for task in suite["tasks"]:
-        task["data"]["synthetic"] = task["data"]["synthetic"] | {"windows": 300}
-    with in_folder(lab), pytest.MonkeyPatch.context() as patch:
-        stand_in(patch, lab)
-        Path("demo.yaml").write_text(yaml.safe_dump(suite | {"seeds": [0], "controls": ["constant"]}))
-        assert cli.run(["run", "demo.yaml", "--out", "runs/demo"]) == 0
-    return lab
-
-
-class in_folder:
-    """The working directory, for a while."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        self._before = Path.cwd()
-        os.chdir(self._folder)
-
-    def __exit__(self, *_: object) -> None:
-        os.chdir(self._before)
-
-
 def stand_in(patch: pytest.MonkeyPatch, lab: Path) -> None:
     """A narrow random encoder in place of the weights that ship, and no patience with the stop-watch."""
-    patch.setattr(registry, "packaged_weights", lambda name: lab / "encoder" if name == "iq-shufflenet" else None)
+    patch.setattr(registry, "packaged_weights", lambda name: lab / "shipped" if name == "iq-shufflenet" else None)
     patch.setattr(costs, "measure_latency", lambda calls, *_: real_latency(calls, 0.0, 2))
     patch.setattr(benching, "time_interleaved", partial(costs.time_interleaved, seconds=0.0))
 
@@ -135,9 +112,9 @@ def stand_in(patch: pytest.MonkeyPatch, lab: Path) -> None:
 real_latency = costs.measure_latency
 
 
-def narrow_encoder(seed: int = 0) -> StagedEncoder:
-    """All exits of iq-shufflenet, with a third of its channels and less."""
-    return random_encoder(IQShuffleNet, {"channels": [8, 8, 16, 16, 32]}, seed)
+def narrow_encoder(seed: int = 0, **config: Any) -> StagedEncoder:
+    """iq-shufflenet with a third of its channels and less; ``repeats`` leaves out exits."""
+    return random_encoder(IQShuffleNet, {"channels": [8, 8, 16, 16, 32]} | config, seed)
 
 
 @pytest.fixture
@@ -154,16 +131,13 @@ def here(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_page(
-    page: Path, here: Path, capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest, monkeypatch: Any
-):
+def test_page(page: Path, here: Path, capfd: pytest.CaptureFixture[str]):
     found = blocks(page)
     whole = "\n".join(block.content for block in found)
-    if "runs/demo/" in whole:
-        shutil.copytree(request.getfixturevalue("demo") / "runs" / "demo", here / "runs" / "demo", dirs_exist_ok=True)
-        monkeypatch.chdir(here)
     if page.stem == "errors":
         make_mistakes(here)
+    if "SUITE.yaml" in whole:
+        make_placeholders(here)
     namespace: dict[str, Any] = {"__name__": "page"}
     for block in found:
         where = f"{page.name}, line {block.line}"
@@ -320,15 +294,19 @@ def test_exit_tables_hold_what_inspect_says(name: str, shape: tuple[int, ...]):
 
 def test_links_between_pages_lead_somewhere():
     for page in PAGES:
-        if not page.exists():
-            continue
         prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", prose):
-            made_later = target.endswith("results.md")  # by `make results`
-            assert made_later or (page.parent / target).exists(), f"{page.name}: {target}"
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-# --- what goes wrong in errors.md
+# --- what the README and errors.md speak of
+
+
+def make_placeholders(folder: Path) -> None:
+    """``SUITE.yaml`` with a task ``los``, and ``new.h5``."""
+    suite = yaml.safe_load((folder / "mine.yaml").read_text())
+    (folder / "SUITE.yaml").write_text(yaml.safe_dump(suite | {"tasks": [suite["tasks"][0] | {"name": "los"}]}))
+    shutil.copy(folder / "mine.h5", folder / "new.h5")
 
 
 def make_mistakes(folder: Path) -> None:
@@ -386,7 +364,7 @@ def make_mistakes(folder: Path) -> None:
     suite("annotation.yaml", {"path": "recordings", "group": "recording", "window": 64})
 
     shutil.copytree(folder / "runs" / "mine" / "bundle", folder / "swapped")
-    save_encoder(narrow_encoder(seed=9), folder / "swapped" / "encoder")
+    save_encoder(narrow_encoder(seed=9, repeats=[1, 1, 1]), folder / "swapped" / "encoder")
     torch.save({"model": Hostile()}, folder / "hostile.pth")
     (folder / "runs" / "started").mkdir()
     torch.save(

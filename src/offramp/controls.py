@@ -159,12 +159,15 @@ def control_features(
 ) -> TapMatrix:
     """A control's feature row for all windows, ``(N, width)``, on disk under ``root``, resumable.
 
-    ``raw_input`` is reduced to at most 1,024 principal components, fitted on the windows ``fit_on``.
+    ``raw_input`` takes the transformed windows, reduced to at most 1,024 principal components that are fitted on the windows
+    ``fit_on``. The others take the windows as they were recorded.
     """
-    reduce = _raw_input(windows, transform, fit_on) if name == "raw_input" else FEATURE_CONTROLS[name].compute
+    raw = name == "raw_input"
+    reduce = _raw_input(windows, transform, fit_on) if raw else FEATURE_CONTROLS[name].compute
+    transform = transform if raw else Transform()
     width = reduce(transform(windows.read(np.arange(1)))).shape[1]
     key = [name, VERSION, windows.fingerprint, transform.to_dict()]
-    if name == "raw_input":
+    if raw:
         key.append(hashlib.sha256(fit_on.tobytes()).hexdigest())
     folder = root / digest(key)
     fill_rows(windows, transform, lambda batch: {name: reduce(batch)}, {name: width}, folder, on_progress)

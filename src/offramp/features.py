@@ -198,7 +198,7 @@ def _rows_done(folder: Path, count: int, widths: dict[str, int]) -> int:
     try:
         done = int(json.loads((folder / "progress.json").read_text())["done"])
         shapes = {name: np.load(folder / f"{name}.npy", mmap_mode="r").shape for name in widths}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError):
         return 0
     return done if shapes == {name: (count, width) for name, width in widths.items()} else 0
 
@@ -209,7 +209,7 @@ def _ensure_npy(path: Path, shape: tuple[int, int]) -> int:
         existing = np.load(path, mmap_mode="r")
         if existing.shape == shape:
             return int(existing.offset)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):  # an empty file: killed before its header was written
         pass
     created = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     return int(created.offset)

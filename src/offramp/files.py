@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from offramp.errors import OfframpError
+
+FULL = ("No space left on device", "PytorchStreamWriter failed writing")
+"""What safetensors and torch say in errors of their own when the disk is full."""
 
 
 @contextmanager
@@ -22,15 +26,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
         os.close(handle)
-        os.chmod(name, 0o644)
     except OSError as error:
         raise _cannot_write(path, error) from error
     temporary = Path(name)
     try:
         yield temporary
+        temporary.chmod(0o644)
         os.replace(temporary, path)
     except OSError as error:
         raise _cannot_write(path, error) from error
+    except Exception as error:
+        if any(sign in str(error) for sign in FULL):
+            raise _cannot_write(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

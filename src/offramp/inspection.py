@@ -186,7 +186,7 @@ def _inspect_encoder(target: str, checkpoint: Path | None, shape: str | None) ->
     names = encoder.input.layout[1:]
     input_shape = (
         _parse_shape(shape)
-        if shape
+        if shape is not None
         else tuple(size or DEFAULT_SIZES.get(name, 64) for name, size in zip(names, sizes, strict=True))
     )
     costs = exit_costs(encoder, input_shape, seconds=0.1)

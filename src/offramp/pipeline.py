@@ -31,7 +31,7 @@ from offramp.report.html import write_report
 from offramp.report.sentences import sentence
 from offramp.resampling import holm, resampling_units
 from offramp.results import ExitControl, FeatureRow, Results, TaskResult
-from offramp.suite import LoadedSuite, SelectionSpec
+from offramp.suite import LoadedSuite, SelectionSpec, Suite
 from offramp.tasks import TaskSpec
 from offramp.transforms import Transform
 
@@ -123,7 +123,7 @@ def run_suite(
     context = Context(encoder, loaded, out / "features", device, on_progress)
     prepared = [prepare(task, loaded) for task in loaded.tasks]
     for each in prepared:
-        check_input(encoder, each)
+        check_task(encoder, each, loaded.suite)
         save_split(each.problem.split, each.dataset, out / "splits" / f"{each.task.name}.json")
     outcomes = with_significance([run_task(context, each) for each in prepared])
     results = Results(
@@ -164,12 +164,19 @@ def prepare(task: TaskSpec, loaded: LoadedSuite) -> Prepared:
     return Prepared(problem, fit_transform(task.transform, dataset.windows, outside))
 
 
-def check_input(encoder: StagedEncoder, prepared: Prepared) -> None:
-    """Raise before any work if the encoder does not take a task's windows."""
+def check_task(encoder: StagedEncoder, prepared: Prepared, suite: Suite) -> None:
+    """Raise before any work if the encoder, a control or the budget does not fit a task's windows."""
+    windows, budget = prepared.dataset.windows, suite.selection.macs
     try:
         encoder.input.check(prepared.input_shape)
+        for name in suite.controls:
+            if name in controls.FEATURE_CONTROLS:
+                controls.FEATURE_CONTROLS[name].compute(windows.read(np.arange(1)))
+        if budget is not None:
+            costs = exit_costs(encoder, prepared.input_shape, measure=False).values()
+            selection.affordable([cost.macs for cost in costs], budget, "MACs")
     except OfframpError as error:
-        raise type(error)(f"task {prepared.task.name}, {prepared.dataset.windows.name}: {error}") from None
+        raise type(error)(f"task {prepared.task.name}, {windows.name}: {error}") from None
 
 
 def run_task(context: Context, prepared: Prepared) -> Outcome:
@@ -203,6 +210,7 @@ def run_task(context: Context, prepared: Prepared) -> Outcome:
         n_test=len(split.test),
         n_groups=len(np.unique(dataset.groups)),
         split_sha256=split.sha256,
+        val_by_group=not dataset.grouped or all(draw.by_group for draw in split.draws),
         simulated=dataset.simulated,
         label_names=list(dataset.label_names),
         exits=scores.exits,

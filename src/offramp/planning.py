@@ -18,7 +18,7 @@ from rich.text import Text
 from offramp.encoders.base import StagedEncoder
 from offramp.features import batch_size
 from offramp.fitting.fit import Problem, fit_exit
-from offramp.pipeline import LATENCY_SECONDS, RANDOM_DRAWS, Prepared, check_input, load, prepare
+from offramp.pipeline import LATENCY_SECONDS, RANDOM_DRAWS, Prepared, check_task, load, prepare
 from offramp.suite import LoadedSuite
 
 RAW_WIDTH = 1024
@@ -56,7 +56,7 @@ def plan_suite(loaded: LoadedSuite, device: str) -> tuple[PlannedTask, ...]:
     plans = []
     for task in loaded.tasks:
         prepared = prepare(task, loaded)
-        check_input(encoder, prepared)
+        check_task(encoder, prepared, loaded.suite)
         key = (prepared.dataset.windows.fingerprint, str(prepared.transform))
         plans.append(_plan(encoder, prepared, loaded, device, shared=key in seen))
         seen.add(key)

@@ -113,6 +113,9 @@ class TaskResult(Part):
     n_groups: int
     n_test_groups: int = 0
     split_sha256: str
+    val_by_group: bool = Field(
+        True, description="False where too few groups were left to divide train and validation by"
+    )
     simulated: bool = False
     label_names: list[str] = []
     exits: list[ExitRow]

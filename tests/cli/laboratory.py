@@ -50,3 +50,8 @@ class Lab:
         """The data file anew, with some arrays changed; None leaves one out."""
         changed = {name: values for name, values in (arrays() | changes).items() if values is not None}
         write_hdf5(self / "data.h5", **changed)
+
+    def copy_of(self, other: Path) -> Path:
+        """The suite of another laboratory; encoder and data are the same in all."""
+        (self / "suite.yaml").write_text((other / "suite.yaml").read_text())
+        return self / "suite.yaml"

@@ -8,6 +8,7 @@ import sys
 
 from offramp.errors import OfframpError
 
+INTERRUPTED = 130
 MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 """What the system refuses and the user can mend."""
 
@@ -24,7 +25,7 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("offramp: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         _drop_output()  # whoever read our output has closed it
         return 0
@@ -46,17 +47,29 @@ def _run(arguments: list[str]) -> int:
     from offramp.cli.app import app
 
     try:
-        app(args=arguments, prog_name="offramp", standalone_mode=False)
+        code: int | None = app(args=arguments, prog_name="offramp", standalone_mode=False)
     except OfframpError as error:
         return _complain(str(error))
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
+        code = 0
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "offramp"
         return _complain(f"{error.format_message().removesuffix('.')} (see '{command} --help')")
-    except click.Abort:
+    except click.Abort as error:
+        # click takes the end of any file for the end of the user's input
+        if isinstance(error.__cause__, EOFError):
+            raise error.__cause__ from None
         raise KeyboardInterrupt from None
-    return 0
+    except SystemExit as leaving:
+        # typer turns a closed pipe into exit code 1
+        if isinstance(leaving.__context__, BrokenPipeError):
+            raise leaving.__context__ from None
+        raise
+    if code == INTERRUPTED:
+        # some versions of typer turn Ctrl-C into this code, others into click.Abort
+        raise KeyboardInterrupt
+    return code or 0
 
 
 def _complain(message: str) -> int:

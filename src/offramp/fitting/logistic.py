@@ -19,8 +19,11 @@ from offramp.bundle import Head
 from offramp.fitting.rows import Rows
 
 HISTORY = 10
-MAX_PASSES = 500
+MAX_PASSES = 200
 SUFFICIENT_DECREASE = 1e-4
+LEAST_VARIANCE = 1e-4
+"""A feature whose variance within a training set is below this share of that over all rows counts as constant: no head uses
+it. Such features come from channels that fire for a handful of windows."""
 LOSS_NOISE = 1e-6
 """float32 products leave about this relative noise in a loss: below it a decrease cannot be asked for."""
 
@@ -48,7 +51,12 @@ def fit_logistic(
     Returns:
         For each of the P training sets one linear :class:`Head` per strength, with the standardisation folded in.
     """
-    solutions = _minimise(_Problem(rows, labels, classes, weights, strengths), tolerance)
+    variance = _variances(rows, weights > 0)
+    constant = (variance < LEAST_VARIANCE).any(0)
+    if constant.any():
+        rows = rows.without(constant.numpy())
+    problem = _Problem(rows, labels, classes, weights, strengths, torch.where(constant, 1.0, variance))
+    solutions = _minimise(problem, tolerance)
     heads = [fold_standardisation(rows, solution) for solution in solutions]
     grid = len(strengths)
     return tuple(tuple(heads[first : first + grid]) for first in range(0, len(heads), grid))
@@ -76,6 +84,7 @@ class _Problem:
         classes: int,
         weights: NDArray[np.float32],
         strengths: Sequence[float],
+        variance: Tensor,
     ) -> None:
         self.rows = rows
         self.labels = torch.from_numpy(labels)
@@ -84,7 +93,8 @@ class _Problem:
         sets = weights.shape[1]
         self.training_set = torch.arange(sets).repeat_interleave(len(strengths))
         self.strength = torch.tensor(strengths, dtype=torch.float32).repeat(sets)
-        self.variance = self._variance(torch.from_numpy(weights > 0).double())[self.training_set]
+        self.variance = torch.cat([variance, torch.zeros(sets, 1)], dim=1)[self.training_set]
+        """Of each feature within its training set, in units of that over all rows; 0 for the intercept: no penalty."""
         prior = (self.weights.T @ one_hot).clamp_min(1e-6)[self.training_set].unsqueeze(1)
         decompositions = [torch.linalg.eigh(rows.covariance(weight)) for weight in self.weights.T]
         self.bases = [basis for _, basis in decompositions]
@@ -141,19 +151,18 @@ class _Problem:
         spread[:, -1] = 1
         return (gradient / spread.unsqueeze(2)).abs().amax((1, 2))
 
-    def _variance(self, member: Tensor) -> Tensor:
-        """Variance of the rows' features within each training set, ``(P, width + 1)``; 0 for the intercept: no penalty."""
-        count = member.sum(0)
-        total = torch.zeros(self.rows.width, member.shape[1], dtype=torch.float64)
-        squares = torch.zeros_like(total)
-        for where, block in self.rows:
-            features = block[:, :-1].double()
-            total += features.T @ member[where]
-            squares += features.square().T @ member[where]
-        variance = (squares / count - (total / count).square()).T
-        # A feature that is constant within a training set gets the penalty of a huge spread: its weight stays zero.
-        variance = torch.where(variance > 1e-9, variance, 1e6)
-        return torch.cat([variance.float(), torch.zeros(member.shape[1], 1)], dim=1)
+
+def _variances(rows: Rows, member: NDArray[np.bool_]) -> Tensor:
+    """Variance of each standardised feature within each training set, ``(P, width)``; membership is ``(rows, P)``."""
+    belongs = torch.from_numpy(member).double()
+    total = torch.zeros(rows.width, belongs.shape[1], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for where, block in rows:
+        features = block[:, :-1].double()
+        total += features.T @ belongs[where]
+        squares += features.square().T @ belongs[where]
+    count = belongs.sum(0)
+    return (squares / count - (total / count).square()).T.float()
 
 
 def _minimise(problem: _Problem, tolerance: float) -> Tensor:

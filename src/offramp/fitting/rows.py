@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -42,12 +43,19 @@ class Rows:
         self.count, self.width = len(indices), taps.shape[1]
         self._step = max(64, BLOCK_VALUES // (self.width + 1))
         self.standardisation = self._measure()
-        small = self.count * (self.width + 1) <= CACHED_VALUES
-        self._cached = list(self._blocks()) if small else None
+        self._cache()
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Pairs of a slice into the rows and the block ``(rows, width + 1)`` float32."""
         return iter(self._cached) if self._cached is not None else self._blocks()
+
+    def without(self, features: NDArray[np.bool_]) -> Rows:
+        """The same rows with some features ``(width,)`` set to zero, so that no head uses them."""
+        fewer = copy.copy(self)
+        scale = np.where(features, 0, self.standardisation.scale).astype(np.float32)
+        fewer.standardisation = Standardisation(self.standardisation.mean, scale)
+        fewer._cache()
+        return fewer
 
     def covariance(self, weights: Tensor | None = None) -> Tensor:
         """Covariance of the standardised rows, float32 ``(width, width)``; weights ``(count,)`` sum to 1, equal if None."""
@@ -59,6 +67,10 @@ class Rows:
             moment.addmm_(weighted.T, features)
             mean += weighted.sum(0)
         return moment - torch.outer(mean, mean)
+
+    def _cache(self) -> None:
+        small = self.count * (self.width + 1) <= CACHED_VALUES
+        self._cached = list(self._blocks()) if small else None
 
     def _measure(self) -> Standardisation:
         total = np.zeros(self.width)

@@ -157,6 +157,11 @@ def _facts(task: TaskResult) -> list[str]:
         f"input {' × '.join(map(str, task.input_shape))}",
         f"{task.n_train:,} train, {task.n_val:,} validation, {task.n_test:,} test windows",
         groups,
+        *(
+            []
+            if task.val_by_group
+            else ["train and validation divided by windows: too few groups outside the test set"]
+        ),
     ]
 
 

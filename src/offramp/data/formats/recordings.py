@@ -101,7 +101,9 @@ def open_signal(path: Path) -> Any:
         OSError,
     ) as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise DataError(f"{path} cannot be read as SigMF: {reason}") from error
+        raise DataError(
+            f"{path} cannot be read as SigMF ({reason}): mend its metadata, or copy both files again"
+        ) from error
     if signal.data_file is None and signal.data_buffer is None:
         raise DataError(f"{path} has no samples: put the {DATA} file beside it")
     return signal
