@@ -112,7 +112,7 @@ class TestControls:
     def test_a_feature_row(self, fitted: tuple[Problem, list[np.ndarray], list[FittedExit]]) -> None:
         task, _, exits = fitted
         rows = evaluate(task, exits, MACS, 0, Resampling.of(task, 0)).exits
-        row = feature_control(task, exits[1], 3, Resampling.of(task, 0), "text")
+        row = feature_control(task, exits[1], 3, exits[0], Resampling.of(task, 0), "text")
         assert (row.test, row.width, row.description) == (rows[1].test, 3, "text")
 
     def test_an_exit_control_takes_its_best_on_validation(

@@ -85,7 +85,12 @@ def handmade(windows: Batch) -> Batch:
         features.append(
             np.stack([line.max(-1).mean(1), np.log(line.max(-1) / (line.mean(-1) + 1e-9) + 1e-9).mean(1)], 1)
         )
-    features.append(np.stack([np.abs(signal).std(-1).mean(1), np.abs(np.diff(np.angle(signal))).mean((1, 2))], axis=1))
+    features.append(
+        np.stack(
+            [np.abs(signal).std(-1).mean(1), np.abs(np.angle(signal[..., 1:] * signal[..., :-1].conj())).mean((1, 2))],
+            axis=1,
+        )
+    )
     for lag in range(1, min(antennas, 9)):
         product = (signal[:, lag:] * signal[:, :-lag].conj()).mean((1, 2))
         features.append(

@@ -93,14 +93,15 @@ def exit_control(
 
 
 def feature_control(
-    problem: Problem, fitted: FittedExit, width: int, resampling: Resampling, description: str
+    problem: Problem, fitted: FittedExit, width: int, ours: FittedExit, resampling: Resampling, description: str
 ) -> FeatureRow:
-    """A control that is one feature row."""
+    """A control that is one feature row; ``gain`` is our chosen exit against it."""
     return FeatureRow(
         test=summarise(fitted.test_sums, problem.metric, resampling.test),
         val=summarise(fitted.val_sums, problem.metric),
         width=width,
         description=description,
+        gain=paired_gain(ours.test_sums, fitted.test_sums, problem.metric, resampling.test, problem.test_units),
     )
 
 

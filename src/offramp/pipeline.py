@@ -280,7 +280,7 @@ def run_controls(
             )
             row = fit_exit(problem, name, features)
             text = controls.DESCRIPTIONS[name]
-            rows[name] = evaluation.feature_control(problem, row, features.shape[1], resampling, text)
+            rows[name] = evaluation.feature_control(problem, row, features.shape[1], ours, resampling, text)
     return rows
 
 

@@ -53,6 +53,7 @@ class FeatureRow(Part):
     val: Score | None = None
     width: int = 0
     description: str = ""
+    gain: Gain | None = Field(None, description="Our chosen exit against this control")
 
 
 class ExitControl(Part):

@@ -49,12 +49,21 @@ def within_budget(sums: Sequence[Array], metric: Metric, costs: Sequence[float],
     Raises:
         SuiteError: No exit is cheap enough; names the cheapest.
     """
-    affordable = [index for index, cost in enumerate(costs) if cost <= budget]
-    if not affordable:
-        raise SuiteError(
-            f"selection: no exit costs at most {budget:g} {unit}; the cheapest costs {min(costs):g} {unit}"
-        )
-    return affordable[best([sums[index] for index in affordable], metric)]
+    candidates = affordable(costs, budget, unit)
+    return candidates[best([sums[index] for index in candidates], metric)]
+
+
+def affordable(costs: Sequence[float], budget: float, unit: str) -> list[int]:
+    """Indices of the exits whose cost is within a budget.
+
+    Raises:
+        SuiteError: No exit is cheap enough; names the cheapest.
+    """
+    candidates = [index for index, cost in enumerate(costs) if cost <= budget]
+    if not candidates:
+        cheapest = f"the cheapest costs {min(costs):g} {unit}"
+        raise SuiteError(f"selection: no exit costs at most {budget:g} {unit}; {cheapest}")
+    return candidates
 
 
 def margin(tolerance: float | str, full_score: float, metric: Metric) -> float:

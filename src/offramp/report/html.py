@@ -219,7 +219,8 @@ def _control_row(task: TaskResult, name: str, control: FeatureRow | ExitControl)
     facts = [_MEANINGS.get(name, ""), control.description]
     if isinstance(control, FeatureRow):
         facts.append(f"Width {control.width:,}." if control.width else "")
-        return ControlRow(name, _score_with_interval(control.test, task.metric), "", _sentences(facts))
+        lead = format_gain(control.gain, task.metric) if control.gain else ""
+        return ControlRow(name, _score_with_interval(control.test, task.metric), lead, _sentences(facts))
     facts.append(f"{control.draws} draws." if control.draws > 1 else "")
     score = f"{_score_with_interval(control.chosen.test, task.metric)} at {control.chosen.exit}"
     return ControlRow(name, score, format_gain(control.gain, task.metric) if control.gain else "", _sentences(facts))

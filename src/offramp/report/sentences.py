@@ -49,13 +49,19 @@ def sentence(
     better = best_simple_control(controls, higher_is_better)
     if better is not None and is_better(controls_score(controls, better), chosen.test.mean, higher_is_better):
         reached = format_score(controls_score(controls, better), metric)
-        caveats.append(
-            f"{_plain_name(better, kind)} {'reaches more' if higher_is_better else 'does better'}: {reached}"
-        )
+        verb = "reaches more" if higher_is_better else "does better"
+        if _within_interval(controls[better]):
+            verb = "does as well"
+        caveats.append(f"{_plain_name(better, kind)} {verb}: {reached}")
     if isinstance(random, ExitControl) and not (random.gain and random.gain.ci95[0] > 0):
         caveats.append("pretraining is not shown to help here")
     first = "; ".join(clauses) + "."
     return f"{first} But {', and '.join(caveats)}." if caveats else first
+
+
+def _within_interval(control: FeatureRow | ExitControl) -> bool:
+    """Whether the difference to our chosen exit may be chance."""
+    return control.gain is not None and control.gain.ci95[1] >= 0
 
 
 def best_simple_control(controls: Mapping[str, FeatureRow | ExitControl], higher_is_better: bool) -> str | None:

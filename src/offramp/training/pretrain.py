@@ -41,7 +41,7 @@ class PretrainingConfig:
     """
 
     encoder: str = "iq-shufflenet"
-    steps: int = 5000
+    steps: int = 4500
     batch: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2

@@ -15,6 +15,8 @@ MAX_ANGLE = 60.0
 """Directions are drawn uniformly from -60 to 60 degrees."""
 MAX_CARRIER_OFFSET = 0.02
 """Carrier frequency offsets are drawn uniformly from -0.02 to 0.02 cycles per sample."""
+WINDOW_STREAM = 1 << 40
+"""Keeps labelled windows apart from the views that an encoder was pretrained on, whatever the two seeds."""
 ANGLE_SECTORS = 8
 """The angle task as classes: equal sectors of 15 degrees."""
 
@@ -42,7 +44,7 @@ class SyntheticWindows:
 
 
 def _seeded(seed: int, block: int, device: torch.device | str = "cpu") -> Generator:
-    return Generator(device).manual_seed((seed * 1_000_003 + block) % 2**63)
+    return Generator(device).manual_seed((seed * 1_000_003 + block) % 2**62)
 
 
 def synthetic_windows(
@@ -52,7 +54,7 @@ def synthetic_windows(
 
     ``block`` numbers independent blocks of one data set, so that a large set is made piece by piece and any piece again.
     """
-    generator = _seeded(seed, block)
+    generator = _seeded(seed, block + WINDOW_STREAM)
     signal, modulation = transmissions(count, samples, generator)
     angle = uniform(-MAX_ANGLE, MAX_ANGLE, (count,), generator)
     snr = uniform(*snr_db, (count,), generator)
