@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 import yaml
 from sklearn.metrics import accuracy_score
 from tiny import noise, tiny_encoder, tones, write_hdf5
@@ -191,8 +192,7 @@ class TestResults:
             arrays = {name: file[name][()] for name in ("sample", "label_los", "scenario", "angle")}
         test = np.isin(arrays["scenario"].astype(str), TEST)
         taps = {
-            name: tap.detach().numpy()
-            for name, tap in encoder.taps(pipeline.torch.from_numpy(arrays["sample"][test])).items()
+            name: tap.detach().numpy() for name, tap in encoder.taps(torch.from_numpy(arrays["sample"][test])).items()
         }
         for name, found in results["tasks"].items():
             stored = bundle.tasks[name]

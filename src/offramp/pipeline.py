@@ -26,7 +26,7 @@ from offramp.evaluation import Evaluation, Resampling
 from offramp.features import FeatureBank, fill_bank, fit_transform, freeze
 from offramp.files import output_folder, write_text
 from offramp.fitting.fit import FittedExit, Problem, fit_exit
-from offramp.heads import head_module
+from offramp.heads import head_module, untrained_head
 from offramp.report.html import write_report
 from offramp.report.sentences import sentence
 from offramp.resampling import holm, resampling_units
@@ -173,7 +173,9 @@ def check_task(encoder: StagedEncoder, prepared: Prepared, suite: Suite) -> None
             if name in controls.FEATURE_CONTROLS:
                 controls.FEATURE_CONTROLS[name].compute(windows.read(np.arange(1)))
         if budget is not None:
-            costs = exit_costs(encoder, prepared.input_shape, measure=False).values()
+            kind, outputs = prepared.task.head.kind, prepared.problem.outputs
+            heads = {exit.name: untrained_head(kind, exit.width, outputs) for exit in encoder.exits}
+            costs = exit_costs(encoder, prepared.input_shape, heads, measure=False).values()
             selection.affordable([cost.macs for cost in costs], budget, "MACs")
     except OfframpError as error:
         raise type(error)(f"task {prepared.task.name}, {windows.name}: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from offramp import cli, costs, pipeline
 PROGRESS = re.compile(r"los: .*: \d+ in [\d.]+ s\n")
 
 
-@pytest.fixture(scope="session")
-def quick() -> Iterator[None]:
+@contextmanager
+def no_stopwatch() -> Iterator[None]:
     """No stopwatch and no pictures."""
     latency = {name: costs.Latency(p50=0.1 * n, p95=0.2 * n, p99=0.3 * n) for n, name in enumerate(EXITS, start=1)}
     with pytest.MonkeyPatch.context() as patch:
@@ -25,17 +26,25 @@ def quick() -> Iterator[None]:
 
 
 @pytest.fixture
+def quick() -> Iterator[None]:
+    """No stopwatch and no pictures while a test runs."""
+    with no_stopwatch():
+        yield
+
+
+@pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
 
 
 @pytest.fixture(scope="session")
-def finished(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two tasks, to read and not to change; its data and suite are beside it."""
     lab = Lab(tmp_path_factory.mktemp("finished"))
     angle = task(name="angle", kind="regression", data={"target": "angle"})
     suite = lab.suite(task(), angle)
-    assert cli.run(["run", str(suite), "--out", str(lab / "run")]) == 0
+    with no_stopwatch():
+        assert cli.run(["run", str(suite), "--out", str(lab / "run")]) == 0
     return lab / "run"
 
 

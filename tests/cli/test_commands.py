@@ -96,7 +96,7 @@ def test_inspect(finished: Path, call: Call):
     data = finished.parent / "data.h5"
     code, out, err = call("inspect", data)
     assert (code, err) == (0, "")
-    assert "120 windows of shape (2, 1, 64)" in out
+    assert "120 windows of shape (2, 1, 64)" in " ".join(out.split())
     assert "city_00 (10)" in out
     code, out, _ = call("inspect", finished / "bundle", "--json")
     assert [task["name"] for task in json.loads(out)["tasks"]] == ["los", "angle"]

@@ -51,11 +51,12 @@ def fit_logistic(
     Returns:
         For each of the P training sets one linear :class:`Head` per strength, with the standardisation folded in.
     """
-    variance = _variances(rows, weights > 0)
+    mean, variance = _moments(rows, weights > 0)
     constant = (variance < LEAST_VARIANCE).any(0)
     if constant.any():
         rows = rows.without(constant.numpy())
-    problem = _Problem(rows, labels, classes, weights, strengths, torch.where(constant, 1.0, variance))
+        mean, variance = torch.where(constant, 0.0, mean), torch.where(constant, 1.0, variance)
+    problem = _Problem(rows, labels, classes, weights, strengths, mean, variance)
     solutions = _minimise(problem, tolerance)
     heads = [fold_standardisation(rows, solution) for solution in solutions]
     grid = len(strengths)
@@ -84,6 +85,7 @@ class _Problem:
         classes: int,
         weights: NDArray[np.float32],
         strengths: Sequence[float],
+        mean: Tensor,
         variance: Tensor,
     ) -> None:
         self.rows = rows
@@ -93,6 +95,7 @@ class _Problem:
         sets = weights.shape[1]
         self.training_set = torch.arange(sets).repeat_interleave(len(strengths))
         self.strength = torch.tensor(strengths, dtype=torch.float32).repeat(sets)
+        self.mean = mean[self.training_set]
         self.variance = torch.cat([variance, torch.zeros(sets, 1)], dim=1)[self.training_set]
         """Of each feature within its training set, in units of that over all rows; 0 for the intercept: no penalty."""
         prior = (self.weights.T @ one_hot).clamp_min(1e-6)[self.training_set].unsqueeze(1)
@@ -147,13 +150,14 @@ class _Problem:
 
     def steepest(self, gradient: Tensor, active: Tensor) -> Tensor:
         """Largest absolute entry of each gradient, in features standardised over its own training set, ``(active,)``."""
-        spread = self.variance[active].sqrt()
-        spread[:, -1] = 1
-        return (gradient / spread.unsqueeze(2)).abs().amax((1, 2))
+        of_intercepts = gradient[:, -1:]
+        spread = self.variance[active, :-1].sqrt().unsqueeze(2)
+        of_features = (gradient[:, :-1] - self.mean[active].unsqueeze(2) * of_intercepts) / spread
+        return torch.maximum(of_features.abs().amax((1, 2)), of_intercepts.abs().amax((1, 2)))
 
 
-def _variances(rows: Rows, member: NDArray[np.bool_]) -> Tensor:
-    """Variance of each standardised feature within each training set, ``(P, width)``; membership is ``(rows, P)``."""
+def _moments(rows: Rows, member: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each standardised feature within each training set, ``(P, width)``; membership is ``(rows, P)``."""
     belongs = torch.from_numpy(member).double()
     total = torch.zeros(rows.width, belongs.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
@@ -161,8 +165,8 @@ def _variances(rows: Rows, member: NDArray[np.bool_]) -> Tensor:
         features = block[:, :-1].double()
         total += features.T @ belongs[where]
         squares += features.square().T @ belongs[where]
-    count = belongs.sum(0)
-    return (squares / count - (total / count).square()).T.float()
+    mean = total / belongs.sum(0)
+    return mean.T.float(), (squares / belongs.sum(0) - mean.square()).T.float()
 
 
 def _minimise(problem: _Problem, tolerance: float) -> Tensor:

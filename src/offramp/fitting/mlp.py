@@ -13,8 +13,8 @@ from torch import Tensor
 
 from offramp.bundle import Head
 from offramp.fitting.rows import Rows
+from offramp.heads import MLP_HIDDEN as HIDDEN
 
-HIDDEN = 128
 EPOCHS = 40
 MINIBATCH = 256
 LEARNING_RATE = 2e-3
