@@ -13,7 +13,7 @@ from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import load_encoder
 
 CHECKPOINT = Path(__file__).parents[2] / "shared" / "data" / "lwm-v1.0.pth"
-ROUNDS = {1: 100, 64: 9}
+ROUNDS = {1: 150, 64: 9}
 LEAST_SAVED = 0.05
 
 

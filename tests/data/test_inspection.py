@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from offramp.data.formats import open_table
-from offramp.data.inspection import inspect_file, inspect_table
+from offramp.data.inspection import inspect_file
+from offramp.data.summary import summarise_table
 from offramp.errors import DataError
 from offramp.tasks import DataSpec
 
@@ -64,7 +65,7 @@ def test_recordings_before_and_after_cutting(write_sigmf) -> None:
     assert found["sample_rate"].range == (1000.0, 1000.0)
     assert found["annotated_seconds"].range == (0.05, 0.1)
     spec = DataSpec(path=path, window=25)
-    cut = inspect_table(open_table(spec), spec)
+    cut = summarise_table(open_table(spec), str(spec.path), "sigmf")
     assert (cut.count, cut.shape, cut.rows) == (8, (2, 1, 25), "window")
     assert columns(cut)["label"].counts == {"b": 6, "a": 2}
 

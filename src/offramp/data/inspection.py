@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from offramp.data.formats import FORMATS, format_of
-from offramp.data.summary import FileSummary, summarise_table
-from offramp.data.table import Table
+from offramp.data.summary import FileSummary
 from offramp.tasks import DataSpec
 
 
@@ -21,8 +20,3 @@ def inspect_file(path: Path) -> FileSummary:
     """
     name = format_of(DataSpec(path=path))
     return FORMATS[name].summarise(path)
-
-
-def inspect_table(table: Table, spec: DataSpec) -> FileSummary:
-    """Summary of windows as a suite's ``data:`` cuts and names them."""
-    return summarise_table(table, table.windows.name, "synthetic" if spec.synthetic else format_of(spec))
