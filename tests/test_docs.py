@@ -272,6 +272,8 @@ def part_with(key: str, value: Any) -> dict[str, Any]:
         value["rule"] = "budget"
     if key == "selection.rule" and value["rule"] == "budget":
         value["macs"] = 1
+    if key == "data.synthetic.mismatch":
+        value["synthetic"]["scenario"] = "fingerprint"
     if first == "data":
         value = {"target": "label"} | ({} if "synthetic" in value else {"path": "a.h5"}) | value
     return {first: value}
@@ -280,7 +282,9 @@ def part_with(key: str, value: Any) -> dict[str, Any]:
 # --- the tables of exits in encoders.md
 
 
-@pytest.mark.parametrize(("name", "shape"), [("iq-shufflenet", (2, 4, 256)), ("lwm", (2, 32, 32))])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("iq-resnet", (2, 4, 256)), ("iq-shufflenet", (2, 4, 256)), ("lwm", (2, 32, 32))]
+)
 def test_exit_tables_hold_what_inspect_says(name: str, shape: tuple[int, ...]):
     encoder = load_encoder(name, weights="random")
     cost = costs.exit_costs(encoder, shape, measure=False)

@@ -304,7 +304,8 @@ def test_a_failed_check_still_restores_modes_and_hooks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "config"), [("iq-shufflenet", {}), ("lwm", {"layers": 3, "width": 16, "heads": 4, "hidden": 32})]
+    ("name", "config"),
+    [("iq-resnet", {}), ("iq-shufflenet", {}), ("lwm", {"layers": 3, "width": 16, "heads": 4, "hidden": 32})],
 )
 def test_shipped_architectures_pass(name: str, config: dict[str, int]) -> None:
     check_encoder(load_encoder(name, weights="random", **config))

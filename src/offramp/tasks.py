@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from offramp.metrics import METRICS
 
 Kind = Literal["classification", "regression"]
+ONE_ANTENNA = ("rml2016", "interference", "beam")
+MISMATCHED = ("fingerprint", "beam")
 Shift = Literal["id", "label", "domain", "both", "unknown"]
 
 
@@ -20,13 +22,37 @@ class Spec(BaseModel):
 
 
 class SyntheticSpec(Spec):
-    """Windows made by the package's own generator instead of a file."""
+    """Windows made by the package's own generator instead of a file.
 
+    Attributes:
+        scenario: What is simulated: ``signals`` (target ``modulation``), ``directions`` (``sector``, ``angle``), ``rml2016``
+            (``modulation``), ``fingerprint`` (``transmitter``), ``interference`` (``emitter``), ``beam`` (``beam``).
+        windows: How many.
+        antennas: Antennas of the receiver; one for ``rml2016``, ``interference`` and ``beam``.
+        samples: Length of a window.
+        snr_db: Range of the SNR in the whole sampled band, dB.
+        seed: Of everything drawn.
+        mismatch: ``fingerprint`` and ``beam``: whether transmitters, or elements of the array, differ at all. Without, no method can
+            beat chance.
+    """
+
+    scenario: Literal["signals", "directions", "rml2016", "fingerprint", "interference", "beam"] = "signals"
     windows: Annotated[int, Field(gt=0)] = 6000
     antennas: Annotated[int, Field(gt=0)] = 4
     samples: Annotated[int, Field(ge=64)] = 256
     snr_db: tuple[float, float] = (-6.0, 18.0)
     seed: int = 0
+    mismatch: bool = True
+
+    @model_validator(mode="after")
+    def _fits_scenario(self) -> SyntheticSpec:
+        if self.scenario in ONE_ANTENNA and self.antennas != 1:
+            raise ValueError(f"scenario {self.scenario} has one antenna: set antennas: 1")
+        if self.snr_db[0] > self.snr_db[1]:
+            raise ValueError(f"snr_db {list(self.snr_db)}: give the lower end first")
+        if not self.mismatch and self.scenario not in MISMATCHED:
+            raise ValueError(f"mismatch is for {' and '.join(MISMATCHED)}: leave it out of scenario {self.scenario}")
+        return self
 
 
 class DataSpec(Spec):

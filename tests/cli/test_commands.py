@@ -19,7 +19,10 @@ from tiny import tones
 
 import offramp
 from offramp import cli
+from offramp.cli.app import Scenario
+from offramp.data.synthesis.source import read_synthetic
 from offramp.results import Results
+from offramp.tasks import SyntheticSpec
 
 COMMANDS = ["run", "inspect", "predict", "report", "pretrain", "bench", "export", "schema"]
 
@@ -181,6 +184,33 @@ def test_data_make_can_be_inspected_and_used(lab: Lab, call: Call):
     with h5py.File(out) as file:
         assert file["sample"].shape == (90, 2, 1, 64)
     assert "qpsk" in call("inspect", out)[1]  # classes have their names
+
+
+def test_data_make_offers_every_scenario():
+    from offramp.data.synthesis.scenarios import SCENARIOS
+
+    assert [scenario.value for scenario in Scenario] == list(SCENARIOS)
+
+
+@pytest.mark.parametrize(("scenario", "antennas"), [("directions", 4), ("fingerprint", 4), ("beam", 1)])
+def test_data_make_writes_the_windows_of_a_suite(tmp_path: Path, call: Call, scenario: str, antennas: int):
+    given = ("--scenario", scenario, "--windows", 40, "--samples", 64, "--snr-low", 20, "--snr-high", 20, "--seed", 3)
+    assert call("data", "make", "--out", tmp_path / "made.h5", *given)[0] == 0
+    settings = {"scenario": scenario, "windows": 40, "antennas": antennas, "samples": 64, "snr_db": (20, 20), "seed": 3}
+    table = read_synthetic(SyntheticSpec.model_validate(settings))
+    with h5py.File(tmp_path / "made.h5") as file:
+        np.testing.assert_array_equal(file["sample"], table.windows.read(np.arange(40)))
+        assert set(file) == {"sample", *table.columns}
+        for name, column in table.columns.items():
+            np.testing.assert_array_equal(file[name], column)
+
+
+def test_data_make_without_mismatch(tmp_path: Path, call: Call):
+    given = ("--scenario", "beam", "--windows", 20, "--samples", 64, "--no-mismatch")
+    assert call("data", "make", "--out", tmp_path / "alike.h5", *given)[0] == 0
+    spec = SyntheticSpec(scenario="beam", windows=20, antennas=1, samples=64, mismatch=False)
+    with h5py.File(tmp_path / "alike.h5") as file:
+        np.testing.assert_array_equal(file["sample"], read_synthetic(spec).windows.read(np.arange(20)))
 
 
 def test_schema(call: Call):

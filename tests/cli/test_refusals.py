@@ -296,6 +296,20 @@ class TestTargets:
         words = ["needs the package onnx", "pip install offramp[onnx]"]
         refused("export", finished / "bundle", "--task", "los", "--out", lab / "t.onnx", words=words)
 
+    @pytest.mark.parametrize(
+        ("line", "words"),
+        [
+            ("--scenario beam --antennas 4", "scenario beam has one antenna: set antennas: 1"),
+            ("--snr-low 30", "snr_db [30.0, 18.0]: give the lower end first"),
+            ("--no-mismatch", "mismatch is for fingerprint and beam"),
+            ("--scenario radar", ["--scenario", "'rml2016'"]),
+            ("--samples 32", "--samples"),
+        ],
+    )
+    def test_data_make(self, lab: Lab, refused: Refused, line: str, words: str | list[str]):
+        refused("data", "make", "--out", lab / "s.h5", *line.split(), words=words)
+        assert not (lab / "s.h5").exists()
+
     @pytest.mark.parametrize("line", ["nope", "run --nope", "run --seed x", "run --seed -1", "predict", "data nope"])
     def test_command_lines(self, refused: Refused, line: str):
         refused(*line.split(), words="--help')")

@@ -53,7 +53,10 @@ def test_default_target_and_group_of_recordings(write_sigmf) -> None:
 
 
 def test_simulated_windows() -> None:
-    data = load_dataset(DataSpec(synthetic=SyntheticSpec(windows=100), target="sector", snr="snr_db"), "classification")
+    data = load_dataset(
+        DataSpec(synthetic=SyntheticSpec(scenario="directions", windows=100), target="sector", snr="snr_db"),
+        "classification",
+    )
     assert data.simulated
     assert data.label_names[0] == "-60..-45"
 

@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_shipped_architectures_are_listed() -> None:
-    assert {"iq-shufflenet", "lwm"} <= set(list_encoders())
+    assert {"iq-resnet", "iq-shufflenet", "lwm"} <= set(list_encoders())
     assert list_encoders() == sorted(list_encoders())
 
 
@@ -69,7 +69,7 @@ def test_a_folder_gives_its_architecture_with_random_weights_too(folder: Path) -
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(EncoderError, match=r"unknown encoder 'iq-shuflenet': .*iq-shufflenet, .*lwm"):
+    with pytest.raises(EncoderError, match=r"unknown encoder 'iq-shuflenet': .*iq-resnet, .*iq-shufflenet, .*lwm"):
         load_encoder("iq-shuflenet")
 
 

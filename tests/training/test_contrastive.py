@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from tiny import tiny_encoder
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from offramp.data.synthesis.windows import view_pairs
@@ -66,14 +66,22 @@ def test_before_training_the_loss_is_near_that_of_guessing() -> None:
     count = 64
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = ContrastiveModel(tiny_encoder())
-    first, second = view_pairs(count, 1, 128, (-6.0, 20.0), seed=0, block=0)
+        model = ContrastiveModel(tiny_encoder(), temperature=0.5)
+    views = torch.cat(view_pairs(count, 1, 128, (-6.0, 20.0), seed=0, block=0))
     with torch.no_grad():
-        projections = model(torch.cat([first, second]))
+        projections = model.project(views)
+        loss, _ = model(views, torch.Generator())
     assert projections.shape == (2 * count, PROJECTION_WIDTH)
     torch.testing.assert_close(projections.norm(dim=1), torch.ones(2 * count))
-    loss, _ = info_nce(*projections.chunk(2), temperature=0.5)
     assert loss.item() == pytest.approx(math.log(2 * count - 1), rel=0.15)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 3])
+def test_the_head_has_as_many_linear_layers_as_asked(depth: int) -> None:
+    model = ContrastiveModel(tiny_encoder(), depth)
+    assert sum(isinstance(layer, nn.Linear) for layer in model.projection) == depth
+    assert model.project(torch.randn(4, 2, 1, 128)).shape == (4, PROJECTION_WIDTH if depth else 32)
+    assert depth or not list(model.projection.parameters())
 
 
 def correlation(first: Tensor, second: Tensor) -> float:
@@ -101,9 +109,10 @@ def test_views_of_one_pair_share_modulation(views: tuple[Tensor, Tensor]) -> Non
 
 
 def test_views_of_one_pair_share_direction(views: tuple[Tensor, Tensor]) -> None:
-    first, second = ((x[:, 1] * x[:, 0].conj()).mean(1).angle() for x in views)
-    torch.testing.assert_close(first, second, rtol=0, atol=0.05)
-    assert first.std() > 0.5
+    """The phase between antennas; scattered paths move it a little, and a window of noise has none."""
+    first, second = ((x[:, 1] * x[:, 0].conj()).mean(1) for x in views)
+    assert (first * second.conj()).angle().abs().median() < 0.1
+    assert (first * second.conj().roll(1)).angle().abs().median() > 0.8
 
 
 def test_views_of_one_pair_differ_in_payload_and_noise(views: tuple[Tensor, Tensor]) -> None:

@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import CONFIG
 from torch import Tensor
 
-from offramp.encoders import registry
-from offramp.encoders.iq_shufflenet import IQShuffleNet
-from offramp.encoders.registry import load_encoder, register_encoder
+from offramp.encoders.registry import load_encoder
 from offramp.encoders.storage import read_config
 from offramp.errors import EncoderError, TrainingError
-from offramp.training import pretrain as module
-from offramp.training.pretrain import INPUT_SHAPES, PretrainingConfig, Progress, pretrain
+from offramp.training import contrastive
+from offramp.training.config import PretrainingConfig, snapshot_steps
+from offramp.training.pretrain import Progress, pretrain
 
 SHORT = PretrainingConfig(encoder="tiny-test", steps=6, batch=8)
-
-
-@pytest.fixture(autouse=True)
-def _tiny_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_ARCHITECTURES", dict(registry._ARCHITECTURES))
-
-    @register_encoder
-    class Tiny(IQShuffleNet):
-        architecture = "tiny-test"
-
-        def __init__(self, channels: Any = CONFIG["channels"], repeats: Any = CONFIG["repeats"]) -> None:
-            super().__init__(channels, repeats)
+pytestmark = pytest.mark.usefixtures("_without_probe")
 
 
 class Killed(BaseException):
@@ -68,8 +57,9 @@ def checkpoint_of(out: Path) -> dict[str, Any]:
     return state
 
 
-def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
-    config = replace(SHORT, steps=23)
+@pytest.mark.parametrize("objective", ["contrastive", "masked"])
+def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, objective: str) -> None:
+    config = replace(SHORT, steps=23, batch=4, objective=objective)
     whole = pretrain(config, tmp_path / "whole")
     cut = interrupted(config, tmp_path / "cut", 1, 4, 21)
     assert load_encoder(cut).fingerprint() == load_encoder(whole).fingerprint()
@@ -77,6 +67,44 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert (cut / "config.json").read_bytes() == (whole / "config.json").read_bytes()
     assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
     assert [line["step"] for line in log_of(tmp_path / "cut")] == [20]
+    assert (tmp_path / "cut" / "probe.jsonl").read_bytes() == (tmp_path / "whole" / "probe.jsonl").read_bytes()
+    for step in snapshot_steps(23):
+        place = f"snapshots/step-{step:06d}"
+        assert (
+            load_encoder(tmp_path / "cut" / place).fingerprint()
+            == load_encoder(tmp_path / "whole" / place).fingerprint()
+        )
+
+
+def test_control_c_waits_for_the_step_and_leaves_a_checkpoint(tmp_path: Path) -> None:
+    whole = pretrain(SHORT, tmp_path / "whole")
+
+    def press(progress: Progress) -> None:
+        if progress.step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(SHORT, tmp_path / "cut", on_step=press)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert checkpoint_of(tmp_path / "cut")["step"] == 3
+    assert load_encoder(pretrain(SHORT, tmp_path / "cut")).fingerprint() == load_encoder(whole).fingerprint()
+
+
+def test_a_second_control_c_does_not_wait(tmp_path: Path) -> None:
+    def press_twice(progress: Progress) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(SHORT, tmp_path, on_step=press_twice)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_run_outside_the_main_thread(tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        folder = pool.submit(pretrain, replace(SHORT, steps=1), tmp_path).result()
+    assert (folder / "config.json").exists()
 
 
 def test_a_resumed_run_starts_behind_its_checkpoint(tmp_path: Path) -> None:
@@ -86,7 +114,8 @@ def test_a_resumed_run_starts_behind_its_checkpoint(tmp_path: Path) -> None:
     seen: list[Progress] = []
     pretrain(SHORT, tmp_path, on_step=seen.append)
     assert [progress.step for progress in seen] == [4, 5, 6]
-    assert all(math.isfinite(p.loss) and 0 <= p.matched <= 1 and p.seconds > 0 for p in seen)
+    assert all(math.isfinite(p.loss) and 0 <= (p.matched or 0) <= 1 and p.seconds > 0 for p in seen)
+    assert [progress.views for progress in seen] == [16] * 3
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
@@ -100,6 +129,9 @@ def test_the_encoder_folder_says_where_it_comes_from(tmp_path: Path) -> None:
     stored = read_config(pretrain(SHORT, tmp_path))
     assert stored["architecture"] == "tiny-test"
     assert stored["provenance"]["data"] == "simulated"
+    assert stored["provenance"]["objective"] == "contrastive"
+    assert stored["provenance"]["projection_depth"] == 2
+    assert stored["provenance"]["input_shapes"]["4x256"] == 0.21
     assert stored["provenance"]["pretraining"]["steps"] == 6
     assert PretrainingConfig(**stored["provenance"]["pretraining"]) == SHORT
 
@@ -112,7 +144,7 @@ def test_training_moves_all_parameters_and_statistics(tmp_path: Path) -> None:
 
 def test_the_seed_decides(tmp_path: Path) -> None:
     prints = [
-        load_encoder(pretrain(replace(SHORT, seed=seed), tmp_path / str(run))).fingerprint()
+        load_encoder(pretrain(replace(SHORT, seed=seed, steps=2), tmp_path / str(run))).fingerprint()
         for run, seed in enumerate((0, 0, 1))
     ]
     assert prints[0] == prints[1] != prints[2]
@@ -124,24 +156,9 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     assert sum(losses[-15:]) / 15 < sum(losses[:15]) / 15 - 0.2
 
 
-def test_window_sizes_are_drawn_by_their_share() -> None:
-    drawn = [module._input_shape(0, step) for step in range(2000)]
-    for antennas, samples, share in INPUT_SHAPES:
-        assert drawn.count((antennas, samples)) / 2000 == pytest.approx(share, abs=0.04)
-    assert sum(share for _, _, share in INPUT_SHAPES) == pytest.approx(1)
-
-
-def test_the_learning_rate_warms_up_and_falls_to_nearly_nil() -> None:
-    rates = [module._schedule(step, 1000) for step in range(1000)]
-    assert rates[0] == pytest.approx(1 / 50)
-    assert max(rates) == rates[49] == 1
-    assert rates[-1] < 1e-4
-    assert rates[50:] == sorted(rates[50:], reverse=True)
-
-
 def test_a_diverged_loss_stops_and_keeps_the_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
-    loss = module.info_nce
+    loss = contrastive.info_nce
 
     def diverging(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         nonlocal calls
@@ -149,7 +166,7 @@ def test_a_diverged_loss_stops_and_keeps_the_last_good_state(tmp_path: Path, mon
         value, matched = loss(first, second, temperature)
         return value * (math.nan if calls == 5 else 1), matched
 
-    monkeypatch.setattr(module, "info_nce", diverging)
+    monkeypatch.setattr(contrastive, "info_nce", diverging)
     with pytest.raises(
         TrainingError, match=r"diverged at step 4: .*checkpoint\.pt keeps the last good state.*below 0\.002"
     ):
@@ -176,6 +193,7 @@ def test_weights_that_are_not_finite_are_never_kept(
         pretrain(replace(SHORT, steps=steps), tmp_path, checkpoint_every_s=-1)
     assert not (tmp_path / "checkpoint.pt").exists()
     assert not (tmp_path / "encoder").exists()
+    assert [path.name for path in (tmp_path / "snapshots").iterdir()] == ["step-000000"]
 
 
 def test_a_run_of_other_settings_names_them(tmp_path: Path) -> None:
@@ -247,7 +265,7 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 def test_the_global_random_state_neither_matters_nor_changes(tmp_path: Path) -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    first = load_encoder(pretrain(SHORT, tmp_path / "a")).fingerprint()
+    first = load_encoder(pretrain(replace(SHORT, steps=2), tmp_path / "a")).fingerprint()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(8)
-    assert load_encoder(pretrain(SHORT, tmp_path / "b")).fingerprint() == first
+    assert load_encoder(pretrain(replace(SHORT, steps=2), tmp_path / "b")).fingerprint() == first

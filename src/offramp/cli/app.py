@@ -45,6 +45,17 @@ class Format(StrEnum):
     sigmf = "sigmf"
 
 
+class Scenario(StrEnum):
+    """What data make can simulate."""
+
+    signals = "signals"
+    directions = "directions"
+    rml2016 = "rml2016"
+    fingerprint = "fingerprint"
+    interference = "interference"
+    beam = "beam"
+
+
 class Schema(StrEnum):
     """Documents that have a JSON Schema."""
 
@@ -171,32 +182,48 @@ def report(
 @app.command(cls=Command)
 def pretrain(
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one is resumed.", file_okay=False)],
-    encoder: Annotated[str, typer.Option(help="Registered architecture with I/Q input.")] = "iq-shufflenet",
+    encoder: Annotated[str, typer.Option(help="Registered architecture with I/Q input.")] = "iq-resnet",
+    objective: Annotated[str, typer.Option(help="contrastive or masked.")] = "contrastive",
+    projection_depth: Annotated[
+        int, typer.Option(min=0, max=3, help="Layers of the contrastive head that is discarded in the end.")
+    ] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 4500,
-    batch: Annotated[int, typer.Option(min=2, help="Pairs of views per step.")] = 256,
+    batch: Annotated[int, typer.Option(min=2, help="Pairs of views per step, over all processes.")] = 256,
     learning_rate: Annotated[float, typer.Option(min=1e-8, help="Peak learning rate.")] = 2e-3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.")] = 0,
     device: Device = "cpu",
 ) -> None:
     """Pretrain an encoder on simulated signals.
 
-    The objective is contrastive. Leaves an encoder folder in OUT/encoder.
+    Leaves an encoder folder in OUT/encoder, others from on the way in OUT/snapshots, and in OUT/probe.svg how well every exit
+    did on the way. Under torchrun all processes share the work.
 
     Example: offramp pretrain --out runs/pretrain --steps 4500
     """
     from offramp.cli.progress import Steps
-    from offramp.training.pretrain import PretrainingConfig, Progress
+    from offramp.training.config import PretrainingConfig
+    from offramp.training.pretrain import Progress
     from offramp.training.pretrain import pretrain as start
+    from offramp.training.processes import leads
 
-    config = PretrainingConfig(encoder=encoder, steps=steps, batch=batch, learning_rate=learning_rate, seed=seed)
+    config = PretrainingConfig(
+        encoder, objective, projection_depth, steps, batch, learning_rate=learning_rate, seed=seed
+    )
+    views, seconds = 0, 0.0
     with Steps() as shown:
 
         def on_step(progress: Progress) -> None:
+            nonlocal views, seconds
             shown("pretraining", progress.step, steps)
+            views, seconds = views + progress.views, seconds + progress.seconds
             if progress.step % 100 == 0:
-                shown.note(f"step {progress.step}: loss {progress.loss:.3f}, matched {progress.matched:.1%}")
+                matched = "" if progress.matched is None else f", matched {progress.matched:.1%}"
+                shown.note(f"step {progress.step}: loss {progress.loss:.3f}{matched}, {views / seconds:,.0f} views/s")
+                views, seconds = 0, 0.0
 
-        print(start(config, out, device, on_step))
+        folder = start(config, out, device, on_step)
+    if leads():
+        print(folder)
 
 
 @app.command(cls=Command)
@@ -241,23 +268,46 @@ def export(
 @data_app.command("make", cls=Command)
 def data_make(
     out: Annotated[Path, typer.Option(help="The HDF5 file to write.", dir_okay=False)],
+    scenario: Annotated[Scenario, typer.Option(help="What is simulated.")] = Scenario.signals,
     windows: Annotated[int, typer.Option(min=1, help="Number of windows.")] = 6000,
-    antennas: Annotated[int, typer.Option(min=1, help="Antennas of the linear array.")] = 4,
+    antennas: Annotated[
+        int | None, typer.Option(min=1, help="Antennas of the receiver; 4, or 1 where the scenario has one.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=64, help="Samples per window.")] = 256,
     snr_low: Annotated[float, typer.Option(help="Lowest SNR in dB.")] = -6.0,
     snr_high: Annotated[float, typer.Option(help="Highest SNR in dB.")] = 18.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    no_mismatch: Annotated[
+        bool, typer.Option("--no-mismatch", help="fingerprint, beam: make all radios alike, a control at chance.")
+    ] = False,
 ) -> None:
-    """Write simulated windows with their signal type, direction and SNR.
+    """Write simulated windows with all that a scenario knows about them.
 
-    Example: offramp data make --out simulated.h5 --windows 10000 --antennas 4
+    Signal types, directions, modulations in the style of RML2016, transmitters, interferers or beams.
+
+    Example: offramp data make --out radios.h5 --scenario fingerprint --antennas 1 --samples 512
     """
+    from pydantic import ValidationError
+
     from offramp.cli.progress import Steps
     from offramp.data.cache import write_cache
     from offramp.data.synthesis.source import read_synthetic
-    from offramp.tasks import SyntheticSpec
+    from offramp.errors import SuiteError
+    from offramp.suite import explain
+    from offramp.tasks import ONE_ANTENNA, SyntheticSpec
 
-    spec = SyntheticSpec(windows=windows, antennas=antennas, samples=samples, snr_db=(snr_low, snr_high), seed=seed)
+    try:
+        spec = SyntheticSpec(
+            scenario=scenario.value,
+            windows=windows,
+            antennas=antennas or (1 if scenario in ONE_ANTENNA else 4),
+            samples=samples,
+            snr_db=(snr_low, snr_high),
+            seed=seed,
+            mismatch=not no_mismatch,
+        )
+    except ValidationError as error:
+        raise SuiteError(explain(error, SyntheticSpec)) from None
     with Steps() as steps:
         write_cache(read_synthetic(spec), out, lambda done, total: steps("windows", done, total))
     print(out)

@@ -10,6 +10,7 @@ import torch
 
 from offramp.encoders import storage
 from offramp.encoders.base import StagedEncoder
+from offramp.encoders.iq_resnet import IQResNet
 from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.lwm import LWM
 from offramp.errors import EncoderError
@@ -25,6 +26,7 @@ def register_encoder(encoder: type[StagedEncoder]) -> type[StagedEncoder]:
 
 register_encoder(LWM)
 register_encoder(IQShuffleNet)
+register_encoder(IQResNet)
 
 
 def list_encoders() -> list[str]:

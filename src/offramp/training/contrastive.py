@@ -1,35 +1,51 @@
 """The contrastive objective: two views of one transmission shall be told from all others in the batch.
 
 Source: InfoNCE (van den Oord et al., arXiv 1807.03748) in the symmetric form of SimCLR (Chen et al., arXiv 2002.05709), with a
-two-layer projection head that is discarded after pretraining.
+projection head of up to three layers that is discarded after pretraining.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from offramp.encoders.base import StagedEncoder
+from offramp.training.objective import PretrainingModel
+from offramp.training.processes import gathered
 
 PROJECTION_WIDTH = 128
 
 
-class ContrastiveModel(nn.Module):
-    """An encoder at full depth with a projection head."""
+class ContrastiveModel(PretrainingModel):
+    """An encoder with a projection head.
 
-    def __init__(self, encoder: StagedEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
+    Args:
+        encoder: To be pretrained.
+        depth: Linear layers of the head, 0 to 3, with BatchNorm and ReLU between them; 0 compares the taps themselves.
+        temperature: Of the loss.
+    """
+
+    def __init__(self, encoder: StagedEncoder, depth: int = 2, temperature: float = 0.1) -> None:
+        super().__init__(encoder)
+        self.temperature = temperature
         width = encoder.exits[-1].width
-        self.projection = nn.Sequential(
-            nn.Linear(width, width // 2), nn.BatchNorm1d(width // 2), nn.ReLU(), nn.Linear(width // 2, PROJECTION_WIDTH)
-        )
+        layers: list[nn.Module] = []
+        for _ in range(depth - 1):
+            layers += [nn.Linear(width, width // 2), nn.BatchNorm1d(width // 2), nn.ReLU()]
+            width //= 2
+        if depth > 0:
+            layers.append(nn.Linear(width, PROJECTION_WIDTH))
+        self.projection = nn.Sequential(*layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Input windows to projections of unit length, ``(N, 128)``."""
-        last = self.encoder.exits[-1].name
-        return functional.normalize(self.projection(self.encoder.taps(x, [last])[last]), dim=1)
+    def project(self, x: Tensor) -> Tensor:
+        """Windows to projections of unit length, float32 ``(N, 128)``, or ``(N, width)`` at depth 0."""
+        return functional.normalize(self.projection(self.full_depth(x)), dim=1)
+
+    def forward(self, views: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """InfoNCE among the views of all processes; nothing is drawn from ``generator``."""
+        first, second = self.project(views).chunk(2)
+        return info_nce(gathered(first), gathered(second), self.temperature)
 
 
 def info_nce(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -1,64 +1,60 @@
-"""Contrastive pretraining of an I/Q encoder on simulated transmissions, resumable after a kill at any moment."""
+"""Pretraining of an I/Q encoder on simulated transmissions, resumable after a kill at any moment."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
 from offramp.data.synthesis.windows import view_pairs
 from offramp.encoders.registry import load_encoder
-from offramp.encoders.storage import read_pickle, save_encoder
-from offramp.errors import EncoderError, TrainingError
-from offramp.files import atomic_path, output_folder, write_text
-from offramp.training.contrastive import ContrastiveModel, info_nce
+from offramp.errors import TrainingError
+from offramp.files import output_folder
+from offramp.training.augmentation import augment
+from offramp.training.checkpoint import (
+    TrainingState,
+    diverged,
+    interrupts_held,
+    read_checkpoint,
+    restore,
+    save_checkpoint,
+    save_pretrained,
+    take_snapshot,
+)
+from offramp.training.config import PretrainingConfig, input_shape, pairs_of, rate_share, snapshot_steps
+from offramp.training.contrastive import ContrastiveModel
+from offramp.training.curves import draw_probe
+from offramp.training.masked import MaskedModel
+from offramp.training.objective import PretrainingModel
+from offramp.training.processes import Processes, averaged, joined
 
-INPUT_SHAPES = ((4, 256, 0.2), (4, 128, 0.3), (2, 192, 0.125), (1, 256, 0.125), (1, 128, 0.25))
-"""Antennas, samples and the share of steps that see windows of that size."""
-
-
-@dataclass(frozen=True)
-class PretrainingConfig:
-    """All that determines a pretraining run.
-
-    Attributes:
-        encoder: Registered architecture with I/Q input.
-        steps: Optimiser steps.
-        batch: Pairs of views per step.
-        learning_rate: Peak of a one-cycle cosine with a linear warm-up over the first 5%.
-        weight_decay: Decoupled weight decay of AdamW.
-        temperature: Of the InfoNCE loss.
-        snr_low_db: Lower end of the views' SNR.
-        snr_high_db: Upper end of the views' SNR.
-        seed: Of initial weights and all data.
-    """
-
-    encoder: str = "iq-shufflenet"
-    steps: int = 4500
-    batch: int = 256
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    temperature: float = 0.1
-    snr_low_db: float = -6.0
-    snr_high_db: float = 20.0
-    seed: int = 0
+LOG_EVERY = 20
+AUGMENTATION_STREAM = 1 << 41
+"""Keeps what is drawn for augmentation and masking apart from what the generator of signals draws."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What one optimiser step showed."""
+    """What one optimiser step showed.
+
+    Attributes:
+        step: Number of the step, from 1.
+        loss: Of the objective.
+        matched: Share of views whose nearest other view is their partner; None without partners (masked objective).
+        seconds: That the step took.
+        views: Views in the step's batch, over all processes.
+    """
 
     step: int
     loss: float
-    matched: float
+    matched: float | None
     seconds: float
+    views: int = 0
 
 
 def pretrain(
@@ -70,128 +66,110 @@ def pretrain(
 ) -> Path:
     """Run, or go on with, a pretraining run and leave an encoder folder at ``out/encoder``.
 
-    Every step draws its data from (seed, step), so that a resumed run sees what an uninterrupted one would have seen.
-    ``out/log.jsonl`` holds one line per 20 steps; ``out/checkpoint.pt`` the newest good state.
+    Every step draws its data from (seed, step, process), so that a resumed run sees what an uninterrupted one would have
+    seen. In ``out``: ``checkpoint.pt`` is the newest good state; ``log.jsonl`` has a line per 20 steps; ``snapshots/`` has
+    encoder folders at steps that double; ``probe.jsonl`` has every exit's ID probe at those, ``probe.svg`` draws it.
+    Under ``torchrun`` the processes share each step's batch; the first one alone writes and calls ``on_step``.
+
+    Args:
+        config: All that determines the run.
+        out: Its folder.
+        device: ``"cpu"``, ``"cuda"`` (bfloat16 inside the encoder, data generated there), or any other of torch.
+        on_step: Called after every step.
+        checkpoint_every_s: Seconds between two checkpoints. Ctrl-C writes one more.
 
     Raises:
-        TrainingError: The loss diverged, or ``out`` holds a run of another configuration.
+        TrainingError: The loss diverged, ``out`` holds a run of another configuration, or the batch cannot be shared.
+        EncoderError: The encoder or the device does not exist, or the encoder does not take the windows.
     """
     output_folder(out)
-    encoder = load_encoder(config.encoder, weights="random", seed=config.seed, device=device)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)
-        model = ContrastiveModel(encoder).to(device)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    done, log = _restore(config, out, model, optimiser, device)
-    last_checkpoint = time.monotonic()
-    for step in range(done, config.steps):
-        started = time.monotonic()
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * _schedule(step, config.steps)
-        loss, matched = _train_step(config, model, optimiser, step, device)
-        if not math.isfinite(loss):
-            raise _diverged(config, out, step)
-        progress = Progress(step + 1, loss, matched, time.monotonic() - started)
-        on_step(progress)
-        if (step + 1) % 20 == 0:
-            log.append(asdict(progress))
-        if time.monotonic() - last_checkpoint > checkpoint_every_s:
-            _checkpoint(config, out, model, optimiser, step + 1, log)
-            last_checkpoint = time.monotonic()
-    _checkpoint(config, out, model, optimiser, config.steps, log)
-    provenance = {
-        "pretraining": asdict(config),
-        "data": "simulated",
-        "input_shapes": INPUT_SHAPES,
-        "objective": "InfoNCE",
-    }
-    save_encoder(model.encoder, out / "encoder", provenance)
+    with joined(device) as processes:
+        if config.batch % processes.count:
+            raise TrainingError(
+                f"a batch of {config.batch} cannot be shared by {processes.count} processes: use a multiple"
+            )
+        state = _start(config, out, processes)
+        with interrupts_held() as interrupted:
+            _run(config, out, state, processes, on_step, checkpoint_every_s, interrupted)
+        if processes.leads:
+            draw_probe(state.probe, out / "probe.svg")
+            save_pretrained(config, out / "encoder", state)
     return out / "encoder"
 
 
-def _train_step(
-    config: PretrainingConfig, model: ContrastiveModel, optimiser: torch.optim.Optimizer, step: int, device: str
-) -> tuple[float, float]:
-    antennas, samples = _input_shape(config.seed, step)
-    snr = (config.snr_low_db, config.snr_high_db)
-    first, second = view_pairs(config.batch, antennas, samples, snr, config.seed, step, device)
-    model.train()
-    projections = model(torch.cat([first, second]))
-    own, partner = projections.chunk(2)
-    loss, matched = info_nce(own, partner, config.temperature)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    if torch.isfinite(loss):
-        optimiser.step()
-    return loss.item(), matched.item()
+def _start(config: PretrainingConfig, out: Path, processes: Processes) -> TrainingState:
+    """The state to go on from: that of the checkpoint, or a fresh one."""
+    stored = read_checkpoint(config, out)
+    encoder = load_encoder(config.encoder, weights="random", seed=config.seed, device=processes.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        model: PretrainingModel = (
+            MaskedModel(encoder)
+            if config.objective == "masked"
+            else ContrastiveModel(encoder, config.projection_depth, config.temperature)
+        )
+    model = processes.normalised_together(model.to(processes.device))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    state = TrainingState(model, optimiser)
+    restore(stored, out, state)
+    return state
 
 
-def _input_shape(seed: int, step: int) -> tuple[int, int]:
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + step + 1)
-    weights = torch.tensor([share for _, _, share in INPUT_SHAPES])
-    antennas, samples, _ = INPUT_SHAPES[int(torch.multinomial(weights, 1, generator=generator))]
-    return antennas, samples
-
-
-def _schedule(step: int, steps: int) -> float:
-    warm_up = max(1, steps // 20)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
-
-
-def _checkpoint(
+def _run(
     config: PretrainingConfig,
     out: Path,
-    model: ContrastiveModel,
-    optimiser: torch.optim.Optimizer,
-    step: int,
-    log: list[dict[str, Any]],
+    state: TrainingState,
+    processes: Processes,
+    on_step: Callable[[Progress], None],
+    checkpoint_every_s: float,
+    interrupted: Callable[[], bool],
 ) -> None:
-    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-        raise _diverged(config, out, step)
-    state = {
-        "config": asdict(config),
-        "step": step,
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "log": log,
-    }
-    with atomic_path(out / "checkpoint.pt") as temporary:
-        torch.save(state, temporary)
-    write_text(out / "log.jsonl", "".join(json.dumps(line) + os.linesep for line in log))
+    """The loop: train, report, keep."""
+    replica = processes.replicated(state.model)
+    snapshots = snapshot_steps(config.steps)
+    if processes.leads and not state.probe:
+        take_snapshot(config, out, state)
+    last_checkpoint = time.monotonic()
+    while state.step < config.steps:
+        progress = _train_step(config, state, replica, processes)
+        if not math.isfinite(progress.loss):
+            raise diverged(config, out, state.step)
+        state.step += 1
+        if not processes.leads:
+            continue
+        on_step(progress)
+        if state.step % LOG_EVERY == 0:
+            antennas, samples = input_shape(config.seed, state.step - 1)
+            state.log.append(asdict(progress) | {"antennas": antennas, "samples": samples})
+        if state.step in snapshots:
+            take_snapshot(config, out, state)
+        due = time.monotonic() - last_checkpoint > checkpoint_every_s
+        if due or interrupted() or state.step == config.steps:
+            save_checkpoint(config, out, state)
+            last_checkpoint = time.monotonic()
+        if interrupted():
+            raise KeyboardInterrupt
 
 
-def _restore(
-    config: PretrainingConfig, out: Path, model: ContrastiveModel, optimiser: torch.optim.Optimizer, device: str
-) -> tuple[int, list[dict[str, Any]]]:
-    path = out / "checkpoint.pt"
-    if not path.exists():
-        return 0, []
-    try:
-        state = read_pickle(path, device)
-        stored, step, log = dict(state["config"]), int(state["step"]), list(state["log"])
-    except (EncoderError, KeyError, TypeError, ValueError) as error:
-        raise _cannot_resume(path, str(error)) from None
-    differing = [f.name for f in fields(config) if stored.get(f.name) != getattr(config, f.name)]
-    if differing:
-        changes = ", ".join(f"{name} {stored.get(name)!r} -> {getattr(config, name)!r}" for name in differing)
-        raise TrainingError(f"{out} holds a run with other settings ({changes}): choose another --out")
-    try:
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError):
-        raise _cannot_resume(path, "its weights do not fit the encoder") from None
-    return step, log
-
-
-def _cannot_resume(path: Path, reason: str) -> TrainingError:
-    return TrainingError(f"{path} cannot be resumed ({reason}): remove it or choose another --out")
-
-
-def _diverged(config: PretrainingConfig, out: Path, step: int) -> TrainingError:
-    path = out / "checkpoint.pt"
-    kept = f": {path} keeps the last good state" if path.exists() else ""
-    mend = f"try a --learning-rate below {config.learning_rate:g} in a new --out"
-    return TrainingError(f"the loss diverged at step {step}{kept}; {mend}")
+def _train_step(config: PretrainingConfig, state: TrainingState, replica: nn.Module, processes: Processes) -> Progress:
+    """Draw a batch and take one optimiser step on it, unless the loss is not finite."""
+    started = time.monotonic()
+    device, step = processes.device, state.step
+    antennas, samples = input_shape(config.seed, step)
+    pairs = processes.share_of(pairs_of(config.batch, antennas, samples))
+    block = step * processes.count + processes.rank
+    snr = (config.snr_low_db, config.snr_high_db)
+    views = torch.cat(view_pairs(pairs, antennas, samples, snr, config.seed, block, device))
+    generator = torch.Generator(device).manual_seed((config.seed * 1_000_003 + block) % 2**40 + AUGMENTATION_STREAM)
+    state.model.train()
+    loss, matched = replica(augment(views, generator), generator)
+    state.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
+    for group in state.optimiser.param_groups:
+        group["lr"] = config.learning_rate * rate_share(step, config.steps)
+    whole = averaged(loss).item()
+    if math.isfinite(whole):
+        state.optimiser.step()
+    share = None if matched is None else matched.item()
+    return Progress(step + 1, whole, share, time.monotonic() - started, len(views) * processes.count)

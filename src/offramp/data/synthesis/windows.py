@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-from offramp.data.synthesis.channel import add_noise, offset_carrier, steer, to_iq
-from offramp.data.synthesis.modulations import transmissions, uniform
+from offramp.data.synthesis.channel import MAX_DELAY, Paths, add_noise, drifted, propagate, rician_paths, to_iq
+from offramp.data.synthesis.draws import seeded, uniform
+from offramp.data.synthesis.impairments import Receiver, draw_receivers, draw_transmitters, receive, transmit
+from offramp.data.synthesis.signal_types import draw_kinds, transmissions
 
 MAX_ANGLE = 60.0
 """Directions are drawn uniformly from -60 to 60 degrees."""
-MAX_CARRIER_OFFSET = 0.02
-"""Carrier frequency offsets are drawn uniformly from -0.02 to 0.02 cycles per sample."""
+K_FACTOR_DB = (6.0, 20.0)
+"""The line of sight is at least 6 dB above the scattered paths, so that the direction stays defined."""
+SCATTERERS = 3
+VIEW_CORRELATION = 0.9
+"""Share of the scatterers' gains that the second view of a transmission keeps."""
 WINDOW_STREAM = 1 << 40
 """Keeps labelled windows apart from the views that an encoder was pretrained on, whatever the two seeds."""
 ANGLE_SECTORS = 8
@@ -28,8 +32,8 @@ class SyntheticWindows:
     Attributes:
         iq: float32 ``(N, 2, antennas, samples)``.
         modulation: int64 ``(N,)``, index into ``SIGNAL_TYPES``.
-        angle: float32 ``(N,)``, degrees from broadside.
-        snr_db: float32 ``(N,)``.
+        angle: float32 ``(N,)``, direction of the line of sight in degrees from broadside; without meaning for noise.
+        snr_db: float32 ``(N,)``; without meaning for noise.
     """
 
     iq: Tensor
@@ -43,23 +47,33 @@ class SyntheticWindows:
         return ((self.angle + MAX_ANGLE) / (2 * MAX_ANGLE) * ANGLE_SECTORS).long().clamp(0, ANGLE_SECTORS - 1)
 
 
-def _seeded(seed: int, block: int, device: torch.device | str = "cpu") -> Generator:
-    return Generator(device).manual_seed((seed * 1_000_003 + block) % 2**62)
-
-
 def synthetic_windows(
-    count: int, antennas: int, samples: int, snr_db: tuple[float, float], seed: int, block: int = 0
+    count: int,
+    antennas: int,
+    samples: int,
+    snr_db: tuple[float, float],
+    seed: int,
+    block: int = 0,
+    with_noise: bool = True,
 ) -> SyntheticWindows:
-    """Draw windows: signal type, direction, carrier offset, phase and SNR independently and uniformly.
+    """Draw windows: signal type, radios, paths, direction and SNR independently and uniformly.
 
-    ``block`` numbers independent blocks of one data set, so that a large set is made piece by piece and any piece again.
+    Args:
+        count: Windows.
+        antennas: Antennas of the array.
+        samples: Length of a window.
+        snr_db: Range of the SNR in the whole sampled band.
+        seed: Of the data set.
+        block: Numbers independent blocks of one data set, so that a large set is made piece by piece and any piece again.
+        with_noise: Whether noise alone is one of the signal types; leave it out where the direction is asked for.
     """
-    generator = _seeded(seed, block + WINDOW_STREAM)
-    signal, modulation = transmissions(count, samples, generator)
-    angle = uniform(-MAX_ANGLE, MAX_ANGLE, (count,), generator)
+    generator = seeded(seed, block + WINDOW_STREAM)
+    modulation = draw_kinds(count, generator, with_noise)
+    signal = transmit(transmissions(modulation, MAX_DELAY + samples, generator), draw_transmitters(count, generator))
+    angle, paths = _line_of_sight(count, generator)
     snr = uniform(*snr_db, (count,), generator)
-    signal = _offset(signal, generator)
-    return SyntheticWindows(to_iq(add_noise(steer(signal, antennas, angle), snr, generator)), modulation, angle, snr)
+    iq = _received(signal, paths, draw_receivers(count, generator), antennas, snr, generator)
+    return SyntheticWindows(iq, modulation, angle, snr)
 
 
 def view_pairs(
@@ -71,32 +85,36 @@ def view_pairs(
     block: int,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
-    """Two views of each of ``count`` transmissions: disjoint crops under independent phase, SNR and noise.
+    """Two views of each of ``count`` transmissions: disjoint crops under a slightly changed channel and independent noise.
 
-    What both share is what the encoder shall keep: signal type, symbol rate, pulse, carrier offset, direction. Payload,
-    timing, phase and noise differ.
+    What both share is what the encoder shall keep: signal type, symbol rate, pulse, radios, carrier offset, direction. Payload,
+    timing, phase, SNR and noise differ, and scattered paths a little.
 
     Returns:
         Two float32 tensors ``(count, 2, antennas, samples)``.
     """
-    generator = _seeded(seed, block, device)
+    generator = seeded(seed, block, device)
     gap = samples // 8
-    signal, _ = transmissions(count, 2 * samples + gap, generator)
-    angle = uniform(-MAX_ANGLE, MAX_ANGLE, (count,), generator)
-    offset = uniform(-MAX_CARRIER_OFFSET, MAX_CARRIER_OFFSET, (count,), generator)
+    kinds = draw_kinds(count, generator)
+    signal = transmissions(kinds, 2 * (MAX_DELAY + samples) + gap, generator)
+    signal = transmit(signal, draw_transmitters(count, generator))
+    _, paths = _line_of_sight(count, generator)
+    receivers = draw_receivers(count, generator)
     views = []
-    for crop in (signal[:, :samples], signal[:, samples + gap :]):
-        phase = uniform(0, 2 * math.pi, (count,), generator)
+    for start, seen in ((0, paths), (MAX_DELAY + samples + gap, drifted(paths, VIEW_CORRELATION, generator))):
+        crop = signal[:, start : start + MAX_DELAY + samples]
         snr = uniform(*snr_db, (count,), generator)
-        received = steer(offset_carrier(crop, offset, phase), antennas, angle)
-        views.append(to_iq(add_noise(received, snr, generator)))
+        views.append(_received(crop, seen, receivers, antennas, snr, generator))
     return views[0], views[1]
 
 
-def _offset(signal: Tensor, generator: Generator) -> Tensor:
-    count = (len(signal),)
-    return offset_carrier(
-        signal,
-        uniform(-MAX_CARRIER_OFFSET, MAX_CARRIER_OFFSET, count, generator),
-        uniform(0, 2 * math.pi, count, generator),
-    )
+def _line_of_sight(count: int, generator: Generator) -> tuple[Tensor, Paths]:
+    angle = uniform(-MAX_ANGLE, MAX_ANGLE, (count,), generator)
+    return angle, rician_paths(angle, uniform(*K_FACTOR_DB, (count,), generator), SCATTERERS, generator)
+
+
+def _received(
+    signal: Tensor, paths: Paths, receivers: Receiver, antennas: int, snr_db: Tensor, generator: Generator
+) -> Tensor:
+    noisy = add_noise(propagate(signal, paths, antennas), snr_db, generator)
+    return to_iq(receive(noisy, receivers, generator))

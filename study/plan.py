@@ -1,0 +1,80 @@
+"""What the study compares: tasks, label budgets, encoders, seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from offramp.tasks import Shift, SyntheticSpec
+from offramp.training.config import PretrainingConfig
+
+SHOTS = (1, 10, 50, 100, 500)
+LABEL_SEEDS = 5
+TEST_WINDOWS = 2560
+ENCODER = "iq-resnet"
+STEPS = 4500
+SHORT_STEPS = 900
+"""The projector ablation compares short runs with each other; the depths are fixed before any OOD score is looked at."""
+
+
+@dataclass(frozen=True)
+class StudyTask:
+    """A simulated task whose windows suffice for 500 labels per class and a test set.
+
+    Attributes:
+        name: As in the embedded suite.
+        shift: From what the encoders were pretrained on.
+        spec: The windows.
+        target: Column to predict.
+        group: Column that must not cross from train to test.
+    """
+
+    name: str
+    shift: Shift
+    spec: SyntheticSpec
+    target: str
+    group: str | None = None
+
+
+def _task(name: str, shift: Shift, classes: int, target: str, group: str | None = None, **spec: object) -> StudyTask:
+    windows = 600 * classes + TEST_WINDOWS
+    settings = {"windows": windows, "seed": 100} | spec
+    return StudyTask(name, shift, SyntheticSpec.model_validate(settings), target, group)
+
+
+TASKS = (
+    _task("modulation", "id", 25, "modulation", scenario="signals"),
+    _task("direction_sector", "id", 8, "sector", scenario="directions"),
+    _task("rml2016", "domain", 11, "modulation", scenario="rml2016", antennas=1, samples=128, snr_db=(-20, 18)),
+    _task(
+        "fingerprint",
+        "label",
+        12,  # sessions are unevenly spread over the 8 transmitters
+        "transmitter",
+        "session",
+        scenario="fingerprint",
+        antennas=1,
+        samples=512,
+        snr_db=(10, 30),
+    ),
+    _task("interference", "both", 15, "emitter", scenario="interference", antennas=1, samples=128, snr_db=(-10, 20)),
+    _task("beam", "both", 8, "beam", scenario="beam", antennas=1, samples=256, snr_db=(10, 30)),
+)
+
+PRETRAINING: dict[str, PretrainingConfig] = {
+    "resnet-s0": PretrainingConfig(encoder=ENCODER, steps=STEPS, seed=0),
+    "resnet-s1": PretrainingConfig(encoder=ENCODER, steps=STEPS, seed=1),
+    "resnet-s2": PretrainingConfig(encoder=ENCODER, steps=STEPS, seed=2),
+    "masked": PretrainingConfig(encoder=ENCODER, steps=STEPS, seed=0, objective="masked"),
+    **{
+        f"depth{depth}": PretrainingConfig(encoder=ENCODER, steps=SHORT_STEPS, seed=0, projection_depth=depth)
+        for depth in (0, 1, 2, 3)
+    },
+}
+"""Runs by name; ``depthD`` has D layers in its projection head."""
+PRETRAINED = ("resnet-s0", "resnet-s1", "resnet-s2")
+RANDOM = ("random-0", "random-1", "random-2")
+"""Random weights, BatchNorm statistics measured without labels."""
+OTHERS = ("masked", "depth0", "depth1", "depth2", "depth3", "iq-shufflenet")
+"""``iq-shufflenet``: the weights that ship."""
+SCRATCH_SHOTS = (10, 100, 500)
+SCRATCH_EXITS = ("stage1.1", "stage3.1")
