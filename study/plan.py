@@ -64,17 +64,23 @@ PRETRAINING: dict[str, PretrainingConfig] = {
     "resnet-s0": PretrainingConfig(encoder=ENCODER, steps=STEPS, seed=0),
     "resnet-s1": PretrainingConfig(encoder=ENCODER, steps=STEPS, seed=1),
     "resnet-s2": PretrainingConfig(encoder=ENCODER, steps=STEPS, seed=2),
+    "long": PretrainingConfig(encoder=ENCODER, steps=3 * STEPS, seed=0),
     "masked": PretrainingConfig(encoder=ENCODER, steps=STEPS, seed=0, objective="masked"),
+    "shufflenet": PretrainingConfig(encoder="iq-shufflenet", steps=STEPS, seed=0),
     **{
         f"depth{depth}": PretrainingConfig(encoder=ENCODER, steps=SHORT_STEPS, seed=0, projection_depth=depth)
         for depth in (0, 1, 2, 3)
     },
 }
 """Runs by name; ``depthD`` has D layers in its projection head."""
-PRETRAINED = ("resnet-s0", "resnet-s1", "resnet-s2")
+MAIN_RUN = "resnet-s0"
+"""The weights that ship."""
+PRETRAINED = (MAIN_RUN, "resnet-s1", "resnet-s2")
 RANDOM = ("random-0", "random-1", "random-2")
 """Random weights, BatchNorm statistics measured without labels."""
-OTHERS = ("masked", "depth0", "depth1", "depth2", "depth3", "iq-shufflenet")
-"""``iq-shufflenet``: the weights that ship."""
+LONG_RUN = "long"
+"""Shows whether the others were long enough."""
+OTHERS = (LONG_RUN, "masked", "shufflenet", "depth0", "depth1", "depth2", "depth3")
 SCRATCH_SHOTS = (10, 100, 500)
+SCRATCH_SEEDS = 3
 SCRATCH_EXITS = ("stage1.1", "stage3.1")

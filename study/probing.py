@@ -68,8 +68,7 @@ def encoder_of(name: str, task: StudyTask, runs: Path) -> StagedEncoder:
     if name.startswith("random-"):
         plain = load_encoder(ENCODER, weights="random")
         return random_twin(plain, read_synthetic(task.spec).windows, Transform(), int(name[-1]), "cpu")
-    source = name if name == "iq-shufflenet" else str(runs / "pretraining" / name / "encoder")
-    return freeze(load_encoder(source))
+    return freeze(load_encoder(str(runs / "pretraining" / name / "encoder")))
 
 
 def taps_of(encoder: StagedEncoder, windows: NDArray[np.float32], batch: int = 256) -> dict[str, NDArray[np.float32]]:
@@ -89,19 +88,24 @@ def by_hand(windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A ridge regression on one-hot labels, its strength chosen by leave-one-out accuracy.
+    """A ridge regression on one-hot labels, its strength chosen by leave-one-group-out accuracy.
 
     Attributes:
         right: bool ``(M,)``: whether each test window is classified rightly.
-        left_out_right: bool ``(n,)``: the same for every training window by the model without it.
+        left_out_right: bool ``(n,)``: the same for every training window by the model without its group.
     """
 
     right: Bools
     left_out_right: Bools
 
 
-def linear_probe(train: Floats, labels: Indices, test: Floats, test_labels: Indices, classes: int) -> LinearProbe:
-    """Fit on ``(n, width)``, score on ``(M, width)``; leave-one-out in closed form (Hastie et al., ESL, eq. 7.64).
+def linear_probe(
+    train: Floats, labels: Indices, groups: Indices, test: Floats, test_labels: Indices, classes: int
+) -> LinearProbe:
+    """Fit on ``(n, width)``, score on ``(M, width)``; leave-one-group-out in closed form.
+
+    What a ridge regression predicts for a group g that it was not fitted on follows from the fit on all rows: its residuals are
+    ``(I - H_gg)^-1`` times those of the fit, H the hat matrix (Hastie et al., ESL, eq. 7.64, by blocks).
 
     With one label per class leaving one out removes its class, so that nothing can be chosen: the middle strength is taken.
     """
@@ -117,15 +121,26 @@ def linear_probe(train: Floats, labels: Indices, test: Floats, test_labels: Indi
     best: tuple[float, Bools, Floats] | None = None
     for strength in STRENGTHS if len(x) > classes else (1.0,):
         shrunk = 1 / (values + strength)
-        fitted = projected @ (shrunk[:, None] * loading) + prior
-        leverage = (np.square(projected) * shrunk).sum(1) / len(x) + 1 / len(x)
-        left_out = one_hot + (fitted - one_hot) / np.maximum(1 - leverage, 1e-9)[:, None]
+        residual = one_hot - prior - projected @ (shrunk[:, None] * loading)
+        left_out = one_hot - _residual_without_own_group(projected, shrunk, residual, groups)
         right = left_out.argmax(1) == labels
         if best is None or right.mean() > best[0]:
             best = float(right.mean()), right, shrunk
     assert best is not None
     guess = (other @ vectors @ (best[2][:, None] * loading) + prior).argmax(1)
     return LinearProbe(guess == test_labels, best[1])
+
+
+def _residual_without_own_group(projected: Floats, shrunk: Floats, residual: Floats, groups: Indices) -> Floats:
+    count = len(projected)
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    leverage = (np.square(projected) * shrunk).sum(1) / count + 1 / count
+    result: Floats = residual / np.maximum(1 - leverage, 1e-9)[:, None]
+    for number in np.flatnonzero(sizes > 1):
+        rows = np.flatnonzero(group == number)
+        hat = (projected[rows] * shrunk) @ projected[rows].T / count + 1 / count
+        result[rows] = np.linalg.solve(np.eye(len(rows)) * (1 + 1e-9) - hat, residual[rows])
+    return result
 
 
 def neighbour_probe(train: Floats, labels: Indices, test: Floats, test_labels: Indices, classes: int) -> Bools:
@@ -159,8 +174,8 @@ def score(taps: dict[str, NDArray[np.float32]], data: TaskData, out: Path, probe
     """Score every exit at every label budget and write ``out`` (npz).
 
     Arrays: ``exits`` (E,), ``groups`` (M,) of the test windows; per probe ``PROBE`` bool (E, budgets, seeds, M); ``left_out`` float
-    (E, budgets, seeds), the leave-one-out accuracy by which an exit may be chosen; ``left_out_right`` bool (E, seeds, n) and
-    ``left_out_index`` int (seeds, n) at the largest budget.
+    (E, budgets, seeds), the leave-one-group-out accuracy by which an exit may be chosen; ``left_out_right`` bool (E, seeds, n) and
+    ``left_out_groups`` int (seeds, n) at the largest budget.
     """
     classes = len(np.unique(data.labels))
     shape = (len(taps), len(SHOTS), LABEL_SEEDS)
@@ -175,17 +190,12 @@ def score(taps: dict[str, NDArray[np.float32]], data: TaskData, out: Path, probe
                 index = data.shots(budget, seed)
                 for probe in probes:
                     rows = tap if narrow is None or probe != "equal_width" else narrow
-                    parts = (
-                        rows[index].astype(np.float64),
-                        data.labels[index],
-                        rows[data.test].astype(np.float64),
-                        data.labels[data.test],
-                        classes,
-                    )
+                    fit = rows[index].astype(np.float64), data.labels[index]
+                    test = rows[data.test].astype(np.float64), data.labels[data.test], classes
                     if probe == "neighbour":
-                        right[probe][e, b, seed] = neighbour_probe(*parts)
+                        right[probe][e, b, seed] = neighbour_probe(*fit, *test)
                         continue
-                    fitted = linear_probe(*parts)
+                    fitted = linear_probe(*fit, data.groups[index], *test)
                     right[probe][e, b, seed] = fitted.right
                     if probe == "linear":
                         left_out[e, b, seed] = fitted.left_out_right.mean()
@@ -198,6 +208,6 @@ def score(taps: dict[str, NDArray[np.float32]], data: TaskData, out: Path, probe
             groups=data.groups[data.test],
             left_out=left_out,
             left_out_right=left_out_right,
-            left_out_index=np.stack([index[: left_out_right.shape[2]] for index in largest]),
+            left_out_groups=np.stack([data.groups[index[: left_out_right.shape[2]]] for index in largest]),
             **right,
         )

@@ -32,6 +32,7 @@ from offramp import benching, cli, costs
 from offramp.cli.app import app
 from offramp.encoders import registry
 from offramp.encoders.base import StagedEncoder
+from offramp.encoders.iq_resnet import IQResNet
 from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.registry import load_encoder, random_encoder
 from offramp.encoders.storage import save_encoder
@@ -91,7 +92,8 @@ def quickstart(language: str, holding: str) -> str:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages after the quickstart take for granted: its data file, suite and run."""
     folder = tmp_path_factory.mktemp("lab")
-    save_encoder(narrow_encoder(), folder / "shipped")
+    save_encoder(narrow_encoder(), folder / "shipped" / "iq-resnet")
+    save_encoder(random_encoder(IQShuffleNet, {"channels": [8, 8, 16, 16, 32]}, 0), folder / "shipped" / "iq-shufflenet")
     save_encoder(narrow_encoder(repeats=[1, 1, 1]), folder / "encoder")
     with chdir(folder), pytest.MonkeyPatch.context() as patch:
         stand_in(patch, folder)
@@ -103,8 +105,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stand_in(patch: pytest.MonkeyPatch, lab: Path) -> None:
-    """A narrow random encoder in place of the weights that ship, and no patience with the stop-watch."""
-    patch.setattr(registry, "packaged_weights", lambda name: lab / "shipped" if name == "iq-shufflenet" else None)
+    """Narrow random encoders in place of the weights that ship, and no patience with the stop-watch."""
+    shipped = {folder.name: folder for folder in (lab / "shipped").iterdir()}
+    patch.setattr(registry, "packaged_weights", shipped.get)
     patch.setattr(costs, "measure_latency", lambda calls, *_: real_latency(calls, 0.0, 2))
     patch.setattr(benching, "time_interleaved", partial(costs.time_interleaved, seconds=0.0))
 
@@ -113,8 +116,8 @@ real_latency = costs.measure_latency
 
 
 def narrow_encoder(seed: int = 0, **config: Any) -> StagedEncoder:
-    """iq-shufflenet with a third of its channels and less; ``repeats`` leaves out exits."""
-    return random_encoder(IQShuffleNet, {"channels": [8, 8, 16, 16, 32]} | config, seed)
+    """iq-resnet with a third of its channels and less; ``repeats`` leaves out exits."""
+    return random_encoder(IQResNet, {"channels": [8, 8, 12, 16, 24]} | config, seed)
 
 
 @pytest.fixture
@@ -206,7 +209,7 @@ def suite_with(part: dict[str, Any]) -> dict[str, Any]:
     """A small suite, with some top-level keys or keys of its task replaced."""
     task: dict[str, Any] = {"name": "t", "data": {"path": "a.h5", "target": "label"}}
     task |= {key: value for key, value in part.items() if key in TaskSpec.model_fields}
-    suite = {"encoder": "iq-shufflenet", "tasks": [task]}
+    suite = {"encoder": "iq-resnet", "tasks": [task]}
     return suite | {key: value for key, value in part.items() if key in Suite.model_fields}
 
 
@@ -336,7 +339,7 @@ def make_mistakes(folder: Path) -> None:
     suite("typo.yaml", spilt={"test": 0.2})
     suite("metric.yaml", metric="acuracy")
     suite("tolerance.yaml", {"target": "frequency"}, kind="regression", selection={"tolerance": 0.01})
-    (folder / "broken.yaml").write_text("encoder: iq-shufflenet\ntasks: [\n")
+    (folder / "broken.yaml").write_text("encoder: iq-resnet\ntasks: [\n")
     suite("encoder.yaml", encoder="resnet")
     suite("missing.yaml", {"path": "nothing.h5"})
     suite("target.yaml", {"target": "labels"})

@@ -1,0 +1,409 @@
+"""Writes docs/study.md: numbers from the stored scores, verdicts by rules that stand here, fixed before the scores were seen."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from figures import layers_over_steps, over_random_against_labels, scores_against_macs, similarity
+from intervals import crossed_bootstrap
+from plan import (
+    LONG_RUN,
+    MAIN_RUN,
+    PRETRAINED,
+    PRETRAINING,
+    RANDOM,
+    SCRATCH_EXITS,
+    SCRATCH_SHOTS,
+    SHOTS,
+    TASKS,
+    TEST_WINDOWS,
+)
+from summary import TOLERANCE, Saving, Study
+
+from offramp.files import write_text
+from offramp.training.curves import draw_probe
+
+FEW, MANY = 10, 500
+LEAST_OVER_RANDOM = {FEW: 0.05, MANY: 0.03}
+"""What pretraining must add at the best exit of each, on both ID tasks, to be called worth having."""
+PAPER_SAVING = 0.93
+ID = tuple(task for task in TASKS if task.shift == "id")
+OOD = tuple(task for task in TASKS if task.shift != "id")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, whether it holds here, and the numbers that say so."""
+
+    text: str
+    holds: bool
+    evidence: str
+
+
+def write_page(runs: Path, docs: Path) -> None:
+    """Write ``docs/study.md`` and its pictures in ``docs/figures/``."""
+    study = Study(runs)
+    layers = json.loads((runs / f"layers-{MAIN_RUN}.json").read_text())
+    figures = docs / "figures"
+    figures.mkdir(exist_ok=True)
+    scores_against_macs(study, FEW, figures / "study-scores-10.svg")
+    scores_against_macs(study, MANY, figures / "study-scores-500.svg")
+    over_random_against_labels(study, figures / "study-labels.svg")
+    layers_over_steps(layers, figures / "study-layers.svg")
+    similarity(layers, figures / "study-similarity.svg")
+    draw_probe(_probe_lines(layers), figures / "study-pretraining.svg")
+    savings = {task.name: study.saving(task) for task in TASKS}
+    claims = _claims(study, savings)
+    parts = [
+        _head(),
+        _verdicts(claims),
+        _curves(),
+        _labels(study),
+        _controls(study),
+        _depth(study),
+        _savings(study, savings),
+        _pretraining(study, layers),
+        _layers(layers),
+        _choosing(study),
+        _failures(study, claims),
+    ]
+    write_text(docs / "study.md", "\n\n".join(parts) + "\n")
+
+
+def _head() -> str:
+    return f"""# Study: which of the paper's claims hold here
+
+Written by `make study` (hours; it goes on after a kill). *Fast Wireless Foundation Models with Early-Exits* (arXiv 2606.29640) claims that an early
+exit saves up to 93% of the FLOPs, and that intermediate exits beat the full encoder on tasks it was not pretrained for. Here both are put
+to the test with `iq-resnet` and simulated signals ([simulation.md](simulation.md)); nothing here is a recording.
+
+- **Tasks**: {len(ID)} ID, {len(OOD)} OOD, those of the embedded suite with more windows. {TEST_WINDOWS:,} test windows each. `fingerprint` is divided by sessions.
+- **Labels**: {", ".join(map(str, SHOTS))} per class, five draws of each. The encoder stays frozen.
+- **Head**: ridge regression; its strength and the exit are chosen by leave-one-group-out accuracy on the labels given, never on test windows. With one label per class
+  nothing can be left out: the exit that ten labels choose stands in.
+- **Encoders**: {len(PRETRAINED)} pretraining runs, {len(RANDOM)} encoders of random weights (BatchNorm statistics measured without labels).
+- **Intervals**: 95%, resampling test windows (sessions), label draws and runs independently. Three runs are few, so that they say less about a fourth run than about
+  further windows.
+
+"Points" are points of accuracy."""
+
+
+def _claims(study: Study, savings: dict[str, Saving]) -> list[Claim]:
+    largest = max(TASKS, key=lambda task: savings[task.name].macs)
+    saved = savings[largest.name]
+    gains = {budget: study.gains_that_hold(budget) for budget in (FEW, MANY)}
+    winners = {budget: [task.name for task in OOD if gains[budget][task.name]] for budget in gains}
+    over_random = {
+        (task.name, budget): study.over_random(task.name, budget) for task in TASKS for budget in (FEW, MANY)
+    }
+    wanted = [
+        over_random[task.name, budget].mean >= LEAST_OVER_RANDOM[budget] and over_random[task.name, budget].low > 0
+        for task in ID
+        for budget in (FEW, MANY)
+    ]
+    transfers = [task.name for task in OOD if over_random[task.name, MANY].low > 0]
+    depths = {
+        kind: float(np.mean([study.depth(task, MANY) for task in tasks])) for kind, tasks in (("ID", ID), ("OOD", OOD))
+    }
+    width = {task.name: study.over_full(task.name, MANY, probe="equal_width") for task in OOD}
+    return [
+        Claim(
+            f"An early exit saves up to {PAPER_SAVING:.0%} of the FLOPs",
+            saved.macs >= PAPER_SAVING,
+            f"the largest saving without being worse by more than {TOLERANCE:.0%} is {saved.macs:.0%} of the MACs and {saved.time:.0%} of the time "
+            f"({largest.name}, {saved.difference} points); the mean over tasks is {np.mean([one.macs for one in savings.values()]):.0%}",
+        ),
+        Claim(
+            "Intermediate exits beat the full encoder on unseen tasks",
+            len(winners[MANY]) == len(OOD),
+            f"with {MANY} labels per class on {_listed(winners[MANY])} of {len(OOD)} OOD tasks (Holm over all {len(TASKS)}), with {FEW} on "
+            f"{_listed(winners[FEW])}",
+        ),
+        Claim(
+            "The gain is not a matter of width",
+            all(one.low > 0 for name, one in width.items() if name in winners[MANY]) and bool(winners[MANY]),
+            "chosen exit minus full encoder when both keep 24 principal components: "
+            + ", ".join(f"{name} {width[name]}" for name in (winners[MANY] or width)),
+        ),
+        Claim(
+            "Tasks that were not pretrained for prefer earlier exits",
+            depths["OOD"] < depths["ID"],
+            f"chosen exits need {depths['ID']:.0%} of the MACs on ID tasks, {depths['OOD']:.0%} on OOD tasks, at {MANY} labels per class",
+        ),
+        Claim(
+            "Pretraining is worth it for ID tasks: 5 points at 10 labels and 3 at 500, best exit of each",
+            all(wanted),
+            "; ".join(f"{task.name} {over_random[task.name, FEW]} and {over_random[task.name, MANY]}" for task in ID),
+        ),
+        Claim(
+            "Pretraining helps OOD tasks too",
+            len(transfers) == len(OOD),
+            f"above random weights on {_listed(transfers)} at {MANY} labels: "
+            + "; ".join(f"{task.name} {over_random[task.name, MANY]}" for task in OOD),
+        ),
+    ]
+
+
+def _verdicts(claims: list[Claim]) -> str:
+    rows = [[claim.text, "yes" if claim.holds else "**no**", claim.evidence] for claim in claims]
+    return "## In short\n\n" + _table(["claim", "holds here", "evidence (points, 95% interval)"], rows)
+
+
+def _curves() -> str:
+    return f"""## Score against MACs
+
+{FEW} labels per class:
+
+![Accuracy of every exit against MACs, {FEW} labels per class](figures/study-scores-10.svg)
+
+{MANY} labels per class:
+
+![Accuracy of every exit against MACs, {MANY} labels per class](figures/study-scores-500.svg)
+
+Bands span the runs. Green squares: the network cut at `{"` and `".join(SCRATCH_EXITS)}` and trained on these labels alone. Dotted: the `handmade` control of
+[numbers.md](numbers.md)."""
+
+
+def _labels(study: Study) -> str:
+    head = ["task", "shift", *[f"{shots}" for shots in SHOTS]]
+    rows, gains = [], []
+    for task in TASKS:
+        scores = [
+            f"{_percent(study.stack(PRETRAINED, task.name, shots))} / {_percent(study.stack(RANDOM, task.name, shots))}"
+            for shots in SHOTS
+        ]
+        rows.append([task.name, task.shift, *scores])
+        gains.append([task.name, task.shift, *[str(study.over_random(task.name, shots)) for shots in SHOTS]])
+    return f"""## Against random weights, by labels per class
+
+Accuracy in %, pretrained / random, each at the exits that it chose:
+
+{_table(head, rows)}
+
+Pretrained minus random, points:
+
+{_table(head, gains)}
+
+![Gain over random weights and over the full encoder, by labels per class](figures/study-labels.svg)"""
+
+
+def _controls(study: Study) -> str:
+    rows = []
+    for task in TASKS:
+        scratch = study.scratch(task.name)
+        cells = [
+            _percent(study.stack(PRETRAINED, task.name, MANY)),
+            _percent(study.stack(PRETRAINED, task.name, MANY, probe="neighbour")),
+            str(study.over_random(task.name, MANY, probe="neighbour")),
+            _percent(study.stack(("handmade",), task.name, MANY)),
+            *[f"{100 * value:.1f}" for value in scratch[:, SCRATCH_SHOTS.index(MANY)]],
+            *[f"{100 * value:.1f}" for value in scratch[:, SCRATCH_SHOTS.index(FEW)]],
+        ]
+        rows.append([task.name, *cells])
+    head = ["task", "pretrained", "nearest neighbours", "their gain over random", "by hand"]
+    head += [f"scratch, {name}, {shots} labels" for shots in (MANY, FEW) for name in SCRATCH_EXITS]
+    return f"""## Other probes and other ways to get there
+
+{MANY} labels per class unless said otherwise. Nearest neighbours: five, by cosine of standardised taps, at the same exits. From scratch: the network cut at that exit,
+every weight trained on these labels, mean of three runs.
+
+{_table(head, rows)}"""
+
+
+def _depth(study: Study) -> str:
+    holds = {budget: study.gains_that_hold(budget) for budget in (FEW, MANY)}
+    rows = []
+    for task in TASKS:
+        cells = [task.name, task.shift]
+        for budget in (FEW, MANY):
+            mark = " *" if holds[budget][task.name] else ""
+            cells += [", ".join(study.exits_chosen(task.name, budget)[:2]), f"{study.depth(task, budget):.0%}"]
+            cells += [f"{study.over_full(task.name, budget)}{mark}"]
+        rows.append([*cells, str(study.over_full(task.name, MANY, probe="equal_width"))])
+    head = ["task", "shift"]
+    for budget in (FEW, MANY):
+        head += [f"exits chosen, {budget} labels", "MACs needed", "gain over full"]
+    head += [f"at equal width, {MANY} labels"]
+    return f"""## Preferred depth
+
+The exits that were chosen most often, the mean share of MACs they need, and what they gain over the last exit, points. `*`: above zero after Holm's correction over the
+tasks.
+
+{_table(head, rows)}"""
+
+
+def _savings(study: Study, savings: dict[str, Saving]) -> str:
+    rows = []
+    for task in TASKS:
+        saving = savings[task.name]
+        rows.append(
+            [task.name, ", ".join(saving.exits[:3]), f"{saving.macs:.0%}", f"{saving.time:.0%}", str(saving.difference)]
+        )
+    joules = [costs["joules"] for of_shape in study.costs.values() for costs in of_shape.values()]
+    energy = (
+        "Energy is left out: this machine's counters of the processor package cannot be read."
+        if None in joules
+        else "Energy per window of the full encoder, whole package, upper estimate: "
+        + ", ".join(
+            f"{1e3 * float(list(costs.values())[-1]['joules'] or 0):.2f} mJ ({shape})"
+            for shape, costs in study.costs.items()
+        )
+        + "."
+    )
+    return f"""## Largest saving without loss
+
+From the last exit towards the input as long as the exit is non-inferior (at most {TOLERANCE:.0%} worse, one-sided 97.5%, by left-out windows of {MANY} labels per class);
+the last column checks it on the test set. Time is the median of one window on one thread.
+
+{_table(["task", "exits", "MACs saved", "time saved", "test accuracy minus full"], rows)}
+
+{energy}"""
+
+
+def _pretraining(study: Study, layers: list[dict[str, Any]]) -> str:
+    names = (*PRETRAINED, LONG_RUN, "masked", "shufflenet", "depth0", "depth1", "depth2", "depth3")
+    rows = []
+    for name in names:
+        config = PRETRAINING[name]
+        what = f"{config.encoder}, {config.objective}, {config.steps:,} steps, seed {config.seed}"
+        if config.objective == "contrastive":
+            what += f", projector {config.projection_depth}"
+        scores = [
+            f"{_percent(study.stack((name,), task.name, MANY))} ({_relative_depth(study, name, task.name)})"
+            for task in TASKS
+        ]
+        rows.append([what, *scores])
+    rows.append(["random weights, mean of 3", *[_percent(study.stack(RANDOM, task.name, MANY)) for task in TASKS]])
+    last, before = layers[-1], layers[-2]
+    change = ", ".join(
+        f"{task} {100 * before['probe'][task][-1]:.1f} to {100 * last['probe'][task][-1]:.1f}%"
+        for task in last["probe"]
+    )
+    length = crossed_bootstrap(
+        np.stack(
+            [
+                study.stack((LONG_RUN,), t.name, MANY)[0].astype(float) - study.stack((MAIN_RUN,), t.name, MANY)[0]
+                for t in TASKS
+            ]
+        ),
+        np.arange(TEST_WINDOWS),
+    )
+    return f"""## Pretraining: seeds, length, objective, projector
+
+Accuracy in % at {MANY} labels per class at the chosen exits; in brackets the mean position of the chosen exit, 0 the first and 1 the last. The depth of the projector was fixed at 2
+before any OOD score was seen; the short runs compare with each other only.
+
+{_table(["encoder", *[task.name for task in TASKS]], rows)}
+
+![ID probe of every exit against steps](figures/study-pretraining.svg)
+
+The ID probe of the last exit over the last doubling ({before["step"]:,} to {last["step"]:,} steps): {change}. The run of {PRETRAINING[LONG_RUN].steps:,} steps shows whether that was long enough: it
+differs from the one of {PRETRAINING[MAIN_RUN].steps:,} by {length} points over the tasks."""
+
+
+def _relative_depth(study: Study, name: str, task: str) -> str:
+    scores = study.scores(name, task)
+    return f"{scores.chosen(MANY).mean() / (len(scores.exits) - 1):.2f}"
+
+
+def _layers(layers: list[dict[str, Any]]) -> str:
+    first, last = layers[0], layers[-1]
+    early, late = 1, len(last["exits"]) - 1
+    return f"""## Why, layer by layer
+
+1,000 transmissions nobody was pretrained on, two augmented views of each; BatchNorm statistics measured anew for every snapshot.
+
+![Effective rank and invariance of every exit, by steps](figures/study-layers.svg)
+
+![Similarity of the exits, by steps](figures/study-similarity.svg)
+
+- Invariance to the views (intraclass correlation) at the last exit goes from {first["intraclass_correlation"][late]:.2f} to {last["intraclass_correlation"][late]:.2f}; at `{last["exits"][early]}` from
+  {first["intraclass_correlation"][early]:.2f} to {last["intraclass_correlation"][early]:.2f}.
+- The partner is found among 1,000 in {first["retrieval"][late]:.0%} of cases before and {last["retrieval"][late]:.0%} after, at the last exit; at `{last["exits"][early]}` in {first["retrieval"][early]:.0%} and
+  {last["retrieval"][early]:.0%}.
+- Effective rank of the last exit: {first["effective_rank"][late]:.1f} before, {last["effective_rank"][late]:.1f} after; of `{last["exits"][early]}`: {first["effective_rank"][early]:.1f} and
+  {last["effective_rank"][early]:.1f}.
+- Similarity (CKA, unbiased) of `{last["exits"][early]}` and the last exit: {first["cka"][early][late]:.2f} before, {last["cka"][early][late]:.2f} after.
+- Masked modelling and all numbers: `runs/study/layers-*.json`."""
+
+
+def _choosing(study: Study) -> str:
+    parts = []
+    for budget in (FEW, 100):
+        regrets = study.regrets(budget)
+        order = sorted(regrets, key=lambda name: regrets[name][:, 0].mean())
+        rows = [
+            [
+                name,
+                *[f"{100 * value:.1f}" for value in regrets[name][:, 0]],
+                f"{100 * regrets[name][:, 0].mean():.1f}",
+                f"{regrets[name][:, 1].mean():.2f}",
+            ]
+            for name in order
+        ]
+        parts.append(
+            f"{budget} labels per class:\n\n"
+            + _table(["criterion", *[task.name for task in TASKS], "mean", "Kendall's tau"], rows)
+        )
+    tables = "\n\n".join(parts)
+    return f"""## Choosing the exit with few labels or none
+
+Regret: the best exit's test accuracy minus that of the exit a criterion picks, points. Effective rank and LiDAR (8 augmented views of 250 windows) see no labels; LogME,
+H-score and leave-one-out accuracy see those that the head is fitted on.
+
+{tables}"""
+
+
+def _failures(study: Study, claims: list[Claim]) -> str:
+    lines = [f"- {claim.text}: {claim.evidence}." for claim in claims if not claim.holds]
+    for task in TASKS:
+        ours = float(study.stack(PRETRAINED, task.name, MANY).mean())
+        by_hand = float(study.stack(("handmade",), task.name, MANY).mean())
+        if by_hand > ours:
+            lines.append(
+                f"- Features by hand beat the pretrained encoder on {task.name}: {100 * by_hand:.1f} against {100 * ours:.1f}%."
+            )
+        scratch = study.scratch(task.name)
+        for budget in SCRATCH_SHOTS:
+            best = float(scratch[:, SCRATCH_SHOTS.index(budget)].max())
+            frozen = float(study.stack(PRETRAINED, task.name, budget).mean())
+            if best > frozen:
+                lines.append(
+                    f"- Training from scratch on {budget} labels per class beats the frozen encoder on {task.name}: {100 * best:.1f} against {100 * frozen:.1f}%."
+                )
+    regrets = study.regrets(FEW)
+    rule = regrets["leave-one-out accuracy"][:, 0].mean()
+    better = [name for name in regrets if regrets[name][:, 0].mean() < rule]
+    if better:
+        lines.append(
+            f"- With {FEW} labels per class leave-one-out accuracy is not the best way to choose an exit: {_listed(better)} cost less."
+        )
+    lines.append("- Fixed exits against routing by sample is not tested here.")
+    return "## What did not hold\n\n" + "\n".join(lines)
+
+
+def _probe_lines(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "step": one["step"],
+            "scores": {task: dict(zip(one["exits"], values, strict=True)) for task, values in one["probe"].items()},
+        }
+        for one in layers
+    ]
+
+
+def _percent(right: np.ndarray[Any, np.dtype[np.bool_]]) -> str:
+    return f"{100 * right.mean():.1f}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if names else "none"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
