@@ -4,17 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench results clean
+.PHONY: demo test lint bench results study clean
 
 demo: $(READY)
 	$(BIN)/offramp run --out runs/demo
+	$(BIN)/python study/short.py runs/demo
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 lint: $(READY)
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples study
+	$(BIN)/ruff format --check src tests benchmarks examples study
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -24,6 +25,10 @@ bench: $(READY)
 # Runs the examples on the real recordings (DATA: where they are) and writes docs/results.md.
 results: $(READY)
 	$(BIN)/python examples/make_results.py
+
+# Pretrains what the study compares and writes docs/study.md: hours, resumable.
+study: $(READY)
+	$(BIN)/python study/make_study.py
 
 clean:
 	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

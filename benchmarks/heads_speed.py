@@ -17,6 +17,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from offramp.data.synthesis.signal_types import SIGNAL_TYPES
 from offramp.data.synthesis.windows import synthetic_windows
 from offramp.encoders.registry import load_encoder
 from offramp.features import freeze
@@ -24,19 +25,26 @@ from offramp.fitting.fit import STRENGTHS
 from offramp.fitting.logistic import fit_logistic
 from offramp.fitting.rows import Rows
 
-WINDOWS, CLASSES, TOLERANCE = 10_000, 11, 1e-4
+WINDOWS, TOLERANCE = 10_000, 1e-4
+TYPES = ("bpsk", "qpsk", "8psk", "16qam", "64qam", "ook", "2fsk", "gmsk", "ofdm", "lora", "am")
+CLASSES = len(TYPES)
+BLOCK = 1000
 
 
 def taps_and_labels(weights: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    made = synthetic_windows(12_000, 4, 256, (-6.0, 18.0), seed=99)
-    keep = (made.modulation < CLASSES).nonzero().flatten()[:WINDOWS]
+    number = torch.full((len(SIGNAL_TYPES),), -1)
+    number[[SIGNAL_TYPES.index(name) for name in TYPES]] = torch.arange(CLASSES)
     encoder = freeze(load_encoder("iq-shufflenet", weights=weights))
     parts: dict[str, list[np.ndarray]] = {exit.name: [] for exit in encoder.exits}
-    with torch.inference_mode():
-        for start in range(0, WINDOWS, 250):
-            for name, tap in encoder.taps(made.iq[keep[start : start + 250]]).items():
+    labels: list[int] = []
+    while len(labels) < WINDOWS:
+        made = synthetic_windows(BLOCK, 4, 256, (-6.0, 18.0), seed=99, block=len(parts["stem"]))
+        label = number[made.modulation]
+        labels += label[label >= 0].tolist()
+        with torch.inference_mode():
+            for name, tap in encoder.taps(made.iq[label >= 0]).items():
                 parts[name].append(tap.numpy())
-    return {name: np.concatenate(blocks) for name, blocks in parts.items()}, made.modulation[keep].numpy()
+    return {name: np.concatenate(blocks)[:WINDOWS] for name, blocks in parts.items()}, np.array(labels[:WINDOWS])
 
 
 def gradient_norm(

@@ -12,7 +12,7 @@ import torch
 from offramp.costs import time_interleaved
 from offramp.encoders.registry import load_encoder
 
-SHAPES = {"lwm": (2, 32, 32), "iq-shufflenet": (2, 4, 256)}
+SHAPES = {"lwm": (2, 32, 32), "iq-resnet": (2, 4, 256), "iq-shufflenet": (2, 4, 256)}
 ROUNDS = {1: 300, 64: 20}
 
 

@@ -32,6 +32,7 @@ def main() -> None:
     # lwm has no BatchNorm: there is nothing to fold.
     cases = {
         "lwm": (lwm, (2, 32, 32), True),
+        "iq-resnet folded": (load_encoder("iq-resnet", weights="random"), (2, 4, 256), True),
         "iq-shufflenet before folding": (shufflenet, (2, 4, 256), False),
         "iq-shufflenet folded": (shufflenet, (2, 4, 256), True),
     }
