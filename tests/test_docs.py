@@ -93,7 +93,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages after the quickstart take for granted: its data file, suite and run."""
     folder = tmp_path_factory.mktemp("lab")
     save_encoder(narrow_encoder(), folder / "shipped" / "iq-resnet")
-    save_encoder(random_encoder(IQShuffleNet, {"channels": [8, 8, 16, 16, 32]}, 0), folder / "shipped" / "iq-shufflenet")
+    save_encoder(
+        random_encoder(IQShuffleNet, {"channels": [8, 8, 16, 16, 32]}, 0), folder / "shipped" / "iq-shufflenet"
+    )
     save_encoder(narrow_encoder(repeats=[1, 1, 1]), folder / "encoder")
     with chdir(folder), pytest.MonkeyPatch.context() as patch:
         stand_in(patch, folder)

@@ -132,7 +132,16 @@ def test_absolute_paths_stay(tmp_path: Path) -> None:
 
 def test_the_embedded_default() -> None:
     assert load_suite(None) == load_suite(DEFAULT_SUITE)
-    assert len(load_suite(None).tasks) == 4
+    assert load_suite(None).encoder.name == "iq-resnet"
+    assert {task.name: task.shift for task in load_suite(None).tasks} == {
+        "modulation": "id",
+        "direction_sector": "id",
+        "direction": "id",
+        "rml2016": "domain",
+        "fingerprint": "label",
+        "interference": "both",
+        "beam": "both",
+    }
 
 
 def test_a_suite_can_be_stored_as_json_and_read_again(tmp_path: Path) -> None:

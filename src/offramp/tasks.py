@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -50,6 +51,8 @@ class SyntheticSpec(Spec):
             raise ValueError(f"scenario {self.scenario} has one antenna: set antennas: 1")
         if self.snr_db[0] > self.snr_db[1]:
             raise ValueError(f"snr_db {list(self.snr_db)}: give the lower end first")
+        if self.scenario == "rml2016" and math.ceil(self.snr_db[0] / 2) > math.floor(self.snr_db[1] / 2):
+            raise ValueError(f"snr_db {list(self.snr_db)}: rml2016 has even numbers of dB: give a range that holds one")
         if not self.mismatch and self.scenario not in MISMATCHED:
             raise ValueError(f"mismatch is for {' and '.join(MISMATCHED)}: leave it out of scenario {self.scenario}")
         return self

@@ -186,6 +186,7 @@ def test_an_array_of_equal_elements_sends_one_waveform_times_one_number() -> Non
         ({"scenario": "beam"}, "scenario beam has one antenna: set antennas: 1"),
         ({"scenario": "signals", "mismatch": False}, "leave it out of scenario signals"),
         ({"snr_db": (5, -5)}, "give the lower end first"),
+        ({"scenario": "rml2016", "antennas": 1, "snr_db": (5, 5.5)}, "even numbers of dB"),
         ({"scenario": "radar"}, "'signals', 'directions', 'rml2016'"),
     ],
 )
