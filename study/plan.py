@@ -64,7 +64,7 @@ PRETRAINING: dict[str, PretrainingConfig] = {
     "resnet-s0": PretrainingConfig(encoder=ENCODER, steps=STEPS, seed=0),
     "resnet-s1": PretrainingConfig(encoder=ENCODER, steps=STEPS, seed=1),
     "resnet-s2": PretrainingConfig(encoder=ENCODER, steps=STEPS, seed=2),
-    "long": PretrainingConfig(encoder=ENCODER, steps=3 * STEPS, seed=0),
+    "long": PretrainingConfig(encoder=ENCODER, steps=2 * STEPS, seed=0),
     "masked": PretrainingConfig(encoder=ENCODER, steps=STEPS, seed=0, objective="masked"),
     "shufflenet": PretrainingConfig(encoder="iq-shufflenet", steps=STEPS, seed=0),
     **{

@@ -100,3 +100,8 @@ def test_views_share_the_direction_alone_with_the_payload_apart() -> None:
     assert difference.abs().median() < 0.2
     assert phases[0].std() > 0.5
     assert not torch.allclose(one, two)
+
+
+def test_noise_comes_from_nowhere():
+    windows = synthetic_windows(400, 2, 64, (0, 10), seed=1)
+    np.testing.assert_array_equal(windows.sector == -1, windows.modulation == SIGNAL_TYPES.index("noise"))

@@ -10,8 +10,9 @@ from torch import Generator, Tensor
 from offramp.data.synthesis.channel import MAX_DELAY, Paths, add_noise, drifted, propagate, rician_paths, to_iq
 from offramp.data.synthesis.draws import seeded, uniform
 from offramp.data.synthesis.impairments import Receiver, draw_receivers, draw_transmitters, receive, transmit
-from offramp.data.synthesis.signal_types import draw_kinds, transmissions
+from offramp.data.synthesis.signal_types import SIGNAL_TYPES, draw_kinds, transmissions
 
+NOISE = SIGNAL_TYPES.index("noise")
 MAX_ANGLE = 60.0
 """Directions are drawn uniformly from -60 to 60 degrees."""
 K_FACTOR_DB = (6.0, 20.0)
@@ -43,8 +44,9 @@ class SyntheticWindows:
 
     @property
     def sector(self) -> Tensor:
-        """int64 ``(N,)``: which of the equal sectors the angle lies in."""
-        return ((self.angle + MAX_ANGLE) / (2 * MAX_ANGLE) * ANGLE_SECTORS).long().clamp(0, ANGLE_SECTORS - 1)
+        """int64 ``(N,)``: which of the equal sectors the angle lies in; -1 for noise, which comes from nowhere."""
+        sector = ((self.angle + MAX_ANGLE) / (2 * MAX_ANGLE) * ANGLE_SECTORS).long().clamp(0, ANGLE_SECTORS - 1)
+        return sector.masked_fill(self.modulation == NOISE, -1)
 
 
 def synthetic_windows(
