@@ -55,11 +55,11 @@ def _standard(taps: NDArray[np.float32]) -> NDArray[np.float32]:
 def score_criteria(encoder: StagedEncoder, data: TaskData, scores: Path, out: Path) -> None:
     """Regret and Kendall's tau of every criterion per budget, mean over label seeds; JSON ``{budget: {criterion: [regret, tau]}}``.
 
-    Regret is against the exit with the best test score at that budget. Beside the criteria: leave-one-out accuracy, and the two
+    Regret is against the exit with the best test score at that budget. Beside the criteria: held-out accuracy, and the two
     rules that look at nothing, the full encoder and always the same middle exit.
     """
     stored = np.load(scores)
-    test, left_out = stored["linear"].mean(-1), stored["left_out"]
+    test, held_out = stored["linear"].mean(-1), stored["held_out"]
     free = criteria_without_labels(encoder, data)
     result: dict[str, dict[str, list[float]]] = {}
     for budget in BUDGETS:
@@ -69,7 +69,7 @@ def score_criteria(encoder: StagedEncoder, data: TaskData, scores: Path, out: Pa
             of_exit = test[:, b, seed]
             criteria = {name: np.array(values) for name, values in free.items()}
             criteria |= {name: np.array(v) for name, v in criteria_with_labels(encoder, data, budget, seed).items()}
-            criteria["leave-one-out accuracy"] = left_out[:, b, seed]
+            criteria["held-out accuracy"] = held_out[:, b, seed]
             for name, values in criteria.items():
                 rows.setdefault(name, []).append((criterion_regret(values, of_exit), kendall_tau(values, of_exit)))
             rows.setdefault("always full", []).append((regret(of_exit, len(of_exit) - 1), 0.0))

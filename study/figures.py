@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from plan import PRETRAINED, RANDOM, SCRATCH_EXITS, SCRATCH_SHOTS, SHOTS, TASKS, StudyTask
+from plan import BY_HAND, PRETRAINED, RANDOM, SCRATCH_EXITS, SCRATCH_SHOTS, SHOTS, TASKS, StudyTask
 from summary import Study
 
 from offramp.files import atomic_path
@@ -42,9 +42,9 @@ def scores_against_macs(study: Study, shots: int, path: Path) -> None:
 
 
 def _scores_of_task(study: Study, task: StudyTask, shots: int, panel: Axes) -> None:
-    macs, b = study.macs(task), SHOTS.index(shots)
+    macs = study.macs(task)
     for names, colour, label in ((PRETRAINED, BLUE, "pretrained, 3 runs"), (RANDOM, ORANGE, "random, 3 draws")):
-        curves = 100 * np.stack([study.scores(name, task.name).right["linear"][:, b].mean((1, 2)) for name in names])
+        curves = 100 * np.stack([study.by_exit(name, task.name, shots) for name in names])
         panel.plot(macs, curves.mean(0), "o-", color=colour, markersize=3, label=label)
         panel.fill_between(macs, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0)
     if shots in SCRATCH_SHOTS:
@@ -52,7 +52,7 @@ def _scores_of_task(study: Study, task: StudyTask, shots: int, panel: Axes) -> N
         scratch = 100 * study.scratch(task.name)[:, SCRATCH_SHOTS.index(shots)]
         at = [macs[exits.index(name)] for name in SCRATCH_EXITS]
         panel.plot(at, scratch, "s", color=GREEN, markersize=5, label="from scratch, cut there")
-    by_hand = 100 * study.scores("handmade", task.name).right["linear"][0, b].mean()
+    by_hand = 100 * study.by_exit(BY_HAND, task.name, shots)[0]
     panel.axhline(by_hand, color=GREY, linestyle=":", label="features by hand")
     panel.set_xscale("log")
     panel.set(title=f"{task.name} ({TITLES[task.shift]})", xlabel="MACs of a window", ylabel="accuracy, %")

@@ -16,7 +16,7 @@ from choosing import score_criteria
 from energy import joules_per_call
 from layers import layers_over_steps
 from page import write_page
-from plan import ENCODER, MAIN_RUN, OTHERS, PRETRAINED, PRETRAINING, RANDOM, TASKS, StudyTask
+from plan import BY_HAND, ENCODER, MAIN_RUN, OTHERS, PRETRAINED, PRETRAINING, RANDOM, SHOTS, TASKS, StudyTask
 from probing import by_hand, encoder_of, score, taps_of, task_data
 from scratch import score_scratch
 
@@ -24,9 +24,8 @@ from offramp import exit_costs, load_encoder
 from offramp.files import write_text
 from offramp.training.pretrain import Progress, pretrain
 
-PROBES = dict.fromkeys((*PRETRAINED, *RANDOM), ("linear", "neighbour", "equal_width")) | dict.fromkeys(
-    OTHERS, ("linear",)
-)
+PROBES = dict.fromkeys(PRETRAINED, ("neighbour", "equal_width")) | dict.fromkeys(RANDOM, ("neighbour",))
+"""Beside the linear one."""
 
 
 def main() -> None:
@@ -59,14 +58,14 @@ def _pretrain(runs: Path, only: list[str] | None) -> None:
 def _score(runs: Path, only: list[str] | None) -> None:
     for task in TASKS:
         data = None
-        for name in only or (*PROBES, "handmade"):
+        for name in only or (*PRETRAINED, *RANDOM, *OTHERS, BY_HAND):
             out = runs / "scores" / f"{name}-{task.name}.npz"
             if out.exists():
                 continue
             data = data or task_data(task)
-            probes = PROBES.get(name, ("linear",))
-            taps = by_hand(data.windows) if name == "handmade" else taps_of(encoder_of(name, task, runs), data.windows)
-            _once(out, lambda path, t=taps, d=data, p=probes: score(t, d, path, p))
+            taps = by_hand(data.windows) if name == BY_HAND else taps_of(encoder_of(name, task, runs), data.windows)
+            budgets, probes = SHOTS[-1:] if name in OTHERS else SHOTS, PROBES.get(name, ())
+            _once(out, lambda path, t=taps, d=data, b=budgets, p=probes: score(t, d, path, b, p))
 
 
 def _scratch(runs: Path, only: list[str] | None) -> None:

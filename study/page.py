@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from figures import layers_over_steps, over_random_against_labels, scores_against_macs, similarity
 from plan import (
+    BY_HAND,
     LONG_RUN,
     MAIN_RUN,
     PRETRAINED,
@@ -82,8 +83,8 @@ to the test with `iq-resnet` and simulated signals ([simulation.md](simulation.m
 
 - **Tasks**: {len(ID)} ID, {len(OOD)} OOD, those of the embedded suite with more windows. {TEST_WINDOWS:,} test windows each. `fingerprint` is divided by sessions.
 - **Labels**: {", ".join(map(str, SHOTS))} per class, five draws of each. The encoder stays frozen.
-- **Head**: ridge regression; its strength and the exit are chosen by leave-one-group-out accuracy on the labels given, never on test windows. With one label per class
-  nothing can be left out: the exit that ten labels choose stands in.
+- **Head**: logistic regression, as in a run. Its strength and the exit are chosen by accuracy on held-out labels (four folds of ten labels per class; of more, one fold in four),
+  never on test windows. With one label per class nothing can be held out: the exit that ten labels choose stands in.
 - **Encoders**: {len(PRETRAINED)} pretraining runs, {len(RANDOM)} encoders of random weights (BatchNorm statistics measured without labels).
 - **Intervals**: 95%, resampling test windows (sessions), label draws and runs independently. Three runs are few, so that they say less about a fourth run than about
   further windows.
@@ -198,7 +199,7 @@ def _controls(study: Study) -> str:
             _percent(study.stack(PRETRAINED, task.name, MANY)),
             _percent(study.stack(PRETRAINED, task.name, MANY, probe="neighbour")),
             str(study.over_random(task.name, MANY, probe="neighbour")),
-            _percent(study.stack(("handmade",), task.name, MANY)),
+            _percent(study.stack((BY_HAND,), task.name, MANY)),
             *[f"{100 * value:.1f}" for value in scratch[:, SCRATCH_SHOTS.index(MANY)]],
             *[f"{100 * value:.1f}" for value in scratch[:, SCRATCH_SHOTS.index(FEW)]],
         ]
@@ -255,7 +256,7 @@ def _savings(study: Study, savings: dict[str, Saving]) -> str:
     )
     return f"""## Largest saving without loss
 
-From the last exit towards the input as long as the exit is non-inferior (at most {TOLERANCE:.0%} worse, one-sided 97.5%, by left-out windows of {MANY} labels per class);
+From the last exit towards the input as long as the exit is non-inferior (at most {TOLERANCE:.0%} worse, one-sided 97.5%, by held-out windows of {MANY} labels per class);
 the last column checks it on the test set. Time is the median of one window on one thread.
 
 {_table(["task", "exits", "MACs saved", "time saved", "test accuracy minus full"], rows)}
@@ -344,7 +345,7 @@ def _choosing(study: Study) -> str:
     return f"""## Choosing the exit with few labels or none
 
 Regret: the best exit's test accuracy minus that of the exit a criterion picks, points. Effective rank and LiDAR (8 augmented views of 250 windows) see no labels; LogME,
-H-score and leave-one-out accuracy see those that the head is fitted on.
+H-score and held-out accuracy see those that the head is fitted on.
 
 {tables}"""
 
@@ -353,7 +354,7 @@ def _failures(study: Study, claims: list[Claim]) -> str:
     lines = [f"- {claim.text}: {claim.evidence}." for claim in claims if not claim.holds]
     for task in TASKS:
         ours = float(study.stack(PRETRAINED, task.name, MANY).mean())
-        by_hand = float(study.stack(("handmade",), task.name, MANY).mean())
+        by_hand = float(study.stack((BY_HAND,), task.name, MANY).mean())
         if by_hand > ours:
             lines.append(
                 f"- Features by hand beat the pretrained encoder on {task.name}: {100 * by_hand:.1f} against {100 * ours:.1f}%."
@@ -367,11 +368,11 @@ def _failures(study: Study, claims: list[Claim]) -> str:
                     f"- Training from scratch on {budget} labels per class beats the frozen encoder on {task.name}: {100 * best:.1f} against {100 * frozen:.1f}%."
                 )
     regrets = study.regrets(FEW)
-    rule = regrets["leave-one-out accuracy"][:, 0].mean()
+    rule = regrets["held-out accuracy"][:, 0].mean()
     better = [name for name in regrets if regrets[name][:, 0].mean() < rule]
     if better:
         lines.append(
-            f"- With {FEW} labels per class leave-one-out accuracy is not the best way to choose an exit: {_listed(better)} cost less."
+            f"- With {FEW} labels per class held-out accuracy is not the best way to choose an exit: {_listed(better)} cost less."
         )
     lines.append("- Fixed exits against routing by sample is not tested here.")
     return "## What did not hold\n\n" + "\n".join(lines)

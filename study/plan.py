@@ -81,6 +81,8 @@ RANDOM = ("random-0", "random-1", "random-2")
 LONG_RUN = "long"
 """Shows whether the others were long enough."""
 OTHERS = (LONG_RUN, "masked", "shufflenet", "depth0", "depth1", "depth2", "depth3")
+BY_HAND = "handmade"
+"""Features of the control of that name, as if they were an exit."""
 SCRATCH_SHOTS = (10, 100, 500)
 SCRATCH_SEEDS = 3
 SCRATCH_EXITS = ("stage1.1", "stage3.1")

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from plan import ENCODER, LABEL_SEEDS, SHOTS, TEST_WINDOWS, StudyTask
+from plan import ENCODER, LABEL_SEEDS, TEST_WINDOWS, StudyTask
 
 from offramp import load_encoder
+from offramp.bundle import Head
 from offramp.controls import handmade, random_twin
 from offramp.data.synthesis.source import read_synthetic
 from offramp.encoders.base import StagedEncoder
 from offramp.features import freeze
 from offramp.files import atomic_path
+from offramp.fitting.fit import STRENGTHS as STRENGTHS_BY_HEAD
+from offramp.fitting.logistic import fit_logistic
+from offramp.fitting.rows import Rows
 from offramp.transforms import Transform
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
-STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4)
+STRENGTHS = STRENGTHS_BY_HEAD["logistic"]
+FOLDS = 4
+MOST_SHOTS_IN_ALL_FOLDS = 10
+"""With more labels one fold in four is held out, once: that is enough windows."""
 NEIGHBOURS = 5
 EQUAL_WIDTH = 24
 """Principal components that the equal-width row keeps of every exit: the width of the narrowest."""
@@ -88,79 +95,90 @@ def by_hand(windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A ridge regression on one-hot labels, its strength chosen by leave-one-group-out accuracy.
+    """Logistic regressions on several sets of labels.
 
     Attributes:
-        right: bool ``(M,)``: whether each test window is classified rightly.
-        left_out_right: bool ``(n,)``: the same for every training window by the model without its group.
+        right: bool ``(sets, M)``: whether each test window is classified rightly.
+        held_out: Indices of the windows of each set that were held out in turn; empty where nothing can be held out.
+        held_out_right: Whether each of those was classified rightly by the model without its fold.
     """
 
     right: Bools
-    left_out_right: Bools
+    held_out: tuple[Indices, ...]
+    held_out_right: tuple[Bools, ...]
 
 
 def linear_probe(
-    train: Floats, labels: Indices, groups: Indices, test: Floats, test_labels: Indices, classes: int
+    taps: NDArray[np.float32], data: TaskData, sets: Sequence[Indices], folds: int, held_folds: int
 ) -> LinearProbe:
-    """Fit on ``(n, width)``, score on ``(M, width)``; leave-one-group-out in closed form.
+    """Fit the product's linear head on every set of labels and score it on the test set.
 
-    What a ridge regression predicts for a group g that it was not fitted on follows from the fit on all rows: its residuals are
-    ``(I - H_gg)^-1`` times those of the fit, H the hat matrix (Hastie et al., ESL, eq. 7.64, by blocks).
-
-    With one label per class leaving one out removes its class, so that nothing can be chosen: the middle strength is taken.
+    The strength of each set is the one with the best accuracy on held-out windows: ``held_folds`` of ``folds`` folds, drawn by groups,
+    are held out in turn. The head that is scored is fitted on the whole set. With ``held_folds`` 0 the middle strength is taken.
     """
-    mean, spread = train.mean(0), train.std(0)
-    scale = np.where(spread > 1e-6 * max(spread.max(), 1e-30), 1 / np.maximum(spread, 1e-30), 0)
-    x, other = (train - mean) * scale, (test - mean) * scale
-    one_hot = np.eye(classes)[labels]
-    prior = one_hot.mean(0)
-    values, vectors = np.linalg.eigh(x.T @ x / len(x))
-    values = np.maximum(values, 0)
-    projected = x @ vectors
-    loading = projected.T @ (one_hot - prior) / len(x)
-    best: tuple[float, Bools, Floats] | None = None
-    for strength in STRENGTHS if len(x) > classes else (1.0,):
-        shrunk = 1 / (values + strength)
-        residual = one_hot - prior - projected @ (shrunk[:, None] * loading)
-        left_out = one_hot - _residual_without_own_group(projected, shrunk, residual, groups)
-        right = left_out.argmax(1) == labels
-        if best is None or right.mean() > best[0]:
-            best = float(right.mean()), right, shrunk
-    assert best is not None
-    guess = (other @ vectors @ (best[2][:, None] * loading) + prior).argmax(1)
-    return LinearProbe(guess == test_labels, best[1])
+    classes = len(np.unique(data.labels))
+    held = [held_out_folds(data.groups[chosen], folds, seed)[:held_folds] for seed, chosen in enumerate(sets)]
+    strengths = [STRENGTHS[len(STRENGTHS) // 2]] * len(sets)
+    held_right: list[Bools] = [np.zeros(0, dtype=bool)] * len(sets)
+    if held_folds:
+        kept = [np.delete(chosen, fold) for chosen, of_set in zip(sets, held, strict=True) for fold in of_set]
+        fitted = iter(_fit(taps, data.labels, kept, classes, STRENGTHS))
+        for number, (chosen, of_set) in enumerate(zip(sets, held, strict=True)):
+            grids = [(chosen[fold], next(fitted)) for fold in of_set]
+            by_strength = [
+                np.concatenate([heads[s](taps[rows]).argmax(1) == data.labels[rows] for rows, heads in grids])
+                for s in range(len(STRENGTHS))
+            ]
+            best = int(np.argmax([right.mean() for right in by_strength]))
+            strengths[number], held_right[number] = STRENGTHS[best], by_strength[best]
+    right = np.zeros((len(sets), len(data.test)), dtype=bool)
+    for strength in set(strengths):
+        numbers = [number for number, value in enumerate(strengths) if value == strength]
+        for number, (head,) in zip(
+            numbers, _fit(taps, data.labels, [sets[n] for n in numbers], classes, [strength]), strict=True
+        ):
+            right[number] = head(taps[data.test]).argmax(1) == data.labels[data.test]
+    held_out = [
+        np.concatenate([chosen[fold] for fold in of_set] or [chosen[:0]])
+        for chosen, of_set in zip(sets, held, strict=True)
+    ]
+    return LinearProbe(right, tuple(held_out), tuple(held_right))
 
 
-def _residual_without_own_group(projected: Floats, shrunk: Floats, residual: Floats, groups: Indices) -> Floats:
-    count = len(projected)
-    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    leverage = (np.square(projected) * shrunk).sum(1) / count + 1 / count
-    result: Floats = residual / np.maximum(1 - leverage, 1e-9)[:, None]
-    for number in np.flatnonzero(sizes > 1):
-        rows = np.flatnonzero(group == number)
-        hat = (projected[rows] * shrunk) @ projected[rows].T / count + 1 / count
-        result[rows] = np.linalg.solve(np.eye(len(rows)) * (1 + 1e-9) - hat, residual[rows])
-    return result
+def held_out_folds(groups: Indices, folds: int, seed: int) -> list[Indices]:
+    """Positions ``0 .. n - 1`` dealt into folds, all of a group into the same one."""
+    present, group = np.unique(groups, return_inverse=True)
+    fold = np.random.default_rng([7, seed]).permutation(len(present)) % folds
+    return [np.flatnonzero(fold[group] == number) for number in range(folds)]
 
 
-def neighbour_probe(train: Floats, labels: Indices, test: Floats, test_labels: Indices, classes: int) -> Bools:
-    """Right or wrong by the nearest training windows (cosine of standardised taps): one below 5 labels per class, else five."""
-    mean, spread = train.mean(0), np.maximum(train.std(0), 1e-9)
-    x, other = ((part - mean) / spread for part in (train, test))
+def _fit(
+    taps: NDArray[np.float32], labels: Indices, sets: Sequence[Indices], classes: int, strengths: Sequence[float]
+) -> tuple[tuple[Head, ...], ...]:
+    union = np.unique(np.concatenate(sets))
+    weights = np.stack([np.isin(union, chosen) for chosen in sets], axis=1).astype(np.float32)
+    return fit_logistic(Rows(taps, union), labels[union], classes, strengths, weights)
+
+
+def neighbour_probe(taps: NDArray[np.float32], data: TaskData, labelled: Indices) -> Bools:
+    """Whether the nearest labelled windows (cosine of standardised taps) classify each test window rightly, ``(M,)``.
+
+    Five vote, weighted by similarity plus two; with fewer than five labels per class the nearest decides.
+    """
+    labels, classes = data.labels[labelled], len(np.unique(data.labels))
+    mean, spread = taps[labelled].mean(0), np.maximum(taps[labelled].std(0), 1e-9)
+    x, other = ((taps[rows] - mean) / spread for rows in (labelled, data.test))
     x, other = (part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in (x, other))
     count = NEIGHBOURS if len(x) >= NEIGHBOURS * classes else 1
-    right = np.empty(len(test), dtype=bool)
-    for start in range(0, len(test), 512):
-        similarity = other[start : start + 512].astype(np.float32) @ x.T.astype(np.float32)
+    guess = np.empty(len(other), dtype=np.int64)
+    for start in range(0, len(other), 512):
+        similarity = other[start : start + 512] @ x.T
         nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
         votes = np.zeros((len(similarity), classes))
-        np.add.at(
-            votes,
-            (np.arange(len(similarity))[:, None], labels[nearest]),
-            np.take_along_axis(similarity, nearest, 1) + 2,
-        )
-        right[start : start + 512] = votes.argmax(1) == test_labels[start : start + 512]
-    return right
+        places = np.arange(len(similarity))[:, None], labels[nearest]
+        np.add.at(votes, places, np.take_along_axis(similarity, nearest, 1) + 2)
+        guess[start : start + 512] = votes.argmax(1)
+    return np.asarray(guess == data.labels[data.test])
 
 
 def equal_width(taps: NDArray[np.float32], pool: Indices) -> NDArray[np.float32]:
@@ -170,44 +188,42 @@ def equal_width(taps: NDArray[np.float32], pool: Indices) -> NDArray[np.float32]
     return np.asarray(centred @ vectors[:, ::-1][:, :EQUAL_WIDTH], dtype=np.float32)
 
 
-def score(taps: dict[str, NDArray[np.float32]], data: TaskData, out: Path, probes: tuple[str, ...]) -> None:
-    """Score every exit at every label budget and write ``out`` (npz).
+def score(
+    taps: dict[str, NDArray[np.float32]], data: TaskData, out: Path, budgets: tuple[int, ...], probes: tuple[str, ...]
+) -> None:
+    """Score every exit and write ``out`` (npz).
 
-    Arrays: ``exits`` (E,), ``groups`` (M,) of the test windows; per probe ``PROBE`` bool (E, budgets, seeds, M); ``left_out`` float
-    (E, budgets, seeds), the leave-one-group-out accuracy by which an exit may be chosen; ``left_out_right`` bool (E, seeds, n) and
-    ``left_out_groups`` int (seeds, n) at the largest budget.
+    Arrays: ``exits`` (E,), ``budgets`` (B,), ``groups`` (M,) of the test windows; ``linear`` bool (E, B, seeds, M); ``held_out`` float (E, B, seeds),
+    the accuracy on held-out windows by which an exit may be chosen. At the largest budget alone: ``held_out_right`` bool (E, seeds, n) and
+    ``held_out_groups`` int (seeds, n); ``neighbour`` and ``equal_width`` bool (E, seeds, M), where asked for.
     """
-    classes = len(np.unique(data.labels))
-    shape = (len(taps), len(SHOTS), LABEL_SEEDS)
-    right = {probe: np.zeros((*shape, len(data.test)), dtype=bool) for probe in probes}
-    left_out = np.zeros(shape)
-    largest = [data.shots(SHOTS[-1], seed) for seed in range(LABEL_SEEDS)]
-    left_out_right = np.zeros((len(taps), LABEL_SEEDS, min(map(len, largest))), dtype=bool)
+    right = np.zeros((len(taps), len(budgets), LABEL_SEEDS, len(data.test)), dtype=bool)
+    other = {probe: np.zeros((len(taps), LABEL_SEEDS, len(data.test)), dtype=bool) for probe in probes}
+    held_out = np.zeros((len(taps), len(budgets), LABEL_SEEDS))
+    held_out_right: list[list[Bools]] = []
     for e, tap in enumerate(taps.values()):
-        narrow = equal_width(tap, data.pool) if "equal_width" in probes else None
-        for b, budget in enumerate(SHOTS):
-            for seed in range(LABEL_SEEDS):
-                index = data.shots(budget, seed)
-                for probe in probes:
-                    rows = tap if narrow is None or probe != "equal_width" else narrow
-                    fit = rows[index].astype(np.float64), data.labels[index]
-                    test = rows[data.test].astype(np.float64), data.labels[data.test], classes
-                    if probe == "neighbour":
-                        right[probe][e, b, seed] = neighbour_probe(*fit, *test)
-                        continue
-                    fitted = linear_probe(*fit, data.groups[index], *test)
-                    right[probe][e, b, seed] = fitted.right
-                    if probe == "linear":
-                        left_out[e, b, seed] = fitted.left_out_right.mean()
-                        if budget == SHOTS[-1]:
-                            left_out_right[e, seed] = fitted.left_out_right[: left_out_right.shape[2]]
+        for b, budget in enumerate(budgets):
+            sets = [data.shots(budget, seed) for seed in range(LABEL_SEEDS)]
+            held_folds = 0 if budget == 1 else FOLDS if budget <= MOST_SHOTS_IN_ALL_FOLDS else 1
+            found = linear_probe(tap, data, sets, FOLDS, held_folds)
+            right[e, b] = found.right
+            if held_folds:
+                held_out[e, b] = [one.mean() for one in found.held_out_right]
+        held_out_right.append(list(found.held_out_right))
+        if "equal_width" in probes:
+            other["equal_width"][e] = linear_probe(equal_width(tap, data.pool), data, sets, FOLDS, held_folds).right
+        if "neighbour" in probes:
+            other["neighbour"][e] = [neighbour_probe(tap, data, index) for index in sets]
+    fewest = min(map(len, held_out_right[0]))
     with atomic_path(out) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
             exits=np.array(list(taps)),
+            budgets=np.array(budgets),
             groups=data.groups[data.test],
-            left_out=left_out,
-            left_out_right=left_out_right,
-            left_out_groups=np.stack([data.groups[index[: left_out_right.shape[2]]] for index in largest]),
-            **right,
+            linear=right,
+            held_out=held_out,
+            held_out_right=np.array([[one[:fewest] for one in of_exit] for of_exit in held_out_right]),
+            held_out_groups=np.stack([data.groups[one[:fewest]] for one in found.held_out]),
+            **other,
         )

@@ -25,61 +25,70 @@ class Scores:
 
     Attributes:
         exits: Names, shallow to deep.
+        budgets: Labels per class that were tried.
         groups: int64 ``(M,)`` of the test windows.
-        right: Probe to bool ``(E, budgets, label seeds, M)``.
-        left_out: ``(E, budgets, label seeds)``, leave-one-group-out accuracy.
-        left_out_right: bool ``(E, label seeds, n)`` at the largest budget.
-        left_out_groups: int64 ``(label seeds, n)``.
+        linear: bool ``(E, budgets, label seeds, M)``.
+        other: Further probes at the largest budget, bool ``(E, label seeds, M)``.
+        held_out: ``(E, budgets, label seeds)``, accuracy on labels that were held out.
+        held_out_right: bool ``(E, label seeds, n)`` at the largest budget.
+        held_out_groups: int64 ``(label seeds, n)``.
     """
 
     exits: tuple[str, ...]
+    budgets: tuple[int, ...]
     groups: NDArray[np.int64]
-    right: dict[str, Bools]
-    left_out: Floats
-    left_out_right: Bools
-    left_out_groups: NDArray[np.int64]
+    linear: Bools
+    other: dict[str, Bools]
+    held_out: Floats
+    held_out_right: Bools
+    held_out_groups: NDArray[np.int64]
 
     @classmethod
     def load(cls, path: Path) -> Scores:
         """Read what ``probing.score`` wrote."""
         with np.load(path) as stored:
-            probes = [name for name in ("linear", "neighbour", "equal_width") if name in stored]
             return cls(
                 tuple(stored["exits"].tolist()),
+                tuple(stored["budgets"].tolist()),
                 stored["groups"],
-                {name: stored[name] for name in probes},
-                stored["left_out"],
-                stored["left_out_right"],
-                stored["left_out_groups"],
+                stored["linear"],
+                {name: stored[name] for name in ("neighbour", "equal_width") if name in stored},
+                stored["held_out"],
+                stored["held_out_right"],
+                stored["held_out_groups"],
             )
 
     def chosen(self, budget: int) -> NDArray[np.int64]:
-        """Index of the exit with the best leave-one-out accuracy at a label budget, per label seed; the shallowest of equals.
+        """Index of the exit with the best held-out accuracy at a label budget, per label seed; the shallowest of equals.
 
-        With one label per class nothing can be left out: what ten labels choose stands in.
+        With one label per class nothing can be held out: what ten labels choose stands in.
         """
-        return np.asarray(self.left_out[:, max(SHOTS.index(budget), 1)].argmax(0))
+        return np.asarray(self.held_out[:, self.budgets.index(max(budget, 10))].argmax(0))
+
+    def at(self, exits: NDArray[np.int64] | int, budget: int, probe: str = "linear") -> Bools:
+        """Correctness ``(label seeds, M)`` at one exit per label seed."""
+        right = self.linear[:, self.budgets.index(budget)] if probe == "linear" else self.other[probe]
+        return np.asarray(right[exits, np.arange(LABEL_SEEDS)])
 
     def at_chosen(self, budget: int, probe: str = "linear") -> Bools:
-        """Correctness at the chosen exits, ``(label seeds, M)``."""
-        of_budget = self.right[probe][:, SHOTS.index(budget)]
-        return np.asarray(of_budget[self.chosen(budget), np.arange(LABEL_SEEDS)])
+        """At the chosen exits; other probes than the linear one have the largest budget alone."""
+        return self.at(self.chosen(budget), budget, probe)
 
     def at_full(self, budget: int, probe: str = "linear") -> Bools:
-        """Correctness at the last exit, ``(label seeds, M)``."""
-        return np.asarray(self.right[probe][-1, SHOTS.index(budget)])
+        """At the last exit."""
+        return self.at(-1, budget, probe)
 
     def non_inferior(self) -> NDArray[np.int64]:
-        """Shallowest exit per label seed that is non-inferior, at the largest budget and by left-out windows alone.
+        """Shallowest exit per label seed that is non-inferior, at the largest budget and by held-out windows alone.
 
         From the last exit towards the input, as long as the lower 97.5% bound of the paired difference to the full encoder stays
         above minus the tolerance (a fixed sequence of tests, so that no correction is due).
         """
         found = np.full(LABEL_SEEDS, len(self.exits) - 1)
         for seed in range(LABEL_SEEDS):
-            full = self.left_out_right[-1, seed].astype(float)
+            full = self.held_out_right[-1, seed].astype(float)
             for exit_ in range(len(self.exits) - 2, -1, -1):
-                sums, sizes = by_unit(self.left_out_right[exit_, seed] - full, self.left_out_groups[seed])
+                sums, sizes = by_unit(self.held_out_right[exit_, seed] - full, self.held_out_groups[seed])
                 mean = sums.sum() / sizes.sum()
                 error = np.sqrt(np.square(sums - mean * sizes).sum()) / sizes.sum()
                 if mean - 1.96 * error < -TOLERANCE:
@@ -136,6 +145,11 @@ class Study:
         exits = self.costs[f"2x{task.spec.antennas}x{task.spec.samples}"].values()
         return np.array([costs[what] for costs in exits], dtype=np.float64)
 
+    def by_exit(self, name: str, task: str, budget: int) -> Floats:
+        """Accuracy of every exit, mean over label seeds and test windows, ``(E,)``."""
+        scores = self.scores(name, task)
+        return np.asarray(scores.linear[:, scores.budgets.index(budget)].mean((1, 2)))
+
     def stack(self, names: tuple[str, ...], task: str, budget: int, full: bool = False, probe: str = "linear") -> Bools:
         """Correctness ``(encoders, label seeds, M)`` at each one's chosen exits, or at the last."""
         each = [self.scores(name, task) for name in names]
@@ -178,10 +192,7 @@ class Study:
         """At the shallowest non-inferior exits."""
         budget, each = SHOTS[-1], [self.scores(name, task.name) for name in PRETRAINED]
         picks = np.stack([one.non_inferior() for one in each])
-        b = SHOTS.index(budget)
-        left = np.stack(
-            [one.right["linear"][pick, b, np.arange(LABEL_SEEDS)] for one, pick in zip(each, picks, strict=True)]
-        )
+        left = np.stack([one.at(pick, budget) for one, pick in zip(each, picks, strict=True)])
         full = np.stack([one.at_full(budget) for one in each])
         macs, time = self.macs(task), self.milliseconds(task)
         return Saving(

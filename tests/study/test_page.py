@@ -8,7 +8,18 @@ from pathlib import Path
 import numpy as np
 import page
 import pytest
-from plan import LABEL_SEEDS, OTHERS, PRETRAINED, RANDOM, SCRATCH_EXITS, SCRATCH_SEEDS, SCRATCH_SHOTS, SHOTS, TASKS
+from plan import (
+    BY_HAND,
+    LABEL_SEEDS,
+    OTHERS,
+    PRETRAINED,
+    RANDOM,
+    SCRATCH_EXITS,
+    SCRATCH_SEEDS,
+    SCRATCH_SHOTS,
+    SHOTS,
+    TASKS,
+)
 from summary import Study
 
 EXITS = ("stem", "mixing", "stage1.0", "stage1.1", "stage2.0", "stage2.1", "stage3.0", "stage3.1")
@@ -28,30 +39,31 @@ def runs(tmp_path: Path) -> Path:
     for folder in ("scores", "scratch", "criteria"):
         (tmp_path / folder).mkdir()
     for task in TASKS:
-        for name in (*PRETRAINED, *RANDOM, *OTHERS, "handmade"):
-            exits = EXITS if name != "handmade" else ("handmade",)
+        for name in (*PRETRAINED, *RANDOM, *OTHERS, BY_HAND):
+            exits = EXITS if name != BY_HAND else (BY_HAND,)
             if name in RANDOM:
                 accuracy = [0.5] * 8
             else:
                 accuracy = [0.8] * 8 if task.shift == "id" else [0.5, 0.6, 0.7, 0.8, 0.7, 0.7, 0.6, 0.6]
             accuracy = accuracy[: len(exits)]
-            left_out = np.broadcast_to(np.array(accuracy)[:, None, None], (len(exits), len(SHOTS), LABEL_SEEDS))
-            shape = (len(SHOTS), LABEL_SEEDS, TEST)
+            budgets = SHOTS[-1:] if name in OTHERS else SHOTS
+            correct = np.stack([np.arange(2000) % 1000 < 1000 * value for value in accuracy])
             np.savez(
                 tmp_path / "scores" / f"{name}-{task.name}.npz",
                 exits=np.array(exits),
+                budgets=np.array(budgets),
                 groups=np.arange(TEST),
-                left_out=left_out,
-                left_out_right=np.stack([np.arange(2000) % 1000 < 1000 * value for value in accuracy])[:, None].repeat(
-                    LABEL_SEEDS, 1
-                ),
-                left_out_groups=np.tile(np.arange(2000), (LABEL_SEEDS, 1)),
-                **{probe: correctness(rng, accuracy, *shape) for probe in ("linear", "neighbour", "equal_width")},
+                linear=correctness(rng, accuracy, len(budgets), LABEL_SEEDS, TEST),
+                held_out=np.tile(np.array(accuracy)[:, None, None], (1, len(budgets), LABEL_SEEDS)),
+                held_out_right=correct[:, None].repeat(LABEL_SEEDS, 1),
+                held_out_groups=np.tile(np.arange(2000), (LABEL_SEEDS, 1)),
+                neighbour=correctness(rng, accuracy, LABEL_SEEDS, TEST),
+                equal_width=correctness(rng, accuracy, LABEL_SEEDS, TEST),
             )
         right = correctness(rng, [0.9, 0.4], len(SCRATCH_SHOTS), SCRATCH_SEEDS, TEST)
         assert len(right) == len(SCRATCH_EXITS)
         np.savez(tmp_path / "scratch" / f"{task.name}.npz", right=right, groups=np.arange(TEST))
-        criteria = {"leave-one-out accuracy": [0.01, 0.9], "always full": [0.2, 0.0], "LogME": [0.005, 0.5]}
+        criteria = {"held-out accuracy": [0.01, 0.9], "always full": [0.2, 0.0], "LogME": [0.005, 0.5]}
         for name in PRETRAINED:
             written = json.dumps({"10": criteria, "100": criteria})
             (tmp_path / "criteria" / f"{name}-{task.name}.json").write_text(written)

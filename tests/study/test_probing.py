@@ -3,62 +3,78 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from plan import TASKS
-from probing import NEIGHBOURS, STRENGTHS, equal_width, linear_probe, neighbour_probe, task_data
-from sklearn.linear_model import Ridge
+from probing import (
+    NEIGHBOURS,
+    STRENGTHS,
+    TaskData,
+    equal_width,
+    held_out_folds,
+    linear_probe,
+    neighbour_probe,
+    task_data,
+)
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 
-def problem(seed: int, count: int = 60, width: int = 7, classes: int = 3):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(classes, size=count)
-    centres = rng.normal(size=(classes, width))
-    return centres[labels] + 0.9 * rng.normal(size=(count, width)), labels
+@pytest.fixture
+def problem() -> tuple[np.ndarray, TaskData]:
+    """Taps ``(600, 6)`` of three overlapping classes; four windows to a group, which share an offset."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(600) // 4 % 3
+    taps = rng.normal(size=(3, 6))[labels] + np.repeat(rng.normal(size=(150, 6)), 4, axis=0) + rng.normal(size=(600, 6))
+    everything = np.arange(600)
+    data = TaskData(np.zeros((600, 2, 1, 64), np.float32), labels, everything // 4, everything[:400], everything[400:])
+    return taps.astype(np.float32), data
 
 
-def refitted(x, one_hot, strength, fit, held):
-    """Held-out predictions of sklearn's ridge with the standardisation of all rows."""
-    model = Ridge(alpha=strength * len(x)).fit(x[fit], one_hot[fit])
-    return model.predict(x[held])
+def scikit_learn(taps: np.ndarray, labels: np.ndarray, rows: np.ndarray, strength: float) -> LogisticRegression:
+    mean, spread = taps[rows].mean(0), taps[rows].std(0)
+    model = LogisticRegression(C=1 / (strength * len(rows)), tol=1e-8, max_iter=2000)
+    model.fit((taps[rows] - mean) / spread, labels[rows])
+    return lambda asked: model.predict((taps[asked] - mean) / spread)
 
 
-@pytest.mark.parametrize("group_size", [1, 4])
-def test_the_closed_form_is_what_refitting_without_each_group_gives(group_size: int):
-    train, labels = problem(0)
-    test, test_labels = problem(1)
-    groups = np.arange(len(train)) // group_size
-    found = linear_probe(train, labels, groups, test, test_labels, 3)
-    x = (train - train.mean(0)) / train.std(0)
-    one_hot = np.eye(3)[labels]
-    accuracies = []
+def test_strength_by_held_out_groups_and_scores_are_those_of_scikit_learn(problem: tuple[np.ndarray, TaskData]):
+    taps, data = problem
+    chosen = data.shots(60, seed=0)
+    found = linear_probe(taps, data, [chosen], folds=4, held_folds=4)
+    folds = held_out_folds(data.groups[chosen], 4, 0)
+    accuracy = []
     for strength in STRENGTHS:
-        right = np.zeros(len(x), dtype=bool)
-        for group in np.unique(groups):
-            held = groups == group
-            right[held] = refitted(x, one_hot, strength, ~held, held).argmax(1) == labels[held]
-        accuracies.append(right.mean())
-    assert found.left_out_right.mean() == max(accuracies)
-    best = STRENGTHS[int(np.argmax(accuracies))]
-    everything = np.ones(len(x), dtype=bool)
-    x_test = (test - train.mean(0)) / train.std(0)
-    predicted = Ridge(alpha=best * len(x)).fit(x[everything], one_hot).predict(x_test).argmax(1)
-    np.testing.assert_array_equal(found.right, predicted == test_labels)
+        right = []
+        for fold in folds:
+            predict = scikit_learn(taps, data.labels, np.delete(chosen, fold), strength)
+            right.append(predict(chosen[fold]) == data.labels[chosen[fold]])
+        accuracy.append(np.concatenate(right).mean())
+    assert found.held_out_right[0].mean() == pytest.approx(max(accuracy), abs=0.01)
+    predict = scikit_learn(taps, data.labels, chosen, STRENGTHS[int(np.argmax(accuracy))])
+    assert (found.right[0] == (predict(data.test) == data.labels[data.test])).mean() > 0.99
+    np.testing.assert_array_equal(np.sort(found.held_out[0]), chosen)
 
 
-def test_more_features_than_rows_and_features_that_do_not_vary():
-    train, labels = problem(2, count=12, width=40)
-    train[:, 5] = 3.0
-    found = linear_probe(train, labels, np.arange(12), train, labels, 3)
-    assert found.right.shape == found.left_out_right.shape == (12,)
+def test_a_group_is_never_held_out_in_part():
+    groups = np.random.default_rng(0).integers(0, 30, 200)
+    folds = held_out_folds(groups, 4, seed=1)
+    assert sorted(np.concatenate(folds)) == list(range(200))
+    assert not any(set(groups[one]) & set(groups[other]) for one in folds for other in folds if one is not other)
 
 
-def test_nearest_neighbours_agree_with_sklearn():
-    train, labels = problem(3, count=90)
-    test, test_labels = problem(4, count=50)
-    mean, spread = train.mean(0), train.std(0)
+def test_nothing_is_held_out_of_one_label_per_class(problem: tuple[np.ndarray, TaskData]):
+    taps, data = problem
+    found = linear_probe(taps, data, [data.shots(1, seed) for seed in (0, 1)], folds=4, held_folds=0)
+    assert found.right.shape == (2, 200)
+    assert [len(one) for one in found.held_out] == [0, 0]
+
+
+def test_nearest_neighbours_agree_with_scikit_learn(problem: tuple[np.ndarray, TaskData]):
+    taps, data = problem
+    chosen = data.shots(30, seed=0)
+    mean, spread = taps[chosen].mean(0), taps[chosen].std(0)
     model = KNeighborsClassifier(NEIGHBOURS, metric="cosine", weights=lambda distance: 3 - distance)
-    model.fit((train - mean) / spread, labels)
-    expected = model.predict((test - mean) / spread) == test_labels
-    np.testing.assert_array_equal(neighbour_probe(train, labels, test, test_labels, 3), expected)
+    model.fit((taps[chosen] - mean) / spread, data.labels[chosen])
+    expected = model.predict((taps[data.test] - mean) / spread) == data.labels[data.test]
+    np.testing.assert_array_equal(neighbour_probe(taps, data, chosen), expected)
 
 
 def test_equal_width_keeps_the_directions_of_most_variance_of_the_pool_alone():
