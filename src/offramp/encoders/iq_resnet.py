@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from offramp.encoders.base import InputSpec, StagedEncoder, State
-from offramp.errors import EncoderError
+from offramp.encoders.iq_convolutional import IQConvolutional
 
 
 def _convolution(inputs: int, outputs: int, kernel: tuple[int, int], stride: int = 1) -> list[nn.Module]:
@@ -58,7 +57,7 @@ class ResidualUnit(nn.Module):
         return functional.relu(self.main(x) + side, inplace=True).transpose(0, 2)
 
 
-class IQResNet(StagedEncoder):
+class IQResNet(IQConvolutional):
     """Input ``(N, 2, antennas, time)``, axis 1 = I, Q; at least 1 antenna and 64 samples.
 
     Exits: ``stem``, ``mixing``, then ``stage1.0`` and so on, one per residual unit. Time halves (rounded up) at the stem, at
@@ -72,7 +71,6 @@ class IQResNet(StagedEncoder):
         """Take the channels of stem, mixing and every stage, and the number of units of every stage."""
         super().__init__()
         self.config = {"channels": list(channels), "repeats": list(repeats)}
-        self.input = InputSpec(("batch", "iq", "antennas", "time"), (2, None, None), (2, 1, 64))
         stem, mixed, *wide = channels
         stages: list[nn.Module] = [
             nn.Sequential(*_convolution(2, stem, (1, 7), 2), nn.ReLU(inplace=True)),
@@ -88,19 +86,3 @@ class IQResNet(StagedEncoder):
         self.exits = self._measure_exits(names, widths)
         # Convolutions run up to 1.4 times as fast on processors with channels innermost, and faster than as Conv1d.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def begin(self, x: Tensor) -> State:
-        """Scale every window to unit mean power per complex sample; an all-zero window stays zero."""
-        power = x.square().sum(1, keepdim=True).mean((2, 3), keepdim=True)
-        scaled = x * torch.rsqrt(power.clamp_min(torch.finfo(x.dtype).tiny))
-        return (scaled.contiguous(memory_format=torch.channels_last),)
-
-    def advance(self, stage: int, state: State) -> State:
-        return (self.stages[stage](state[0]),)
-
-    def pool(self, exit: int, state: State, pooling: str = "default") -> Tensor:
-        if pooling == "tokens":
-            return state[0].flatten(2).transpose(1, 2)
-        if pooling != "default":
-            raise EncoderError(f"unknown pooling {pooling!r}: iq-resnet has default, tokens")
-        return state[0].mean((2, 3))

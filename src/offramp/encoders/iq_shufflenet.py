@@ -18,8 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from offramp.encoders.base import InputSpec, StagedEncoder, State
-from offramp.errors import EncoderError
+from offramp.encoders.iq_convolutional import IQConvolutional
 
 Stride = tuple[int, int]
 
@@ -52,7 +51,7 @@ class ShuffleUnit(nn.Module):
         return torch.stack((side, self.main(main)), dim=2).flatten(1, 2)
 
 
-class IQShuffleNet(StagedEncoder):
+class IQShuffleNet(IQConvolutional):
     """Input ``(N, 2, antennas, time)``, axis 1 = I, Q; at least 1 antenna and 64 samples.
 
     Exits: ``stem``, ``stage2.0`` .. ``stage4.3``, ``conv5``. Default tap: global average over antennas and time, ``(N,
@@ -64,7 +63,6 @@ class IQShuffleNet(StagedEncoder):
     def __init__(self, channels: Sequence[int] = (24, 48, 96, 192, 1024), repeats: Sequence[int] = (4, 8, 4)) -> None:
         super().__init__()
         self.config = {"channels": list(channels), "repeats": list(repeats)}
-        self.input = InputSpec(("batch", "iq", "antennas", "time"), (2, None, None), (2, 1, 64))
         stem = nn.Sequential(
             nn.Conv2d(2, channels[0], 3, (1, 2), padding=1, bias=False),
             nn.BatchNorm2d(channels[0]),
@@ -83,19 +81,3 @@ class IQShuffleNet(StagedEncoder):
         self.exits = self._measure_exits([*names, "conv5"], [*widths, channels[-1]])
         # Depthwise convolutions run about 1.5 times as fast on processors with channels innermost.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def begin(self, x: Tensor) -> State:
-        """Scale every window to unit mean power per complex sample; an all-zero window stays zero."""
-        power = x.square().sum(1, keepdim=True).mean((2, 3), keepdim=True)
-        scaled = x * torch.rsqrt(power.clamp_min(torch.finfo(x.dtype).tiny))
-        return (scaled.contiguous(memory_format=torch.channels_last),)
-
-    def advance(self, stage: int, state: State) -> State:
-        return (self.stages[stage](state[0]),)
-
-    def pool(self, exit: int, state: State, pooling: str = "default") -> Tensor:
-        if pooling == "tokens":
-            return state[0].flatten(2).transpose(1, 2)
-        if pooling != "default":
-            raise EncoderError(f"unknown pooling {pooling!r}: iq-shufflenet has default, tokens")
-        return state[0].mean((2, 3))
