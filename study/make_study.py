@@ -16,7 +16,7 @@ from choosing import score_criteria
 from energy import joules_per_call
 from layers import layers_over_steps
 from page import write_page
-from plan import BY_HAND, ENCODER, MAIN_RUN, OTHERS, PRETRAINED, PRETRAINING, RANDOM, SHOTS, TASKS, StudyTask
+from plan import BY_HAND, ENCODER, LONG_RUN, OTHERS, PRETRAINED, PRETRAINING, RANDOM, SHOTS, TASKS, StudyTask
 from probing import by_hand, encoder_of, score, taps_of, task_data
 from scratch import score_scratch
 
@@ -75,7 +75,7 @@ def _scratch(runs: Path, only: list[str] | None) -> None:
 
 
 def _layers(runs: Path, only: list[str] | None) -> None:
-    for name in (MAIN_RUN, "masked"):
+    for name in (LONG_RUN, "masked"):
         _once(runs / f"layers-{name}.json", lambda path, n=name: layers_over_steps(runs / "pretraining" / n, path))
 
 

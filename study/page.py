@@ -31,6 +31,8 @@ FEW, MANY = 10, 500
 LEAST_OVER_RANDOM = {FEW: 0.05, MANY: 0.03}
 """What pretraining must add at the best exit of each, on both ID tasks, to be called worth having."""
 PAPER_SAVING = 0.93
+LEVEL = 0.01
+"""The ID probe has levelled off if it gains at most one point over the last doubling of steps."""
 ID = tuple(task for task in TASKS if task.shift == "id")
 OOD = tuple(task for task in TASKS if task.shift != "id")
 
@@ -47,7 +49,7 @@ class Claim:
 def write_page(runs: Path, docs: Path) -> None:
     """Write ``docs/study.md`` and its pictures in ``docs/figures/``."""
     study = Study(runs)
-    layers = json.loads((runs / f"layers-{MAIN_RUN}.json").read_text())
+    layers = json.loads((runs / f"layers-{LONG_RUN}.json").read_text())
     figures = docs / "figures"
     figures.mkdir(exist_ok=True)
     scores_against_macs(study, FEW, figures / "study-scores-10.svg")
@@ -284,6 +286,9 @@ def _pretraining(study: Study, layers: list[dict[str, Any]]) -> str:
         for task in last["probe"]
     )
     length = "; ".join(f"{task.name} {study.between(LONG_RUN, MAIN_RUN, task.name, MANY)}" for task in TASKS)
+    long_gains = "; ".join(f"{t.name} {study.over_full(t.name, MANY, names=(LONG_RUN,))}" for t in TASKS)
+    rising = [task for task in last["probe"] if last["probe"][task][-1] - before["probe"][task][-1] > LEVEL]
+    levelled = f"{_listed(rising)} has not levelled off" if rising else "both have levelled off"
     return f"""## Pretraining: seeds, length, objective, projector
 
 Accuracy in % at {MANY} labels per class at the chosen exits; in brackets the mean position of the chosen exit, 0 the first and 1 the last. The depth of the projector was fixed at 2
@@ -293,8 +298,11 @@ before any OOD score was seen; the short runs compare with each other only.
 
 ![ID probe of every exit against steps](figures/study-pretraining.svg)
 
-The ID probe of the last exit over the last doubling ({before["step"]:,} to {last["step"]:,} steps): {change}. The run of {PRETRAINING[LONG_RUN].steps:,} steps shows whether that was long enough. It
-minus the one of {PRETRAINING[MAIN_RUN].steps:,} steps, points: {length}."""
+The picture and the next section are of the run of {PRETRAINING[LONG_RUN].steps:,} steps, whose weights ship. The ID probe of its last exit over the last doubling
+({before["step"]:,} to {last["step"]:,} steps): {change}. So {levelled}.
+
+Were the three runs of {PRETRAINING[MAIN_RUN].steps:,} steps long enough? The longer one minus the first of them, points: {length}. What its chosen exits gain over its last
+one: {long_gains}."""
 
 
 def _relative_depth(study: Study, name: str, task: str) -> str:

@@ -74,12 +74,11 @@ PRETRAINING: dict[str, PretrainingConfig] = {
 }
 """Runs by name; ``depthD`` has D layers in its projection head."""
 MAIN_RUN = "resnet-s0"
-"""The weights that ship."""
 PRETRAINED = (MAIN_RUN, "resnet-s1", "resnet-s2")
 RANDOM = ("random-0", "random-1", "random-2")
 """Random weights, BatchNorm statistics measured without labels."""
 LONG_RUN = "long"
-"""Shows whether the others were long enough."""
+"""Shows whether the others were long enough. Its weights ship."""
 OTHERS = (LONG_RUN, "masked", "shufflenet", "depth0", "depth1", "depth2", "depth3")
 BY_HAND = "handmade"
 """Features of the control of that name, as if they were an exit."""

@@ -81,7 +81,7 @@ def runs(tmp_path: Path) -> Path:
         "probe": {"modulation": [0.3] * 8, "sector": [0.8] * 8},
     }
     steps = [0, 5, 10, 20, 40, 80, 160]
-    (tmp_path / "layers-resnet-s0.json").write_text(json.dumps([{"step": step, **layer} for step in steps]))
+    (tmp_path / "layers-long.json").write_text(json.dumps([{"step": step, **layer} for step in steps]))
     return tmp_path
 
 
