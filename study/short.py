@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from offramp.report.loading import load_results
-from offramp.report.numbers import format_gain, format_percent
+from offramp.report.numbers import format_difference, format_gain_interval, format_percent
 from offramp.results import Gain, Results, TaskResult
 
 
@@ -44,20 +45,19 @@ def claims(results: Results) -> list[str]:
 def main() -> None:
     """Print the table and the claims."""
     results = load_results(Path(sys.argv[1]))
-    table = Table(
-        "task",
-        "shift",
-        "leave at",
-        "MACs saved",
-        "gain over full",
-        "over random weights",
-        "over features by hand",
-        box=None,
-    )
+    gained = ("gain over\nfull", "over random\nweights", "over features\nby hand")
+    table = Table("task\nshift", "leave at\nMACs saved", *gained, box=None)
     for name, task in results.tasks.items():
-        gains = [task.gain_over_full, gain_over(task, "random_encoder"), gain_over(task, "handmade")]
-        cells = [format_gain(gain, task.metric) if gain else "" for gain in gains]
-        table.add_row(name, task.shift, task.chosen.exit, format_percent(task.chosen.macs_saved_fraction), *cells)
+        over_full = None if task.chosen.exit == task.full.exit else task.gain_over_full
+        gains = [over_full, gain_over(task, "random_encoder"), gain_over(task, "handmade")]
+        cells = [
+            f"{format_difference(gain, task.metric)}\n[dim]{escape(format_gain_interval(gain, task.metric))}[/]"
+            if gain
+            else ""
+            for gain in gains
+        ]
+        leave = f"{task.chosen.exit}\n[dim]{format_percent(task.chosen.macs_saved_fraction)}[/]"
+        table.add_row(f"{name}\n[dim]{task.shift}[/]", leave, *cells)
     console = Console()
     console.print("\nThe paper's claims in this run (the study: docs/study.md)\n", highlight=False)
     console.print(table)
