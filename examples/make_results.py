@@ -20,8 +20,8 @@ HERE = Path(__file__).resolve().parent
 READING = {
     "default": (
         "Simulated signals",
-        "Signal type and direction of arrival, in the kind of signals that the encoder was pretrained on, and signal type in short "
-        "windows of one antenna. `handmade` is what an engineer computes without any network.",
+        "Two ID tasks, signal type and direction of arrival (as sector and in degrees), and four OOD tasks: other signals (`rml2016`), another question "
+        "(`fingerprint`), both (`interference`, `beam`). `handmade` is what an engineer computes without any network. The study behind it: [study.md](study.md).",
     ),
     "lwm-deepmimo": (
         "LWM v1.0 on ray-traced channels of an unseen city",

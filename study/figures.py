@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from plan import BY_HAND, PRETRAINED, RANDOM, SCRATCH_EXITS, SCRATCH_SHOTS, SHOTS, TASKS, StudyTask
 from summary import Study
 
@@ -36,9 +37,10 @@ def scores_against_macs(study: Study, shots: int, path: Path) -> None:
     def paint(panels: Any) -> None:
         for panel, task in zip(panels.flat, TASKS, strict=True):
             _scores_of_task(study, task, shots, panel)
-        panels[0, 0].legend(frameon=False, fontsize=8)
+        handles = panels[0, 0].get_legend_handles_labels()
+        panels[0, 0].figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)
 
-    save(path, (11, 6.4), (2, 3), paint)
+    save(path, (11, 6.6), (2, 3), paint)
 
 
 def _scores_of_task(study: Study, task: StudyTask, shots: int, panel: Axes) -> None:
@@ -55,6 +57,7 @@ def _scores_of_task(study: Study, task: StudyTask, shots: int, panel: Axes) -> N
     by_hand = 100 * study.by_exit(BY_HAND, task.name, shots)[0]
     panel.axhline(by_hand, color=GREY, linestyle=":", label="features by hand")
     panel.set_xscale("log")
+    panel.xaxis.set_minor_formatter(NullFormatter())
     panel.set(title=f"{task.name} ({TITLES[task.shift]})", xlabel="MACs of a window", ylabel="accuracy, %")
     panel.grid(alpha=0.25)
 
