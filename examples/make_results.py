@@ -42,7 +42,8 @@ READING = {
     "wiar": (
         "Wi-Fi CSI of sixteen activities",
         "The same task on an unseen setup and on unseen trials of known setups: the difference is what a new room costs. Within the "
-        "one setup left for fitting, train and validation are divided by windows. `power_only` is amplitude without phase.",
+        "one setup left for fitting, train and validation are divided by windows. `power_only` is amplitude without phase. "
+        "The 90 `antennas` are subcarriers: `iq-resnet`, which averages over antennas, scores 4.0 and 13.5%.",
     ),
 }
 
