@@ -54,13 +54,3 @@ def crossed_bootstrap(values: NDArray[np.generic], groups: NDArray[np.int64], se
     draws = np.einsum("brs,br,bs->b", per_cell, of_run, of_seed) / (of_unit @ sizes)
     low, high = np.quantile(draws, [0.025, 0.975])
     return Estimate(float(values.mean()), float(low), float(high), (1 + int((draws <= 0).sum())) / (1 + RESAMPLES))
-
-
-def holm(p_values: list[float], level: float = 0.025) -> list[bool]:
-    """Which hypotheses are rejected at one-sided ``level`` by Holm's step-down correction (Scand. J. Statist. 1979)."""
-    rejected = [False] * len(p_values)
-    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
-        if p_values[index] * (len(p_values) - rank) > level:
-            break
-        rejected[index] = True
-    return rejected

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from claims import FEW, ID, MANY, OOD, Claim, claims, listed
 from figures import layers_over_steps, over_random_against_labels, scores_against_macs, similarity
 from plan import (
     BY_HAND,
@@ -27,23 +27,8 @@ from summary import TOLERANCE, Saving, Study
 from offramp.files import write_text
 from offramp.training.curves import draw_probe
 
-FEW, MANY = 10, 500
-LEAST_OVER_RANDOM = {FEW: 0.05, MANY: 0.03}
-"""What pretraining must add at the best exit of each, on both ID tasks, to be called worth having."""
-PAPER_SAVING = 0.93
 LEVEL = 0.01
 """The ID probe has levelled off if it gains at most one point over the last doubling of steps."""
-ID = tuple(task for task in TASKS if task.shift == "id")
-OOD = tuple(task for task in TASKS if task.shift != "id")
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim, whether it holds here, and the numbers that say so."""
-
-    text: str
-    holds: bool
-    evidence: str
 
 
 def write_page(runs: Path, docs: Path) -> None:
@@ -59,10 +44,10 @@ def write_page(runs: Path, docs: Path) -> None:
     similarity(layers, figures / "study-similarity.svg")
     draw_probe(_probe_lines(layers), figures / "study-pretraining.svg")
     savings = {task.name: study.saving(task) for task in TASKS}
-    claims = _claims(study, savings)
+    found = claims(study, savings)
     parts = [
         _head(),
-        _verdicts(claims),
+        _verdicts(found),
         _curves(),
         _labels(study),
         _controls(study),
@@ -71,7 +56,7 @@ def write_page(runs: Path, docs: Path) -> None:
         _pretraining(study, layers),
         _layers(layers),
         _choosing(study),
-        _failures(study, claims),
+        _failures(study, found),
     ]
     write_text(docs / "study.md", "\n\n".join(parts) + "\n")
 
@@ -94,71 +79,8 @@ to the test with `iq-resnet` and simulated signals ([simulation.md](simulation.m
 "Points" are points of accuracy."""
 
 
-def _claims(study: Study, savings: dict[str, Saving]) -> list[Claim]:
-    largest = max(TASKS, key=lambda task: savings[task.name].macs)
-    saved = savings[largest.name]
-    gains = {budget: study.gains_that_hold(budget) for budget in (FEW, MANY)}
-    winners = {budget: [task.name for task in OOD if gains[budget][task.name]] for budget in gains}
-    over_random = {
-        (task.name, budget): study.over_random(task.name, budget) for task in TASKS for budget in (FEW, MANY)
-    }
-    wanted = [
-        over_random[task.name, budget].mean >= LEAST_OVER_RANDOM[budget] and over_random[task.name, budget].low > 0
-        for task in ID
-        for budget in (FEW, MANY)
-    ]
-    transfers = [task.name for task in OOD if over_random[task.name, MANY].low > 0]
-    depths = {
-        kind: float(np.mean([study.depth(task, MANY) for task in tasks])) for kind, tasks in (("ID", ID), ("OOD", OOD))
-    }
-    width = {task.name: study.over_full(task.name, MANY, probe="equal_width") for task in OOD}
-    helped = [task for task in TASKS if over_random[task.name, MANY].low > 0]
-    return [
-        Claim(
-            f"An early exit saves up to {PAPER_SAVING:.0%} of the FLOPs",
-            saved.macs >= PAPER_SAVING,
-            f"the largest saving without being worse by more than {TOLERANCE:.0%} is {saved.macs:.0%} of the MACs and {saved.time:.0%} of the time "
-            f"({largest.name}, {saved.difference} points); the mean over tasks is {np.mean([one.macs for one in savings.values()]):.0%}",
-        ),
-        Claim(
-            "It does so on a task for which pretraining is of use",
-            any(savings[task.name].macs >= PAPER_SAVING for task in helped),
-            "MACs saved on the tasks where pretrained weights beat random ones: "
-            + ", ".join(f"{task.name} {savings[task.name].macs:.0%}" for task in helped),
-        ),
-        Claim(
-            "Intermediate exits beat the full encoder on unseen tasks",
-            len(winners[MANY]) == len(OOD),
-            f"with {MANY} labels per class on {_listed(winners[MANY])} of {len(OOD)} OOD tasks (Holm over all {len(TASKS)}), with {FEW} on "
-            f"{_listed(winners[FEW])}",
-        ),
-        Claim(
-            "The gain is not a matter of width",
-            all(one.low > 0 for name, one in width.items() if name in winners[MANY]) and bool(winners[MANY]),
-            "chosen exit minus full encoder when both keep 24 principal components: "
-            + ", ".join(f"{name} {width[name]}" for name in (winners[MANY] or width)),
-        ),
-        Claim(
-            "Tasks that were not pretrained for prefer earlier exits",
-            depths["OOD"] < depths["ID"],
-            f"chosen exits need {depths['ID']:.0%} of the MACs on ID tasks, {depths['OOD']:.0%} on OOD tasks, at {MANY} labels per class",
-        ),
-        Claim(
-            "Pretraining is worth it for ID tasks: 5 points at 10 labels and 3 at 500, best exit of each",
-            all(wanted),
-            "; ".join(f"{task.name} {over_random[task.name, FEW]} and {over_random[task.name, MANY]}" for task in ID),
-        ),
-        Claim(
-            "Pretraining helps OOD tasks too",
-            len(transfers) == len(OOD),
-            f"above random weights on {_listed(transfers)} at {MANY} labels: "
-            + "; ".join(f"{task.name} {over_random[task.name, MANY]}" for task in OOD),
-        ),
-    ]
-
-
-def _verdicts(claims: list[Claim]) -> str:
-    rows = [[claim.text, "yes" if claim.holds else "**no**", claim.evidence] for claim in claims]
+def _verdicts(found: list[Claim]) -> str:
+    rows = [[claim.text, "yes" if claim.holds else "**no**", claim.evidence] for claim in found]
     return "## In short\n\n" + _table(["claim", "holds here", "evidence (points, 95% interval)"], rows)
 
 
@@ -295,7 +217,7 @@ def _pretraining(study: Study, layers: list[dict[str, Any]]) -> str:
     length = "; ".join(f"{task.name} {study.between(LONG_RUN, MAIN_RUN, task.name, MANY)}" for task in TASKS)
     long_gains = "; ".join(f"{t.name} {study.over_full(t.name, MANY, names=(LONG_RUN,))}" for t in TASKS)
     rising = [task for task in last["probe"] if last["probe"][task][-1] - before["probe"][task][-1] > LEVEL]
-    levelled = f"{_listed(rising)} has not levelled off" if rising else "both have levelled off"
+    levelled = f"{listed(rising)} has not levelled off" if rising else "both have levelled off"
     return f"""## Pretraining: seeds, length, objective, projector
 
 Accuracy in % at {MANY} labels per class at the chosen exits; in brackets the mean position of the chosen exit, 0 the first and 1 the last. The depth of the projector was fixed at 2
@@ -365,8 +287,8 @@ H-score and held-out accuracy see those that the head is fitted on.
 {tables}"""
 
 
-def _failures(study: Study, claims: list[Claim]) -> str:
-    lines = [f"- {claim.text}: {claim.evidence}." for claim in claims if not claim.holds]
+def _failures(study: Study, found: list[Claim]) -> str:
+    lines = [f"- {claim.text}: {claim.evidence}." for claim in found if not claim.holds]
     for task in TASKS:
         ours = float(study.stack(PRETRAINED, task.name, MANY).mean())
         by_hand = float(study.stack((BY_HAND,), task.name, MANY).mean())
@@ -387,7 +309,7 @@ def _failures(study: Study, claims: list[Claim]) -> str:
     better = [name for name in regrets if regrets[name][:, 0].mean() < rule]
     if better:
         lines.append(
-            f"- With {FEW} labels per class held-out accuracy is not the best way to choose an exit: {_listed(better)} cost less."
+            f"- With {FEW} labels per class held-out accuracy is not the best way to choose an exit: {listed(better)} cost less."
         )
     lines.append("- Fixed exits against routing by sample is not tested here.")
     return "## What did not hold\n\n" + "\n".join(lines)
@@ -405,10 +327,6 @@ def _probe_lines(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _percent(right: np.ndarray[Any, np.dtype[np.bool_]]) -> str:
     return f"{100 * right.mean():.1f}"
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) if names else "none"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

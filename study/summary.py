@@ -9,9 +9,12 @@ from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
-from intervals import Estimate, by_unit, crossed_bootstrap, holm
+from intervals import Estimate, by_unit, crossed_bootstrap
 from numpy.typing import NDArray
 from plan import LABEL_SEEDS, PRETRAINED, RANDOM, SHOTS, TASKS, StudyTask
+
+from offramp.resampling import holm
+from offramp.results import Gain
 
 TOLERANCE = 0.01
 """An exit is non-inferior if it is at most one point of accuracy worse than the full encoder."""
@@ -181,8 +184,9 @@ class Study:
 
     def gains_that_hold(self, budget: int) -> dict[str, bool]:
         """Tasks whose gain over the full encoder is above zero after Holm's correction over the tasks."""
-        p_values = [self.over_full(task.name, budget).p_value for task in TASKS]
-        return dict(zip([task.name for task in TASKS], holm(p_values), strict=True))
+        estimates = [self.over_full(task.name, budget) for task in TASKS]
+        gains = [Gain(mean=one.mean, ci95=(one.low, one.high), unit="group", p_value=one.p_value) for one in estimates]
+        return {task.name: gain.significant for task, gain in zip(TASKS, holm(gains), strict=True)}
 
     def depth(self, task: StudyTask, budget: int) -> float:
         """Mean share of the full encoder's MACs that the chosen exits need."""
@@ -227,4 +231,4 @@ class Study:
 
 
 def _by_frequency(names: list[str]) -> tuple[str, ...]:
-    return tuple(sorted(set(names), key=lambda name: -names.count(name)))
+    return tuple(sorted(set(names), key=lambda name: (-names.count(name), name)))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from intervals import by_unit, crossed_bootstrap, holm
+from intervals import by_unit, crossed_bootstrap
 
 
 def test_sums_by_group():
@@ -43,9 +43,3 @@ def test_it_covers_zero_as_often_as_it_says():
         found = crossed_bootstrap(windows + seeds + rng.normal(0, 1, (1, 8, 200)), np.arange(200), seed=draw)
         hits += found.low <= 0 <= found.high
     assert hits >= 85
-
-
-def test_holm_steps_down():
-    assert holm([0.001, 0.2, 0.009]) == [True, False, True]
-    assert holm([0.01, 0.011, 0.012]) == [False, False, False]  # 0.01 * 3 is above 0.025
-    assert holm([]) == []

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import page
 import pytest
+from claims import claims
 from plan import (
     BY_HAND,
     LABEL_SEEDS,
@@ -88,7 +89,7 @@ def runs(tmp_path: Path) -> Path:
 def test_claims_follow_from_the_scores(runs: Path):
     study = Study(runs)
     savings = {task.name: study.saving(task) for task in TASKS}
-    holds = {claim.text: claim.holds for claim in page._claims(study, savings)}
+    holds = {claim.text: claim.holds for claim in claims(study, savings)}
     assert list(holds.values()) == [True, True, True, True, False, True, True]  # the flat ID tasks leave at the stem
     assert study.exits_chosen("rml2016", 500) == ("stage1.1",)
     assert study.over_full("rml2016", 500).mean == pytest.approx(0.2, abs=0.02)
