@@ -16,7 +16,6 @@ from torch.nn import functional
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.iq_shufflenet import ShuffleUnit
 from offramp.encoders.registry import load_encoder
-from offramp.errors import EncoderError
 
 NAMES = [
     "stem",
@@ -96,41 +95,6 @@ def test_tokens_come_antenna_by_antenna() -> None:
         x = window(3, 64)
         state, tokens = tiny().states(x, ["stem"])["stem"], tiny().taps(x, ["stem"], pooling="tokens")["stem"]
     assert torch.equal(tokens[:, 32 * 2 + 5], state[:, :, 2, 5])
-
-
-@settings(max_examples=20, deadline=None)
-@given(decibels=st.floats(-120, 120))
-def test_the_gain_of_the_receiver_does_not_matter(decibels: float) -> None:
-    x = window(2, 96)
-    with torch.no_grad():
-        for name, tap in tiny().taps(x * 10 ** (decibels / 20)).items():
-            torch.testing.assert_close(tap, tiny().taps(x)[name], rtol=1e-4, atol=1e-5)
-
-
-def test_windows_are_scaled_one_by_one_to_unit_power() -> None:
-    x = window(4, 80, count=3) * torch.tensor([1e-4, 1.0, 1e5])[:, None, None, None]
-    (scaled,) = full().begin(x)
-    torch.testing.assert_close(scaled.square().sum(1).mean((1, 2)), torch.ones(3))
-    ratio = scaled / x
-    torch.testing.assert_close(ratio, ratio[:, :1, :1, :1].expand_as(ratio), rtol=1e-5, atol=0)
-
-
-def test_silence_stays_silent_and_finite() -> None:
-    (scaled,) = full().begin(torch.zeros(1, 2, 1, 64))
-    assert torch.equal(scaled, torch.zeros(1, 2, 1, 64))
-    with torch.no_grad():
-        assert all(tap.isfinite().all() for tap in full().taps(torch.zeros(1, 2, 1, 64)).values())
-
-
-@pytest.mark.parametrize("shape", [(2, 1, 63), (2, 0, 64), (1, 1, 64)])
-def test_a_window_below_the_minimum_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(EncoderError, match="antennas >= 1, time >= 64"):
-        full().taps(torch.zeros(1, *shape))
-
-
-def test_unknown_pooling_is_named() -> None:
-    with pytest.raises(EncoderError, match="unknown pooling 'max': iq-shufflenet has default, tokens"):
-        full().taps(window(1, 64), ["stem"], pooling="max")
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
