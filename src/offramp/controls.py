@@ -19,7 +19,6 @@ from sklearn.decomposition import PCA
 
 from offramp.data.table import WindowSource
 from offramp.encoders.base import StagedEncoder
-from offramp.encoders.registry import random_encoder
 from offramp.errors import DataError
 from offramp.features import OnProgress, TapMatrix, batch_size, digest, fill_rows, freeze
 from offramp.transforms import Transform
@@ -209,7 +208,7 @@ def random_twin(
     The windows are spread over the whole source, whatever the split, so that tasks on one source share the random encoder's
     features as they share the encoder's.
     """
-    twin = random_encoder(type(encoder), encoder.config, seed=1000 + draw).to(device)
+    twin = encoder.reinitialised(seed=1000 + draw).to(device)
     norms = [module for module in twin.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
     if norms:
         for norm in norms:

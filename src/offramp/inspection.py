@@ -160,10 +160,10 @@ def inspect_target(target: str, checkpoint: Path | None = None, shape: str | Non
         if "architecture" not in keys:
             return FileInspection(inspect_file(path))
     # torch takes seconds to import, and only encoders need it
-    from offramp.encoders.registry import list_encoders
+    from offramp.encoders.registry import known_names
 
-    if target not in list_encoders() and not path.exists():
-        known = ", ".join(list_encoders())
+    if target not in known_names() and not path.exists():
+        known = ", ".join(known_names())
         raise OfframpError(f"{target} is neither a file nor a folder nor an encoder's name ({known})")
     return _inspect_encoder(target, checkpoint, shape)
 

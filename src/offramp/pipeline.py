@@ -146,7 +146,7 @@ def run_suite(
 def load(loaded: LoadedSuite, device: str) -> StagedEncoder:
     """The suite's encoder, frozen."""
     spec = loaded.encoder
-    return freeze(load_encoder(spec.name, checkpoint=spec.checkpoint, device=device))
+    return freeze(load_encoder(spec.name, checkpoint=spec.checkpoint, device=device, **spec.options))
 
 
 def prepare(task: TaskSpec, loaded: LoadedSuite) -> Prepared:

@@ -26,10 +26,19 @@ class EncoderSpec(Spec):
     Attributes:
         name: Registered name or encoder folder.
         checkpoint: Path relative to the suite file.
+        modality: Which of a checkpoint's inputs is used, where it knows several (``wavesfm``).
+        pool: How a checkpoint's tokens become a tap, where it leaves that open (``wavesfm``).
     """
 
     name: str
     checkpoint: Path | None = None
+    modality: Literal["iq", "vision"] | None = None
+    pool: Literal["cls", "mean"] | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What :func:`~offramp.encoders.registry.load_encoder` is told beside name and checkpoint."""
+        return {key: value for key, value in (("modality", self.modality), ("pool", self.pool)) if value is not None}
 
 
 class SelectionSpec(Spec):
@@ -121,9 +130,11 @@ class LoadedSuite:
         given = self.suite.encoder
         spec = given if isinstance(given, EncoderSpec) else EncoderSpec(name=given)
         beside = self.folder / spec.name
-        return EncoderSpec(
-            name=str(beside) if beside.is_dir() else spec.name,
-            checkpoint=self.folder / spec.checkpoint if spec.checkpoint else None,
+        return spec.model_copy(
+            update={
+                "name": str(beside) if beside.is_dir() else spec.name,
+                "checkpoint": self.folder / spec.checkpoint if spec.checkpoint else None,
+            }
         )
 
 

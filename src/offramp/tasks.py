@@ -14,6 +14,25 @@ Kind = Literal["classification", "regression"]
 ONE_ANTENNA = ("rml2016", "interference", "beam")
 MISMATCHED = ("fingerprint", "beam")
 Shift = Literal["id", "label", "domain", "both", "unknown"]
+Format = Literal[
+    "hdf5",
+    "npz",
+    "sigmf",
+    "rml-pickle",
+    "rml2018",
+    "powder",
+    "deepbeam",
+    "radcom",
+    "icarus",
+    "owl",
+    "ut-har",
+    "ntu-fi",
+    "uwb-indoor",
+    "torchsig",
+    "deepmimo",
+    "csitool",
+]
+"""Layouts of data files, one reader each in ``data/formats``."""
 
 
 class Spec(BaseModel):
@@ -64,8 +83,8 @@ class DataSpec(Spec):
     Attributes:
         path: A file or a folder of SigMF recordings; relative to the suite file.
         synthetic: Simulated windows; instead of ``path``.
-        format: ``hdf5``, ``npz`` or ``sigmf``; by suffix if None.
-        input: Array that holds the windows.
+        format: Layout of the file, e.g. ``hdf5``; recognised by the file itself if None.
+        input: Array that holds the windows; the format's own if None (``sample`` in HDF5 and npz files).
         target: Column with labels or values; None where only windows are needed.
         group: Column whose values never cross from one split to another; every window on its own if None.
         snr: Column with each window's SNR in dB, for scores by SNR.
@@ -78,8 +97,8 @@ class DataSpec(Spec):
 
     path: Path | None = None
     synthetic: SyntheticSpec | None = None
-    format: Literal["hdf5", "npz", "sigmf"] | None = None
-    input: str = "sample"
+    format: Format | None = None
+    input: str | None = None
     target: str | None = None
     group: str | None = None
     snr: str | None = None

@@ -38,12 +38,12 @@ def test_hdf5(write_hdf5) -> None:
 
 
 def test_arrays_are_listed_where_the_windows_are_unknown(write_hdf5, tmp_path: Path) -> None:
-    summary = inspect_file(write_hdf5(csi=np.zeros((5, 8)), label=[0] * 5))
+    summary = inspect_file(write_hdf5(waves=np.zeros((5, 8)), label=[0] * 5))
     assert (summary.count, summary.shape, summary.columns) == (None, None, ())
-    assert {array.name: array.shape for array in summary.arrays} == {"csi": (5, 8), "label": (5,)}
-    np.savez(tmp_path / "a.npz", csi=np.zeros((5, 8)), label=[0] * 5)
+    assert {array.name: array.shape for array in summary.arrays} == {"waves": (5, 8), "label": (5,)}
+    np.savez(tmp_path / "a.npz", waves=np.zeros((5, 8)), label=[0] * 5)
     assert {array.name: array.shape for array in inspect_file(tmp_path / "a.npz").arrays} == {
-        "csi": (5, 8),
+        "waves": (5, 8),
         "label": (5,),
     }
 

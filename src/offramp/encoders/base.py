@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -43,29 +44,43 @@ class InputSpec:
         layout: Names of the axes, e.g. ``("batch", "iq", "antennas", "time")``.
         shape: Size of each axis behind the batch; ``None`` where any size fits.
         minimum: Smallest size of each axis behind the batch.
+        multiple: What the size of each axis behind the batch must be a multiple of; any size fits if it is empty.
     """
 
     layout: tuple[str, ...]
     shape: tuple[int | None, ...]
     minimum: tuple[int, ...]
+    multiple: tuple[int, ...] = ()
 
     def describe(self) -> str:
         """The accepted shapes in words, e.g. ``(N, 2, antennas >= 1, time >= 64)``."""
         axes = [
-            str(size) if size is not None else f"{name} >= {least}"
-            for name, size, least in zip(self.layout[1:], self.shape, self.minimum, strict=True)
+            str(size) if size is not None else f"{name} >= {least}{f' in steps of {step}' if step > 1 else ''}"
+            for name, size, least, step in zip(self.layout[1:], self.shape, self.minimum, self._steps, strict=True)
         ]
         return f"(N, {', '.join(axes)})"
+
+    @property
+    def _steps(self) -> tuple[int, ...]:
+        return self.multiple or (1,) * len(self.shape)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise :class:`EncoderError` unless ``shape`` (without the batch axis) is accepted."""
         fits = len(shape) == len(self.shape) and all(
-            size >= least and expected in (None, size)
-            for size, expected, least in zip(shape, self.shape, self.minimum, strict=True)
+            size >= least and size % step == 0 and expected in (None, size)
+            for size, expected, least, step in zip(shape, self.shape, self.minimum, self._steps, strict=True)
         )
         if not fits:
             given = ", ".join(["N", *map(str, shape)])
             raise EncoderError(f"input of shape ({given}) does not fit: this encoder takes {self.describe()}")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draws within start from ``seed``; torch's global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would set the accelerators' states too
+        yield
 
 
 class StagedEncoder(nn.Module, ABC):
@@ -77,6 +92,8 @@ class StagedEncoder(nn.Module, ABC):
     """
 
     architecture: ClassVar[str]
+    checkpoint_options: ClassVar[tuple[str, ...]] = ()
+    """Names of what a foreign checkpoint leaves open, so that whoever loads it may say it; each is a key of ``config`` too."""
     config: dict[str, Any]
     input: InputSpec
     exits: tuple[Exit, ...]
@@ -95,9 +112,17 @@ class StagedEncoder(nn.Module, ABC):
         """The tap at an exit: ``(N, width)`` float32, or ``(N, positions, width)`` with ``pooling="tokens"``."""
 
     @classmethod
-    def convert_checkpoint(cls, tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Read a foreign state dict: constructor arguments and tensors under this class's own names."""
-        return {}, tensors
+    def convert_checkpoint(cls, tensors: dict[str, Tensor], **options: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Read a foreign state dict: constructor arguments and tensors under this class's own names.
+
+        ``options`` are those of ``checkpoint_options`` that the caller gave.
+        """
+        return dict(options), tensors
+
+    def reinitialised(self, seed: int) -> StagedEncoder:
+        """A new encoder of the same configuration with its own random weights; the global random state is left as it was."""
+        with seeded(seed):
+            return type(self)(**self.config)
 
     def taps(self, x: Tensor, exits: Iterable[str] | None = None, pooling: str = "default") -> dict[str, Tensor]:
         """Pooled states at the named exits (all if None), in order of depth; nothing behind the deepest runs.

@@ -164,7 +164,7 @@ class LWM(StagedEncoder):
         return prefix
 
     @classmethod
-    def convert_checkpoint(cls, tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def convert_checkpoint(cls, tensors: dict[str, Tensor], **options: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Rename the published state dict. Its unused norms are dropped; the architecture is read from shapes."""
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
         try:

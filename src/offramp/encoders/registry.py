@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from offramp.encoders import storage
-from offramp.encoders.base import StagedEncoder
+from offramp.encoders.base import StagedEncoder, seeded
 from offramp.encoders.iq_resnet import IQResNet
 from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.lwm import LWM
@@ -34,10 +34,23 @@ def list_encoders() -> list[str]:
     return sorted(_ARCHITECTURES)
 
 
+def known_names() -> list[str]:
+    """What :func:`load_encoder` takes as a name: registered architectures, and encoders that ship with the package."""
+    folder = _packaged_folder()
+    shipped = (
+        {entry.name for entry in folder.iterdir() if (entry / storage.CONFIG).is_file()} if folder.is_dir() else set()
+    )
+    return sorted(shipped | set(_ARCHITECTURES))
+
+
 def packaged_weights(name: str) -> Path | None:
-    """The encoder folder that ships with the package for a registered name, if there is one."""
-    folder = Path(str(files("offramp"))) / "suites" / "weights" / name
-    return folder if (folder / storage.CONFIG).is_file() else None
+    """The encoder folder of this name that ships with the package, if there is one."""
+    folder = _packaged_folder() / name
+    return folder if Path(name).name == name and (folder / storage.CONFIG).is_file() else None
+
+
+def _packaged_folder() -> Path:
+    return Path(str(files("offramp"))) / "suites" / "weights"
 
 
 def load_encoder(
@@ -52,12 +65,14 @@ def load_encoder(
     """Get an encoder.
 
     Args:
-        name: A registered architecture (see :func:`list_encoders`) or an encoder folder.
+        name: A registered architecture (see :func:`list_encoders`), an encoder that ships with the package (see
+            :func:`known_names`) or an encoder folder.
         checkpoint: A foreign checkpoint for a registered architecture, ``.safetensors`` or PyTorch.
         weights: ``"pretrained"``, or ``"random"`` for the architecture's own initialisation from ``seed``.
         seed: Seed of random weights.
         device: Where to put it, e.g. ``"cpu"`` or ``"cuda"``.
-        **config: Constructor arguments of the architecture, for random weights.
+        **config: Constructor arguments of the architecture, for random weights; or what its checkpoints leave open, such as
+            ``modality=`` of ``wavesfm``.
 
     Raises:
         EncoderError: Unknown name, missing or unfit weights.
@@ -65,24 +80,20 @@ def load_encoder(
     if weights not in ("pretrained", "random"):
         raise EncoderError(f"weights={weights!r}: choose 'pretrained' or 'random'")
     if config and weights != "random":
-        raise EncoderError(
-            f"{', '.join(config)}: constructor arguments are for weights='random', others bring their own"
-        )
-    folder = Path(name)
+        _check_options(str(name), checkpoint, config)
+    folder = packaged_weights(str(name)) or Path(name)
     if str(name) in _ARCHITECTURES:
         architecture = _ARCHITECTURES[str(name)]
         if weights == "random":
             return random_encoder(architecture, config, seed).to(_usable(device))
         if checkpoint is not None:
-            converted, tensors = architecture.convert_checkpoint(storage.read_tensors(Path(checkpoint)))
+            converted, tensors = architecture.convert_checkpoint(storage.read_tensors(Path(checkpoint)), **config)
             return _filled(architecture, converted, tensors, str(checkpoint)).to(_usable(device))
-        packaged = packaged_weights(str(name))
-        if packaged is None:
+        if packaged_weights(str(name)) is None:
             raise EncoderError(f"no weights of {name!r} ship with offramp: give checkpoint=PATH, or weights='random'")
-        folder = packaged
     elif checkpoint is not None or not folder.is_dir():
         raise EncoderError(
-            f"unknown encoder {str(name)!r}: give an encoder folder or one of {', '.join(list_encoders())}"
+            f"unknown encoder {str(name)!r}: give an encoder folder or one of {', '.join(known_names())}"
         )
     stored = storage.read_config(folder)
     if stored["architecture"] not in _ARCHITECTURES:
@@ -96,12 +107,26 @@ def load_encoder(
 
 def random_encoder(architecture: type[StagedEncoder], config: dict[str, Any], seed: int) -> StagedEncoder:
     """An encoder with its architecture's own random initialisation; the global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would set the accelerators' states too
+    with seeded(seed):
         try:
             return architecture(**config)
         except TypeError as error:
             raise EncoderError(f"{architecture.architecture} cannot be built: {error}") from None
+
+
+def checkpoint_options(name: str) -> tuple[str, ...]:
+    """What :func:`load_encoder` takes beside a checkpoint of this architecture; nothing for an unknown one."""
+    return _ARCHITECTURES[name].checkpoint_options if name in _ARCHITECTURES else ()
+
+
+def _check_options(name: str, checkpoint: str | Path | None, options: dict[str, Any]) -> None:
+    known = checkpoint_options(name) if checkpoint is not None else ()
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        also = f"; with a checkpoint {name} takes {', '.join(known)}" if known else ""
+        raise EncoderError(
+            f"{', '.join(unknown)}: constructor arguments are for weights='random', others bring their own{also}"
+        )
 
 
 def _filled(architecture: type[StagedEncoder], config: dict[str, Any], tensors: Any, source: str) -> StagedEncoder:

@@ -95,8 +95,7 @@ def _spec(task: BundleTask, file: Path) -> DataSpec:
     known = {name: value for name, value in task.data.items() if name in DataSpec.model_fields}
     unused = ("format", "target", "group", "snr", "labels", "windows_per_recording")
     spec = DataSpec(**{**known, **dict.fromkeys(unused)}, path=file)
-    suffixes = [suffix for layout in FORMATS.values() for suffix in layout.suffixes]
-    if file.is_dir() or file.suffix.lower() in suffixes:
+    if any(layout.recognise(file) for layout in FORMATS.values()):
         return spec
     return spec.model_copy(update={"format": task.data.get("format")})
 

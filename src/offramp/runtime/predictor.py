@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from offramp.bundle import ENCODER, Bundle, BundleTask, load_bundle
 from offramp.encoders.base import StagedEncoder
-from offramp.encoders.registry import load_encoder
+from offramp.encoders.registry import checkpoint_options, load_encoder
 from offramp.errors import BundleError, DataError, OfframpError
 from offramp.heads import head_module
 from offramp.transforms import Transform
@@ -160,7 +160,9 @@ def load_bundle_encoder(bundle: Bundle, folder: Path, device: str = "cpu") -> St
     if path.is_dir():
         encoder = load_encoder(path, device=device)
     else:
-        encoder = load_encoder(bundle.encoder["architecture"], checkpoint=path, device=device)
+        name, config = bundle.encoder["architecture"], bundle.encoder["config"]
+        options = {option: config[option] for option in checkpoint_options(name)}
+        encoder = load_encoder(name, checkpoint=path, device=device, **options)
     found, expected = encoder.fingerprint(), bundle.encoder["sha256"]
     if found != expected:
         raise BundleError(

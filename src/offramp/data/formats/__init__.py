@@ -1,4 +1,8 @@
-"""Formats of data files: one registry, one function that opens any of them."""
+"""Formats of data files: one registry, one function that opens any of them.
+
+A format recognises its files by what is in them, since many share a suffix. The first in ``FORMATS`` that recognises a path reads
+it, so that special layouts stand before the general ones that they are built on.
+"""
 
 from __future__ import annotations
 
@@ -18,28 +22,28 @@ class Format:
     """A way to lay out windows in files.
 
     Attributes:
-        suffixes: Endings of file names, in lower case.
+        recognise: Whether a file or folder that exists is of this layout; never raises, and reads no more than a header.
         read: Open what a suite's ``data:`` names.
         summarise: What a file holds, without knowing what to make of it.
     """
 
-    suffixes: tuple[str, ...]
+    recognise: Callable[[Path], bool]
     read: Callable[[DataSpec], Table]
     summarise: Callable[[Path], FileSummary]
 
 
 FORMATS: dict[str, Format] = {
-    "hdf5": Format((".h5", ".hdf5"), hdf5.read, hdf5.summarise),
-    "npz": Format((".npz",), npz.read, npz.summarise),
-    "sigmf": Format((".sigmf-meta", ".sigmf-data", ".sigmf"), sigmf.read, sigmf.summarise),
+    "hdf5": Format(hdf5.recognise, hdf5.read, hdf5.summarise),
+    "npz": Format(npz.recognise, npz.read, npz.summarise),
+    "sigmf": Format(sigmf.recognise, sigmf.read, sigmf.summarise),
 }
 
 
 def format_of(spec: DataSpec) -> str:
-    """Name of the format of ``spec.path``: ``spec.format``, or else by suffix; a folder holds SigMF recordings.
+    """Name of the format of ``spec.path``: ``spec.format``, or else the first that recognises it.
 
     Raises:
-        DataError: The path does not exist, or its suffix is unknown.
+        DataError: The path does not exist, or no format recognises it.
     """
     path = spec.path
     if path is None:
@@ -48,14 +52,11 @@ def format_of(spec: DataSpec) -> str:
         raise DataError(f"{path} does not exist: correct data.path")
     if spec.format is not None:
         return spec.format
-    if path.is_dir():
-        return "sigmf"
     for name, layout in FORMATS.items():
-        if path.suffix.lower() in layout.suffixes:
+        if layout.recognise(path):
             return name
-    known = ", ".join(suffix for layout in FORMATS.values() for suffix in layout.suffixes)
     raise DataError(
-        f"{path} has none of the known suffixes {known}: rename it or set data.format to {' or '.join(FORMATS)}"
+        f"{path} is of no known layout (.h5, .npz, .sigmf-meta ...): set data.format to one of {', '.join(FORMATS)}"
     )
 
 

@@ -22,6 +22,8 @@ from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
 from offramp.tasks import DataSpec
 
+WINDOW_ARRAYS = ("sample", "image", "csi", "features", "cir")
+"""Usual names of the array of windows."""
 MAX_DIMENSIONS = 1024
 """Two-dimensional arrays with longer rows are not read as columns."""
 
@@ -38,18 +40,27 @@ class StoredArray(Protocol):
     def __getitem__(self, key: Any) -> Any: ...
 
 
+def window_array(spec: DataSpec, arrays: Mapping[str, StoredArray]) -> str:
+    """Name of the array of windows: ``spec.input``, or else the first of ``WINDOW_ARRAYS`` that is there."""
+    if spec.input is not None:
+        return spec.input
+    return next((name for name in WINDOW_ARRAYS if name in arrays), WINDOW_ARRAYS[0])
+
+
 def table_from_arrays(
     path: Path,
+    field: str,
     spec: DataSpec,
     arrays: Mapping[str, StoredArray],
     label_names: dict[str, tuple[str, ...]],
     fetch: Callable[[NDArray[np.int64]], NDArray[np.generic]],
 ) -> Table:
-    """A table of the windows ``spec.input`` and all columns beside it.
+    """A table of the windows ``field`` and all columns beside it.
 
     Args:
         path: The file, for messages and the fingerprint.
-        spec: Names the input array; the columns it names must have one row per window.
+        field: Name of the array of windows, see :func:`window_array`.
+        spec: The columns it names must have one row per window.
         arrays: All arrays of the file by name.
         label_names: Names of classes by column.
         fetch: Rows of the input array by index, as stored.
@@ -57,28 +68,26 @@ def table_from_arrays(
     Raises:
         DataError: The input array is missing, empty or of an unusable type, or a named column has another length.
     """
-    if spec.input not in arrays:
-        raise DataError(f"{path} has no array {spec.input!r}: set data.input to one of {_listing(arrays)}")
-    stored = arrays[spec.input]
-    shape = _window_shape(path, spec.input, stored)
+    if field not in arrays:
+        raise DataError(f"{path} has no array {field!r}: set data.input to one of {_listing(arrays)}")
+    stored = arrays[field]
+    shape = _window_shape(path, field, stored)
     count = stored.shape[0]
     for name in (spec.target, spec.group, spec.snr):
         if name is not None and name in arrays and arrays[name].shape[:1] != (count,):
             rows = arrays[name].shape[0] if arrays[name].shape else 0
-            raise DataError(
-                f"{path}: {name!r} has {rows} rows and {spec.input!r} has {count} windows; both must be as long"
-            )
+            raise DataError(f"{path}: {name!r} has {rows} rows and {field!r} has {count} windows; both must be as long")
     columns = {
         name: column
         for name, array in arrays.items()
-        if name != spec.input and array.shape[:1] == (count,) and (column := _column(array)) is not None
+        if name != field and array.shape[:1] == (count,) and (column := _column(array)) is not None
     }
     is_complex = stored.dtype.kind == "c"
     windows = WindowSource(
         name=str(path),
         count=count,
         shape=shape,
-        fingerprint=_fingerprint(path, spec.input),
+        fingerprint=_fingerprint(path, field),
         fetch=(lambda indices: _to_iq(fetch(indices))) if is_complex else fetch,
     )
     return Table(windows, columns, {name: names for name, names in label_names.items() if name in columns})

@@ -16,7 +16,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.data.formats.arrays import StoredArray, array_summaries, names_of_classes, table_from_arrays
+from offramp.data.formats.arrays import (
+    StoredArray,
+    array_summaries,
+    names_of_classes,
+    table_from_arrays,
+    window_array,
+)
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table
 from offramp.errors import DataError
@@ -26,6 +32,11 @@ MAX_CACHE_BYTES = 256 * 2**20
 """Most memory for decompressed chunks of one file."""
 MAX_GAP = 8
 """Windows that are not asked for are read along if at most this many stand between two that are."""
+
+
+def recognise(path: Path) -> bool:
+    """By suffix: a damaged HDF5 file has to be named as such."""
+    return path.suffix.lower() in (".h5", ".hdf5")
 
 
 def read(spec: DataSpec) -> Table:
@@ -38,16 +49,18 @@ def read(spec: DataSpec) -> Table:
     with _opened(path) as file:
         arrays = _arrays(file)
         names = names_of_classes(path, dict(file.attrs))
-        return table_from_arrays(path, spec, arrays, names, _RowReader(path, spec.input))
+        field = window_array(spec, arrays)
+        return table_from_arrays(path, field, spec, arrays, names, _RowReader(path, field))
 
 
 def summarise(path: Path) -> FileSummary:
-    """All arrays; and the columns, if the windows are called ``sample``."""
+    """All arrays; and the columns, if the windows have one of the usual names."""
+    spec = DataSpec(path=path, format="hdf5")
     with _opened(path) as file:
         arrays = _arrays(file)
         listed = array_summaries(arrays)
-    spec = DataSpec(path=path, format="hdf5")
-    if spec.input in arrays:
+        known = window_array(spec, arrays) in arrays
+    if known:
         return summarise_table(read(spec), str(path), "hdf5", listed)
     return FileSummary(str(path), "hdf5", None, "window", None, (), listed)
 

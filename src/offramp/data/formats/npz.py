@@ -12,11 +12,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.data.formats.arrays import StoredArray, array_summaries, names_of_classes, table_from_arrays
+from offramp.data.formats.arrays import (
+    StoredArray,
+    array_summaries,
+    names_of_classes,
+    table_from_arrays,
+    window_array,
+)
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table
 from offramp.errors import DataError
 from offramp.tasks import DataSpec
+
+
+def recognise(path: Path) -> bool:
+    """By suffix: a damaged archive has to be named as such."""
+    return path.suffix.lower() == ".npz"
 
 
 def read(spec: DataSpec) -> Table:
@@ -27,7 +38,9 @@ def read(spec: DataSpec) -> Table:
     """
     assert spec.path is not None
     arrays = _load(spec.path)
-    windows = arrays.get(spec.input)
+    stored: dict[str, StoredArray] = dict(arrays)
+    field = window_array(spec, stored)
+    windows = arrays.get(field)
     names = {
         name: array
         for name, array in arrays.items()
@@ -38,16 +51,15 @@ def read(spec: DataSpec) -> Table:
         assert windows is not None
         return windows[indices]
 
-    stored: dict[str, StoredArray] = dict(arrays)
-    return table_from_arrays(spec.path, spec, stored, names_of_classes(spec.path, names), fetch)
+    return table_from_arrays(spec.path, field, spec, stored, names_of_classes(spec.path, names), fetch)
 
 
 def summarise(path: Path) -> FileSummary:
-    """All arrays; and the columns, if the windows are called ``sample``."""
+    """All arrays; and the columns, if the windows have one of the usual names."""
     arrays = _load(path)
     listed = array_summaries(dict(arrays))
     spec = DataSpec(path=path, format="npz")
-    if spec.input in arrays:
+    if window_array(spec, dict(arrays)) in arrays:
         return summarise_table(read(spec), str(path), "npz", listed)
     return FileSummary(str(path), "npz", None, "window", None, (), listed)
 

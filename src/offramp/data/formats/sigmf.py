@@ -39,6 +39,11 @@ Interval = tuple[int, int, str]
 """First sample, end, label."""
 
 
+def recognise(path: Path) -> bool:
+    """By suffix; a folder of no other layout is taken to hold SigMF recordings."""
+    return path.is_dir() or path.suffix.lower() in (".sigmf-meta", ".sigmf-data", ".sigmf")
+
+
 def read(spec: DataSpec) -> Table:
     """Open recordings and cut them into windows.
 
