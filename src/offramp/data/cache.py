@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from offramp.data.table import Table
 from offramp.errors import OfframpError
@@ -17,31 +19,62 @@ from offramp.files import atomic_path
 
 BLOCK = 1024
 
+OnProgress = Callable[[int, int], None]
 
-def write_cache(table: Table, path: Path, on_progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+
+def write_cache(table: Table, path: Path, on_progress: OnProgress = lambda done, total: None) -> None:
     """Write a table's windows as float32 and its columns, block by block. Class names become JSON attributes.
 
     Raises:
         OfframpError: The file cannot be written.
     """
     count = table.windows.count
+    columns = {name: _stored(values) for name, values in table.columns.items()}
+
+    def blocks() -> Iterator[dict[str, NDArray[Any]]]:
+        for start in range(0, count, BLOCK):
+            stop = min(start + BLOCK, count)
+            windows = table.windows.read(np.arange(start, stop))
+            yield {"sample": windows} | {name: values[start:stop] for name, values in columns.items()}
+
+    write_blocks(path, count, blocks(), table.label_names, on_progress)
+
+
+def write_blocks(
+    path: Path,
+    count: int,
+    blocks: Iterable[Mapping[str, NDArray[Any]]],
+    label_names: Mapping[str, tuple[str, ...]],
+    on_progress: OnProgress = lambda done, total: None,
+) -> None:
+    """Write windows that are made as they are written, so that no more than a block is in memory.
+
+    Args:
+        path: The HDF5 file.
+        count: Windows in all.
+        blocks: Arrays by name, ``(n, ...)`` with one row per window, the same names and types in every block.
+        label_names: Names of the classes 0, 1, ... by column; they become JSON attributes.
+        on_progress: Called with windows written and windows in all.
+
+    Raises:
+        OfframpError: The file cannot be written.
+    """
     with atomic_path(path) as temporary:
         with _storing(path):
             file = h5py.File(temporary, "w")
         try:
-            with _storing(path):
-                samples = file.create_dataset("sample", (count, *table.windows.shape), dtype="float32")
-            for start in range(0, count, BLOCK):
-                block = np.arange(start, min(start + BLOCK, count))
-                windows = table.windows.read(block)
+            done = 0
+            for block in blocks:
+                rows = len(next(iter(block.values())))
                 with _storing(path):
-                    samples[start : start + BLOCK] = windows
-                on_progress(start + len(block), count)
+                    for name, values in block.items():
+                        if name not in file:
+                            file.create_dataset(name, (count, *values.shape[1:]), values.dtype)
+                        file[name][done : done + rows] = values
+                done += rows
+                on_progress(done, count)
             with _storing(path):
-                for name, values in table.columns.items():
-                    text = values.dtype.kind == "U"
-                    file.create_dataset(name, data=np.char.encode(values.astype(str), "utf-8") if text else values)
-                for name, labels in table.label_names.items():
+                for name, labels in label_names.items():
                     file.attrs["labels" + ("" if name == "label" else f"_{name.removeprefix('label_')}")] = json.dumps(
                         labels
                     )
@@ -49,6 +82,11 @@ def write_cache(table: Table, path: Path, on_progress: Callable[[int, int], None
         finally:
             with _storing(path):
                 file.close()
+
+
+def _stored(values: NDArray[np.generic]) -> NDArray[Any]:
+    """As HDF5 takes it: text becomes bytes of one width."""
+    return np.char.encode(values.astype(str), "utf-8") if values.dtype.kind == "U" else values
 
 
 @contextmanager
