@@ -183,6 +183,9 @@ def report(
 def pretrain(
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one is resumed.", file_okay=False)],
     encoder: Annotated[str, typer.Option(help="Registered architecture with I/Q input.")] = "iq-resnet",
+    modality: Annotated[
+        str, typer.Option(help="iq; or vision, for spectrograms into an encoder that takes both.")
+    ] = "iq",
     objective: Annotated[str, typer.Option(help="contrastive or masked.")] = "contrastive",
     projection_depth: Annotated[
         int, typer.Option(min=0, max=3, help="Layers of the contrastive head that is discarded in the end.")
@@ -207,7 +210,7 @@ def pretrain(
     from offramp.training.processes import leads
 
     config = PretrainingConfig(
-        encoder, objective, projection_depth, steps, batch, learning_rate=learning_rate, seed=seed
+        encoder, modality, objective, projection_depth, steps, batch, learning_rate=learning_rate, seed=seed
     )
     views, seconds = 0, 0.0
     with Steps() as shown:

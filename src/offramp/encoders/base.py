@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from offramp.errors import EncoderError
@@ -45,34 +48,44 @@ class InputSpec:
         shape: Size of each axis behind the batch; ``None`` where any size fits.
         minimum: Smallest size of each axis behind the batch.
         multiple: What the size of each axis behind the batch must be a multiple of; any size fits if it is empty.
+        maximum: Largest size of each axis behind the batch, None where there is none; no axis has one if it is empty.
     """
 
     layout: tuple[str, ...]
     shape: tuple[int | None, ...]
     minimum: tuple[int, ...]
     multiple: tuple[int, ...] = ()
+    maximum: tuple[int | None, ...] = ()
 
     def describe(self) -> str:
         """The accepted shapes in words, e.g. ``(N, 2, antennas >= 1, time >= 64)``."""
         axes = [
-            str(size) if size is not None else f"{name} >= {least}{f' in steps of {step}' if step > 1 else ''}"
-            for name, size, least, step in zip(self.layout[1:], self.shape, self.minimum, self._steps, strict=True)
+            str(size) if size is not None else _range_of(name, least, most, step)
+            for name, size, least, most, step in zip(self.layout[1:], self.shape, *self._limits, strict=True)
         ]
         return f"(N, {', '.join(axes)})"
 
     @property
-    def _steps(self) -> tuple[int, ...]:
-        return self.multiple or (1,) * len(self.shape)
+    def _limits(self) -> tuple[tuple[int, ...], tuple[int | None, ...], tuple[int, ...]]:
+        """Smallest, largest and step of each axis behind the batch."""
+        axes = len(self.shape)
+        return self.minimum, self.maximum or (None,) * axes, self.multiple or (1,) * axes
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise :class:`EncoderError` unless ``shape`` (without the batch axis) is accepted."""
         fits = len(shape) == len(self.shape) and all(
-            size >= least and size % step == 0 and expected in (None, size)
-            for size, expected, least, step in zip(shape, self.shape, self.minimum, self._steps, strict=True)
+            least <= size <= (size if most is None else most) and size % step == 0 and expected in (None, size)
+            for size, expected, least, most, step in zip(shape, self.shape, *self._limits, strict=True)
         )
         if not fits:
             given = ", ".join(["N", *map(str, shape)])
             raise EncoderError(f"input of shape ({given}) does not fit: this encoder takes {self.describe()}")
+
+
+def _range_of(name: str, least: int, most: int | None, step: int) -> str:
+    return (
+        f"{name} >= {least}{f' and <= {most}' if most is not None else ''}{f' in steps of {step}' if step > 1 else ''}"
+    )
 
 
 @contextmanager
@@ -135,15 +148,52 @@ class StagedEncoder(nn.Module, ABC):
         Raises:
             EncoderError: An exit is unknown, or the input has another shape or dtype.
         """
-        return {name: self.pool(index, state, pooling) for name, index, state in self._visit(x, exits)}
+        return {exit.name: self.pool(exit.index, state, pooling) for exit, state in self.visit(x, exits)}
 
     def states(self, x: Tensor, exits: Iterable[str] | None = None) -> dict[str, Tensor]:
         """The main tensor of the state at the named exits, before any final norm and pooling."""
-        return {name: state[0] for name, _, state in self._visit(x, exits)}
+        return {exit.name: state[0] for exit, state in self.visit(x, exits)}
 
-    def truncate(self, exit: str) -> Truncated:
+    def visit(self, x: Tensor, exits: Iterable[str] | None = None) -> Iterator[tuple[Exit, State]]:
+        """The whole state at each of the named exits (all if None), in order of depth; nothing behind the deepest runs.
+
+        One pass may so be pooled in several ways. Raises what :meth:`taps` raises.
+        """
+        wanted = {self.exit_index(name) for name in exits} if exits is not None else set(range(len(self.exits)))
+        if not wanted:
+            return
+        state = self._begin_checked(x)
+        for stage in range(max(wanted) + 1):
+            state = self.advance(stage, state)
+            if stage in wanted:
+                yield self.exits[stage], state
+
+    def target_positions(self, shape: tuple[int, ...], positions: int) -> NDArray[np.int64]:
+        """Which entries of a target each position of a token tap answers for.
+
+        Here the flattened target is cut into as many equal runs as there are positions, in their order.
+
+        Args:
+            shape: Of one window's target, e.g. ``(2, slots, antennas, subcarriers)``.
+            positions: Of the tap ``(N, positions, width)``.
+
+        Returns:
+            int64 ``(positions, values)``, indices into the flattened target, each exactly once.
+
+        Raises:
+            EncoderError: The target's entries cannot be divided evenly among the positions.
+        """
+        entries = math.prod(shape)
+        if entries % positions:
+            raise EncoderError(
+                f"a target of shape {shape} has {entries} values, which {positions} positions cannot share evenly: "
+                f"choose another target, or pooling: default"
+            )
+        return np.arange(entries).reshape(positions, -1)
+
+    def truncate(self, exit: str, pooling: str = "default") -> Truncated:
         """The network that ends at an exit: ``x -> tap``. It shares this encoder's weights and holds no later stage."""
-        return Truncated(self._prefix(self.exit_index(exit)), exit)
+        return Truncated(self._prefix(self.exit_index(exit)), exit, pooling)
 
     def segment(self, after: str | None, to: str) -> Segment:
         """The stages behind exit ``after`` (from the input if None) up to exit ``to``: state (or x) to state."""
@@ -168,16 +218,6 @@ class StagedEncoder(nn.Module, ABC):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-    def _visit(self, x: Tensor, exits: Iterable[str] | None) -> Iterable[tuple[str, int, State]]:
-        wanted = {self.exit_index(name) for name in exits} if exits is not None else set(range(len(self.exits)))
-        if not wanted:
-            return
-        state = self._begin_checked(x)
-        for stage in range(max(wanted) + 1):
-            state = self.advance(stage, state)
-            if stage in wanted:
-                yield self.exits[stage].name, stage, state
 
     def _begin_checked(self, x: Tensor) -> State:
         self.input.check(tuple(x.shape[1:]))
@@ -205,14 +245,15 @@ class StagedEncoder(nn.Module, ABC):
 class Truncated(nn.Module):
     """A network that ends at one exit, made by :meth:`StagedEncoder.truncate`: input to tap."""
 
-    def __init__(self, prefix: StagedEncoder, exit: str) -> None:
+    def __init__(self, prefix: StagedEncoder, exit: str, pooling: str = "default") -> None:
         super().__init__()
         self.prefix = prefix
         self.exit = exit
+        self.pooling = pooling
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, *input.shape)`` float32 to ``(N, width)`` float32."""
-        return self.prefix.taps(x, [self.exit])[self.exit]
+        """``(N, *input.shape)`` float32 to ``(N, width)`` float32, or ``(N, positions, width)`` with ``pooling="tokens"``."""
+        return self.prefix.taps(x, [self.exit], self.pooling)[self.exit]
 
 
 class Segment(nn.Module):

@@ -13,6 +13,7 @@ from offramp.encoders.base import StagedEncoder, seeded
 from offramp.encoders.iq_resnet import IQResNet
 from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.lwm import LWM
+from offramp.encoders.wavesfm import WavesFM
 from offramp.errors import EncoderError
 
 _ARCHITECTURES: dict[str, type[StagedEncoder]] = {}
@@ -25,6 +26,7 @@ def register_encoder(encoder: type[StagedEncoder]) -> type[StagedEncoder]:
 
 
 register_encoder(LWM)
+register_encoder(WavesFM)
 register_encoder(IQShuffleNet)
 register_encoder(IQResNet)
 

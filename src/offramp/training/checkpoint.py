@@ -80,9 +80,10 @@ def read_checkpoint(config: PretrainingConfig, out: Path) -> dict[str, Any] | No
         stored |= {"step": int(stored["step"]), "log": list(stored["log"]), "probe": list(stored.get("probe", ()))}
     except (EncoderError, KeyError, TypeError, ValueError) as error:
         raise _cannot_resume(path, str(error)) from None
-    differing = [f.name for f in fields(config) if kept.get(f.name) != getattr(config, f.name)]
+    kept = {f.name: f.default for f in fields(config)} | kept  # an older version's run lacks newer settings
+    differing = [f.name for f in fields(config) if kept[f.name] != getattr(config, f.name)]
     if differing:
-        changes = ", ".join(f"{name} {kept.get(name)!r} -> {getattr(config, name)!r}" for name in differing)
+        changes = ", ".join(f"{name} {kept[name]!r} -> {getattr(config, name)!r}" for name in differing)
         raise TrainingError(f"{out} holds a run with other settings ({changes}): choose another --out")
     return stored
 

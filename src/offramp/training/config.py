@@ -42,7 +42,8 @@ class PretrainingConfig:
     """All that determines a pretraining run.
 
     Attributes:
-        encoder: Registered architecture with I/Q input.
+        encoder: Registered architecture with I/Q input, or one that takes images too.
+        modality: ``"iq"``, or ``"vision"`` for an encoder that knows both and then sees spectrograms (``wavesfm``).
         objective: ``"contrastive"`` (:mod:`.contrastive`) or ``"masked"`` (:mod:`.masked`).
         projection_depth: Linear layers of the head that is discarded after contrastive pretraining, 0 to 3; 0 compares the
             taps themselves.
@@ -57,6 +58,7 @@ class PretrainingConfig:
     """
 
     encoder: str = "iq-resnet"
+    modality: str = "iq"
     objective: str = "contrastive"
     projection_depth: int = 2
     steps: int = 4500
@@ -69,6 +71,10 @@ class PretrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.modality not in ("iq", "vision"):
+            raise TrainingError(f"modality {self.modality!r}: choose 'iq' or 'vision'")
+        if self.modality == "vision" and self.objective == "masked":
+            raise TrainingError("the masked objective is for I/Q: use --objective contrastive with --modality vision")
         if self.objective not in ("contrastive", "masked"):
             raise TrainingError(f"objective {self.objective!r}: choose 'contrastive' or 'masked'")
         if not 0 <= self.projection_depth <= 3:

@@ -22,7 +22,8 @@ class PretrainingModel(nn.Module, ABC):
         """The loss of a batch.
 
         Args:
-            views: Both views of N pairs, float32 ``(2 N, 2, antennas, samples)``: first all first ones, then all second ones.
+            views: Both views of N pairs, float32 ``(2 N, 2, antennas, samples)`` or images ``(2 N, antennas, 64, 64)``: first
+                all first ones, then all second ones.
             generator: Of whatever the objective draws, on the device of the views.
 
         Returns:

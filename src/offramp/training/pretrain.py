@@ -29,6 +29,7 @@ from offramp.training.checkpoint import (
 from offramp.training.config import PretrainingConfig, input_shape, pairs_of, rate_share, snapshot_steps
 from offramp.training.contrastive import ContrastiveModel
 from offramp.training.curves import draw_probe
+from offramp.training.images import as_input
 from offramp.training.masked import MaskedModel
 from offramp.training.objective import PretrainingModel
 from offramp.training.processes import Processes, averaged, joined
@@ -100,7 +101,8 @@ def pretrain(
 def _start(config: PretrainingConfig, out: Path, processes: Processes) -> TrainingState:
     """The state to go on from: that of the checkpoint, or a fresh one."""
     stored = read_checkpoint(config, out)
-    encoder = load_encoder(config.encoder, weights="random", seed=config.seed, device=processes.device)
+    chosen = {"modality": config.modality} if config.modality != "iq" else {}
+    encoder = load_encoder(config.encoder, weights="random", seed=config.seed, device=processes.device, **chosen)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
         model: PretrainingModel = (
@@ -162,7 +164,7 @@ def _train_step(config: PretrainingConfig, state: TrainingState, replica: nn.Mod
     views = torch.cat(view_pairs(pairs, antennas, samples, snr, config.seed, block, device))
     generator = torch.Generator(device).manual_seed((config.seed * 1_000_003 + block) % 2**40 + AUGMENTATION_STREAM)
     state.model.train()
-    loss, matched = replica(augment(views, generator), generator)
+    loss, matched = replica(as_input(state.model.encoder, augment(views, generator)), generator)
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from offramp.data.synthesis.windows import synthetic_windows
 from offramp.encoders.base import StagedEncoder
+from offramp.training.images import as_input
 
 Scores = dict[str, dict[str, float]]
 """Accuracy by task (``modulation``, ``sector``) and exit."""
@@ -91,7 +92,7 @@ def _rows(encoder: StagedEncoder, blocks: range) -> ProbeRows:
     for block in blocks:
         windows = synthetic_windows(BLOCK, ANTENNAS, SAMPLES, SNR_DB, SEED, block)
         with torch.inference_mode():
-            taps = encoder.taps(windows.iq.to(device))
+            taps = encoder.taps(as_input(encoder, windows.iq.to(device)))
         for name, tap in taps.items():
             parts["taps"].setdefault(name, []).append(tap.float().cpu())
         for task in ("modulation", "sector"):
