@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,9 @@ from offramp.data.formats import open_table
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
 from offramp.tasks import DataSpec, Kind
+
+BLOCK = 1024
+"""Rows of a large column that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Dataset:
         snr_db: float32 ``(N,)``, or None where it is not known.
         simulated: Whether the windows come from the package's own generator.
         positions: File name and first sample of each window, where windows were cut from longer recordings.
+        target_shape: Shape of one target before it was flattened in C order; by default that of a row of ``targets``: ``()`` for
+            classes.
     """
 
     windows: WindowSource
@@ -39,6 +45,11 @@ class Dataset:
     snr_db: NDArray[np.float32] | None
     simulated: bool
     positions: tuple[NDArray[np.str_], NDArray[np.int64]] | None
+    target_shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.target_shape:
+            object.__setattr__(self, "target_shape", self.targets.shape[1:])
 
 
 def load_dataset(spec: DataSpec, kind: Kind) -> Dataset:
@@ -55,12 +66,13 @@ def load_dataset(spec: DataSpec, kind: Kind) -> Dataset:
     target = spec.target or table.default_target
     if target is None:
         raise DataError(f"{table.windows.name}: name the column to predict in data.target: {_listing(table)}")
-    values = _column(table, target, "target")
+    values = _rows(table.large[target]) if target in table.large else _column(table, target, "target")
     targets: NDArray[np.int64] | NDArray[np.float32]
     if kind == "classification":
         targets, label_names = _classes(table, target, values, spec.labels or table.label_names.get(target))
     else:
         targets, label_names = _numbers(table, target, values, "data.target").reshape(len(values), -1), ()
+    shapes = table.column_shapes | {name: source.shape for name, source in table.large.items()}
     groups, group_names = _groups(table, spec.group or table.default_group)
     snr = None
     if spec.snr is not None:
@@ -77,10 +89,24 @@ def load_dataset(spec: DataSpec, kind: Kind) -> Dataset:
         snr_db=snr,
         simulated=spec.synthetic is not None,
         positions=table.positions,
+        target_shape=shapes.get(target, ()) if kind == "regression" else (),
     )
 
 
+def _rows(source: WindowSource) -> NDArray[np.float32]:
+    """All rows of a large column ``(N, dimensions)``, flattened in C order."""
+    rows = np.empty((source.count, math.prod(source.shape)), dtype=np.float32)
+    for start in range(0, source.count, BLOCK):
+        block = np.arange(start, min(start + BLOCK, source.count))
+        rows[block] = source.read(block).reshape(len(block), -1)
+    return rows
+
+
 def _column(table: Table, name: str, key: str) -> NDArray[np.generic]:
+    if name in table.large:
+        raise DataError(
+            f"{table.windows.name}: {name!r} has {table.large[name].shape} values per window: data.{key} needs one"
+        )
     if name not in table.columns:
         raise DataError(f"{table.windows.name} has no column {name!r}: set data.{key} to one of {_listing(table)}")
     return table.columns[name]
@@ -134,13 +160,14 @@ def _groups(table: Table, name: str | None) -> tuple[NDArray[np.int64], tuple[st
     if name is None:
         return np.arange(table.windows.count, dtype=np.int64), ()
     values = _column(table, name, "group")
-    if values.ndim != 1 or values.dtype.kind not in "iuU":
+    if values.ndim == 1 and values.dtype.kind not in "iuU":
         raise DataError(
-            f"{table.windows.name}: {name!r} is {values.dtype}: groups are integers or text, one per window"
+            f"{table.windows.name}: {name!r} is {values.dtype}: groups are integers, text or vectors such as places"
         )
-    present, groups = np.unique(values, return_inverse=True)
-    return groups.astype(np.int64), tuple(str(value) for value in present)
+    present, groups = np.unique(values, axis=0, return_inverse=True)
+    names = present if values.ndim == 1 else [", ".join(f"{value:g}" for value in row) for row in present]
+    return groups.astype(np.int64), tuple(str(name) for name in names)
 
 
 def _listing(table: Table) -> str:
-    return ", ".join(table.columns) or "(it has no columns)"
+    return ", ".join([*table.columns, *table.large]) or "(it has no columns)"

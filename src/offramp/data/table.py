@@ -59,6 +59,8 @@ class Table:
         default_target: Column that is the target if the user names none.
         default_group: Column that groups windows if the user names none; None where windows are independent.
         positions: File name and first sample of each window, where windows were cut from longer recordings.
+        column_shapes: Shape of one row of those ``(N, dimensions)`` columns that have several axes and are flattened in C order.
+        large: Columns that are too large to be held, each a source of N rows in their own shape; read where one is the target.
     """
 
     windows: WindowSource
@@ -67,3 +69,5 @@ class Table:
     default_target: str | None = None
     default_group: str | None = None
     positions: tuple[NDArray[np.str_], NDArray[np.int64]] | None = None
+    column_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    large: dict[str, WindowSource] = field(default_factory=dict)
