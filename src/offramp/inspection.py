@@ -113,6 +113,9 @@ class FileInspection:
         rows = "" if file.count is None else f", {file.count:,} {file.rows}{'s' * (file.count != 1)}"
         shape = "" if file.shape is None else f" of shape {file.shape}"
         title = Text(f"{file.path}: {file.format}{rows}{shape}")
+        defaults = [f"{what} {name}" for what, name in (("target", file.target), ("group", file.group)) if name]
+        if defaults:
+            title.append(f"; if none is named: {', '.join(defaults)}")
         columns = Table()
         for name in ("column", "per", "type", "distinct", "values"):
             columns.add_column(name, justify="right" if name == "distinct" else "left", overflow="fold")

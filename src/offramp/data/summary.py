@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,12 +54,14 @@ class FileSummary:
 
     Attributes:
         path: As it was given.
-        format: ``hdf5``, ``npz``, ``sigmf`` or ``synthetic``.
+        format: Name of the layout, e.g. ``hdf5``.
         count: Number of ``rows``; None where the array of windows is not known.
         rows: What ``count`` counts: ``window`` or ``recording``.
         shape: Shape of one window; None where windows are not cut yet or not known.
         columns: What can be a target, a group or an SNR.
         arrays: All arrays of the file, where it has any.
+        target: Column that is predicted if the user names none.
+        group: Column that groups windows if the user names none.
     """
 
     path: str
@@ -69,6 +71,8 @@ class FileSummary:
     shape: tuple[int, ...] | None
     columns: tuple[ColumnSummary, ...]
     arrays: tuple[ArraySummary, ...] = ()
+    target: str | None = None
+    group: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON prints it."""
@@ -95,10 +99,27 @@ def summarise_column(
 
 def summarise_table(table: Table, path: str, format_name: str, arrays: tuple[ArraySummary, ...] = ()) -> FileSummary:
     """Summary of windows with their columns."""
-    columns = tuple(
-        summarise_column(name, "window", values, table.label_names.get(name)) for name, values in table.columns.items()
+    columns = [
+        replace(
+            summarise_column(name, "window", values, table.label_names.get(name)),
+            shape=table.column_shapes.get(name, values.shape[1:]),
+        )
+        for name, values in table.columns.items()
+    ]
+    columns += [
+        ColumnSummary(name, "window", "float32", source.shape, None, {}, None) for name, source in table.large.items()
+    ]
+    return FileSummary(
+        path=path,
+        format=format_name,
+        count=table.windows.count,
+        rows="window",
+        shape=table.windows.shape,
+        columns=tuple(columns),
+        arrays=arrays,
+        target=table.default_target,
+        group=table.default_group,
     )
-    return FileSummary(path, format_name, table.windows.count, "window", table.windows.shape, columns, arrays)
 
 
 def _value_name(value: Any, names: Sequence[str] | None) -> str:
