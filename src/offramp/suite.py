@@ -182,7 +182,8 @@ class _Loader(yaml.SafeLoader):
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first thing that is wrong, in one line: the key, what is off, and the mend."""
     first = min(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", e["type"] != "missing"))
-    key = ".".join(str(part) for part in first["loc"] if part not in ("EncoderSpec", "str", "float", "function-after"))
+    inner = ("str", "float", "function-after", *model.model_json_schema().get("$defs", {}))
+    key = ".".join(str(part) for part in first["loc"] if part not in inner)
     if first["type"] == "extra_forbidden":
         known = _known_keys(model, first["loc"][:-1])
         close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
@@ -209,7 +210,7 @@ def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:
 
     node = schema
     for part in location:
-        node = resolve(node)
+        node = resolve(node) if part not in definitions else definitions[part]
         node = node.get("items", node) if isinstance(part, int) else node.get("properties", {}).get(part, node)
     return sorted(resolve(node).get("properties", {}))
 

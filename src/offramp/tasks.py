@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from offramp.metrics import METRICS
 
 Kind = Literal["classification", "regression"]
+SignalScenario = Literal["signals", "directions", "rml2016", "fingerprint", "interference", "beam"]
+ChannelModel = Literal["cdl-a", "cdl-b", "cdl-c", "cdl-d", "cdl-e", "umi-nlos", "umi-los"]
 ONE_ANTENNA = ("rml2016", "interference", "beam")
 MISMATCHED = ("fingerprint", "beam")
 Shift = Literal["id", "label", "domain", "both", "unknown"]
@@ -56,7 +58,7 @@ class SyntheticSpec(Spec):
             beat chance.
     """
 
-    scenario: Literal["signals", "directions", "rml2016", "fingerprint", "interference", "beam"] = "signals"
+    scenario: SignalScenario = "signals"
     windows: Annotated[int, Field(gt=0)] = 6000
     antennas: Annotated[int, Field(gt=0)] = 4
     samples: Annotated[int, Field(ge=64)] = 256
@@ -75,6 +77,50 @@ class SyntheticSpec(Spec):
         if not self.mismatch and self.scenario not in MISMATCHED:
             raise ValueError(f"mismatch is for {' and '.join(MISMATCHED)}: leave it out of scenario {self.scenario}")
         return self
+
+
+class ChannelSpec(Spec):
+    """MIMO-OFDM channels over time instead of a file: the models of 3GPP TR 38.901, drawn by sionna (extra ``sim``).
+
+    Attributes:
+        scenario: ``channels``.
+        windows: How many.
+        antennas: Antennas of the base station, a uniform linear array.
+        models: Channel models that take turns; only ``umi-nlos`` and ``umi-los`` know where the user is.
+        snr_db: Range of the SNR of the past slots, per antenna and subcarrier, dB. Future slots have no noise.
+        seed: Of everything drawn.
+    """
+
+    scenario: Literal["channels"]
+    windows: Annotated[int, Field(gt=0)] = 4000
+    antennas: Annotated[int, Field(ge=2, le=64)] = 16
+    models: Annotated[tuple[ChannelModel, ...], Field(min_length=1)] = get_args(ChannelModel)
+    snr_db: tuple[float, float] = (0.0, 25.0)
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _ascending(self) -> ChannelSpec:
+        if self.snr_db[0] > self.snr_db[1]:
+            raise ValueError(f"snr_db {list(self.snr_db)}: give the lower end first")
+        return self
+
+
+def _kind_of_synthetic(value: object) -> str | None:
+    scenario = value.get("scenario", "signals") if isinstance(value, dict) else getattr(value, "scenario", "signals")
+    if scenario == "channels":
+        return "ChannelSpec"
+    return "SyntheticSpec" if scenario in get_args(SignalScenario) else None
+
+
+Synthetic = Annotated[
+    Annotated[SyntheticSpec, Tag("SyntheticSpec")] | Annotated[ChannelSpec, Tag("ChannelSpec")],
+    Discriminator(
+        _kind_of_synthetic,
+        custom_error_type="scenario",
+        custom_error_message=f"scenario is one of {', '.join(get_args(SignalScenario))}, channels",
+    ),
+]
+"""What a suite writes under ``synthetic:``; the scenario says which."""
 
 
 class DataSpec(Spec):
@@ -96,7 +142,7 @@ class DataSpec(Spec):
     """
 
     path: Path | None = None
-    synthetic: SyntheticSpec | None = None
+    synthetic: Synthetic | None = None
     format: Format | None = None
     input: str | None = None
     target: str | None = None
@@ -138,11 +184,50 @@ class SplitSpec(Spec):
         return value
 
 
+class DegradeSpec(Spec):
+    """A harder input than the one that the target may have been computed from: noise, and antennas that are not observed.
+
+    Attributes:
+        name: ``degrade``.
+        snr_db: Noise at this SNR, dB; none if None.
+        antennas: As many are observed, evenly spread over the array, and the others are zero; all if None.
+    """
+
+    name: Literal["degrade"]
+    snr_db: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    antennas: Annotated[int, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _degrades(self) -> DegradeSpec:
+        if self.snr_db is None and self.antennas is None:
+            raise ValueError("degrade needs snr_db, antennas or both")
+        return self
+
+
+TransformSpec = Annotated[
+    Annotated[Literal["none", "standardize", "spectrogram"], Tag("str")] | Annotated[DegradeSpec, Tag("DegradeSpec")],
+    Discriminator(lambda value: "str" if isinstance(value, str) else "DegradeSpec"),
+]
+"""A name, or a name with its settings."""
+
+
 class HeadSpec(Spec):
-    """The small per-task module on a tap."""
+    """The small per-task module on a tap.
+
+    Attributes:
+        kind: ``linear``, or ``mlp`` with one hidden layer.
+        pooling: ``default``, or ``tokens`` for one linear head that every position of the encoder shares: each position gives
+            the entries of the target that belong to it.
+    """
 
     kind: Literal["linear", "mlp"] = "linear"
-    pooling: Literal["default"] = "default"
+    pooling: Literal["default", "tokens"] = "default"
+
+    @model_validator(mode="after")
+    def _tokens_are_linear(self) -> HeadSpec:
+        if self.pooling == "tokens" and self.kind != "linear":
+            raise ValueError(f"pooling: tokens takes kind: linear, not {self.kind}")
+        return self
 
 
 class TaskSpec(Spec):
@@ -153,7 +238,7 @@ class TaskSpec(Spec):
     shift: Shift = "unknown"
     data: DataSpec
     split: SplitSpec = SplitSpec()
-    transform: Literal["none", "standardize", "spectrogram"] = "none"
+    transform: TransformSpec = "none"
     shots: Annotated[int, Field(ge=2)] | None = None
     metric: str | None = None
     head: HeadSpec = HeadSpec()
@@ -167,6 +252,8 @@ class TaskSpec(Spec):
                 raise ValueError(f"metric {self.metric!r} is for {METRICS[self.metric].kind}, the task is {self.kind}")
         if self.shots is not None and self.kind != "classification":
             raise ValueError("shots counts labels per class: leave it out for regression")
+        if self.head.pooling == "tokens" and self.kind != "regression":
+            raise ValueError("head.pooling: tokens is for regression of a target with values per position")
         if self.data.target is None:
             raise ValueError("data.target is missing: name the column to predict")
         return self

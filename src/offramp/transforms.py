@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,19 +20,24 @@ class Transform:
     """A transform with what was fitted on the windows outside the test set.
 
     Attributes:
-        name: ``none``, ``standardize`` or ``spectrogram``.
+        name: ``none``, ``standardize``, ``spectrogram`` or ``degrade``.
         mean: Per-channel mean that ``standardize`` subtracts, float32 ``(channels,)``.
         scale: Per-channel factor that ``standardize`` applies afterwards, float32 ``(channels,)``.
+        snr_db: Of the noise that ``degrade`` adds, dB; None adds none.
+        antennas: How many antennas ``degrade`` leaves; None leaves all.
     """
 
     name: str = "none"
     mean: tuple[float, ...] = field(default=())
     scale: tuple[float, ...] = field(default=())
+    snr_db: float | None = None
+    antennas: int | None = None
 
     def __call__(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 ``(n, channels, height, width)`` to the encoder's input, float32.
 
-        ``standardize`` keeps the shape. ``spectrogram`` takes I/Q ``(n, 2, antennas, time)`` to ``(n, antennas, 64, frames)``.
+        ``standardize`` and ``degrade`` keep the shape. ``spectrogram`` takes I/Q ``(n, 2, antennas, time)`` to
+        ``(n, antennas, 64, frames)``.
         """
         if self.name == "standardize":
             mean = np.asarray(self.mean, dtype=np.float32)[:, None, None]
@@ -39,6 +45,8 @@ class Transform:
             return (windows - mean) * scale
         if self.name == "spectrogram":
             return spectrogram(windows)
+        if self.name == "degrade":
+            return degrade(windows, self.snr_db, self.antennas)
         return windows
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -47,12 +55,20 @@ class Transform:
 
     def to_dict(self) -> dict[str, Any]:
         """As stored in a bundle."""
-        return {"name": self.name, "mean": list(self.mean), "scale": list(self.scale)}
+        return {
+            "name": self.name,
+            "mean": list(self.mean),
+            "scale": list(self.scale),
+            "snr_db": self.snr_db,
+            "antennas": self.antennas,
+        }
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Transform:
-        """From a bundle."""
-        return cls(stored["name"], tuple(stored["mean"]), tuple(stored["scale"]))
+        """From a bundle; one from before ``degrade`` lacks its settings."""
+        return cls(
+            stored["name"], tuple(stored["mean"]), tuple(stored["scale"]), stored.get("snr_db"), stored.get("antennas")
+        )
 
 
 def spectrogram(windows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -76,3 +92,37 @@ def spectrogram(windows: NDArray[np.float32]) -> NDArray[np.float32]:
     spectrum = np.fft.fftshift(np.fft.fft(frames * taper, axis=-1), axes=-1)
     level = np.log(np.square(np.abs(spectrum)) / np.square(taper).sum() + 1e-6)
     return np.ascontiguousarray(level.swapaxes(-1, -2), dtype=np.float32)
+
+
+def degrade(
+    windows: NDArray[np.float32], snr_db: float | None = None, antennas: int | None = None
+) -> NDArray[np.float32]:
+    """A harder input: complex white Gaussian noise on every antenna, then only some antennas observed.
+
+    So that a task whose target was computed from the full, clean window does not see that window. The noise is a function of the
+    window alone: the SHA-256 of its bytes is the seed, so that the same window has the same noise wherever and whenever it is read.
+
+    Args:
+        windows: Real and imaginary parts ``(n, 2, ..., antennas, x)`` float32, x subcarriers or samples.
+        snr_db: Mean power of the window over that of the noise, dB; no noise if None.
+        antennas: The first of every ``all / antennas`` neighbours is kept and the others are zero, so that the shape stays; all if None.
+
+    Raises:
+        DataError: The windows are of another shape, or their antennas cannot be divided so.
+    """
+    if windows.ndim < 4 or windows.shape[1] != 2:
+        raise DataError(f"degrade takes windows (N, 2, ..., antennas, x), real and imaginary, not {windows.shape}")
+    every = windows.shape[-2]
+    if antennas is not None and every % antennas:
+        raise DataError(f"degrade cannot spread {antennas} antennas evenly over {every}: choose a divisor of {every}")
+    degraded = windows.astype(np.float32, order="C")
+    if snr_db is not None:
+        for window in degraded:
+            seed = int.from_bytes(hashlib.sha256(window.tobytes()).digest())
+            noise = np.random.default_rng(seed).standard_normal(window.shape, dtype=np.float32)
+            power = np.square(window).mean(dtype=np.float64)
+            window += noise * np.float32(np.sqrt(power * 10 ** (-snr_db / 10)))
+    if antennas is not None:
+        unobserved = np.arange(every) % (every // antennas) != 0
+        degraded[..., unobserved, :] = 0
+    return degraded
