@@ -125,6 +125,11 @@ class StagedEncoder(nn.Module, ABC):
         """The tap at an exit: ``(N, width)`` float32, or ``(N, positions, width)`` with ``pooling="tokens"``."""
 
     @classmethod
+    def for_checkpoint(cls, tensors: dict[str, Tensor]) -> type[StagedEncoder]:
+        """The class that reads a foreign state dict: this one, unless it knows another version of itself."""
+        return cls
+
+    @classmethod
     def convert_checkpoint(cls, tensors: dict[str, Tensor], **options: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Read a foreign state dict: constructor arguments and tensors under this class's own names.
 

@@ -12,7 +12,7 @@ from offramp.encoders import storage
 from offramp.encoders.base import StagedEncoder, seeded
 from offramp.encoders.iq_resnet import IQResNet
 from offramp.encoders.iq_shufflenet import IQShuffleNet
-from offramp.encoders.lwm import LWM
+from offramp.encoders.lwm import LWM, LWM11
 from offramp.encoders.wavesfm import WavesFM
 from offramp.errors import EncoderError
 
@@ -26,6 +26,7 @@ def register_encoder(encoder: type[StagedEncoder]) -> type[StagedEncoder]:
 
 
 register_encoder(LWM)
+register_encoder(LWM11)
 register_encoder(WavesFM)
 register_encoder(IQShuffleNet)
 register_encoder(IQResNet)
@@ -89,7 +90,9 @@ def load_encoder(
         if weights == "random":
             return random_encoder(architecture, config, seed).to(_usable(device))
         if checkpoint is not None:
-            converted, tensors = architecture.convert_checkpoint(storage.read_tensors(Path(checkpoint)), **config)
+            stored_tensors = storage.read_tensors(Path(checkpoint))
+            architecture = architecture.for_checkpoint(stored_tensors)
+            converted, tensors = architecture.convert_checkpoint(stored_tensors, **config)
             return _filled(architecture, converted, tensors, str(checkpoint)).to(_usable(device))
         if packaged_weights(str(name)) is None:
             raise EncoderError(f"no weights of {name!r} ship with offramp: give checkpoint=PATH, or weights='random'")
