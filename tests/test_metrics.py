@@ -8,14 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
 
+from offramp.errors import DataError
 from offramp.metrics import METRICS
 
 CLASSIFICATION = [name for name, metric in METRICS.items() if metric.kind == "classification"]
 
 
-def example(kind: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def example(kind: str, count: int, seed: int, name: str = "") -> tuple[np.ndarray, np.ndarray]:
     """Outputs and targets that are neither perfect nor hopeless."""
     rng = np.random.default_rng(seed)
+    if name == "spectral_efficiency":
+        targets = rng.exponential(5, (count, 6)).astype(np.float32)
+        return (targets + rng.normal(0, 4, (count, 6))).astype(np.float32), targets
+    if name == "mrt_efficiency":
+        targets = rng.normal(0, 1, (count, 2, 3, 4, 5)).astype(np.float32)
+        return (targets + rng.normal(0, 1, targets.shape)).astype(np.float32), targets
     if kind == "regression":
         targets = rng.normal(3, 10, (count, 2)).astype(np.float32)
         return (targets + rng.normal(0, 4, (count, 2))).astype(np.float32), targets
@@ -79,7 +86,7 @@ def test_a_perfect_regression() -> None:
 @settings(deadline=None, max_examples=60)
 def test_sums_over_any_partition_give_the_score_of_the_whole(name: str, cuts: list[int], seed: int) -> None:
     metric = METRICS[name]
-    outputs, targets = example(metric.kind, 60, seed)
+    outputs, targets = example(metric.kind, 60, seed, name)
     order = np.random.default_rng(seed).permutation(60)
     parts = np.split(order, sorted(cuts))
     sums = [metric.statistics(outputs[part], targets[part]).sum(0) for part in parts]
@@ -89,7 +96,7 @@ def test_sums_over_any_partition_give_the_score_of_the_whole(name: str, cuts: li
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_scores_of_a_stack_of_sums(name: str) -> None:
     metric = METRICS[name]
-    outputs, targets = example(metric.kind, 40, 1)
+    outputs, targets = example(metric.kind, 40, 1, name)
     statistics = metric.statistics(outputs, targets)
     halves = np.stack([statistics[:20].sum(0), statistics[20:].sum(0), np.zeros(statistics.shape[1])])
     scores = metric.score(halves.reshape(3, 1, -1))
@@ -106,3 +113,64 @@ def test_bounded_scores_lie_between_zero_and_one(name: str) -> None:
     outputs, targets = np.eye(4)[[0, 1, 2, 3]], np.arange(4)
     assert METRICS[name](outputs, targets) == 1
     assert METRICS["accuracy"](-outputs, targets) == 0
+
+
+@pytest.mark.parametrize(("name", "level"), [("median_error", 0.5), ("p90_error", 0.9)])
+@given(
+    seed=st.integers(0, 10_000),
+    count=st.integers(1, 200),
+    scale=st.sampled_from([0.1, 1, 30, 1000]),
+    spread=st.sampled_from([0.0, 0.3, 2]),
+)
+@settings(deadline=None, max_examples=60)
+def test_quantiles_lie_in_the_bin_of_the_exact_one(
+    name: str, level: float, seed: int, count: int, scale: float, spread: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    distance = scale * np.exp(spread * rng.standard_normal(count)).clip(0.08, 8)
+    angle = rng.uniform(0, 2 * np.pi, count)
+    targets = rng.normal(0, 10, (count, 2))
+    outputs = targets + distance[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    exact = np.quantile(np.linalg.norm(outputs - targets, axis=1), level, method="inverted_cdf")
+    assert abs(np.log2(METRICS[name](outputs, targets) / exact)) <= 1 / 8 + 1e-9
+
+
+def test_quantiles_of_a_smooth_distribution_are_far_better_than_a_bin() -> None:
+    """Rayleigh distances: the quantile q is sqrt(-2 ln(1 - q))."""
+    targets = np.zeros((400_000, 2))
+    outputs = np.random.default_rng(0).standard_normal(targets.shape)
+    assert METRICS["median_error"](outputs, targets) == pytest.approx(np.sqrt(2 * np.log(2)), rel=0.01)
+    assert METRICS["p90_error"](outputs, targets) == pytest.approx(np.sqrt(2 * np.log(10)), rel=0.01)
+
+
+def test_distances_beyond_the_histogram() -> None:
+    targets = np.zeros((3, 2))
+    assert METRICS["median_error"](targets, targets) < 0.01
+    assert METRICS["median_error"](targets + 1e7, targets) == 2**13
+
+
+def test_spectral_efficiency_by_hand() -> None:
+    gains = np.array([[1.0, 3.0, 7.0], [15.0, 0.0, 1.0]])
+    chosen = np.array([[0.0, 9.0, 1.0], [0.3, 0.2, 0.1]])
+    assert METRICS["spectral_efficiency"](chosen, gains) == pytest.approx((2 + 4) / (3 + 4), rel=1e-12)
+    assert METRICS["spectral_efficiency"](gains, gains) == 1
+
+
+def test_precoding_on_a_predicted_channel_by_hand() -> None:
+    """Two antennas, one slot, one subcarrier, and a prediction at 60 degrees to the channel: a quarter of the power arrives."""
+    channel = np.array([1.0, 1.0j]) * np.sqrt(0.5)
+    orthogonal = np.array([1.0, -1.0j]) * np.sqrt(0.5)
+    predicted = 5 * np.exp(0.7j) * (np.cos(np.pi / 3) * channel + np.sin(np.pi / 3) * orthogonal)
+    shape = (1, 2, 1, 2, 1)
+    outputs, targets = (np.stack([h.real, h.imag]).reshape(shape) for h in (predicted, channel))
+    expected = np.log2(1 + 10 / 4) / np.log2(1 + 10)
+    assert METRICS["mrt_efficiency"](outputs, targets) == pytest.approx(expected, rel=1e-5)
+    assert METRICS["mrt_efficiency"](targets, targets) == pytest.approx(1, abs=1e-6)
+    assert METRICS["mrt_efficiency"](np.zeros(shape), targets) == 0
+
+
+def test_what_is_no_channel_and_no_gain_is_refused() -> None:
+    with pytest.raises(DataError, match=r"channels \(2, \.\.\., antennas, subcarriers\) as the target, not \(6,\)"):
+        METRICS["mrt_efficiency"](np.zeros((3, 6)), np.zeros((3, 6)))
+    with pytest.raises(DataError, match="never negative"):
+        METRICS["spectral_efficiency"](np.zeros((1, 2)), np.array([[1.0, -0.1]]))

@@ -13,6 +13,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.channels.beams import as_complex, genie_efficiency, spectral_efficiency
+from offramp.errors import DataError
+
+SNR_DB = 10.0
+"""At which ``mrt_efficiency`` scores precoders; beam gains hold the SNR that they are scored at."""
+SMALLEST, OCTAVES, BINS_PER_OCTAVE = 2.0**-7, 20, 8
+"""Quantiles of distances are read off a histogram with bins of an eighth of an octave, from 0.8 cm to 8.2 km if the unit is the metre."""
+
 Array = NDArray[np.float64]
 
 
@@ -28,6 +36,7 @@ class Metric:
         statistics: ``(outputs, targets) -> (N, q)`` float64. Classification: outputs ``(N, classes)`` class scores, targets ``(N,)``
             integers. Regression: both ``(N, dimensions)``.
         score: Sums of statistics ``(..., q)`` to scores ``(...)``; NaN where nothing was counted.
+        shaped: Whether ``statistics`` takes outputs and targets in the target's own shape ``(N, *target_shape)``.
     """
 
     name: str
@@ -36,6 +45,7 @@ class Metric:
     bounded: bool
     statistics: Callable[[NDArray[np.floating], NDArray[Any]], Array]
     score: Callable[[Array], Array]
+    shaped: bool = False
 
     def __call__(self, outputs: NDArray[np.floating], targets: NDArray[Any]) -> float:
         """The score of predictions: see ``statistics`` for the shapes."""
@@ -94,6 +104,54 @@ def _decibel(sums: Array) -> Array:
     return decibel
 
 
+def _histogram(outputs: NDArray[np.floating], targets: NDArray[Any]) -> Array:
+    """One-hot rows: below the smallest edge, between two edges, above the largest."""
+    distance = np.maximum(_distance(outputs, targets), np.finfo(np.float64).tiny)
+    bins = OCTAVES * BINS_PER_OCTAVE
+    place = 1 + np.floor(BINS_PER_OCTAVE * np.log2(distance / SMALLEST))
+    one_hot: Array = np.eye(bins + 2)[np.clip(place, 0, bins + 1).astype(np.int64)]
+    return one_hot
+
+
+def _quantile(level: float) -> Callable[[Array], Array]:
+    """The distance that a share ``level`` of the windows stays below, linear within a bin; the largest edge if it lies above that."""
+    edges = np.concatenate([[0.0], SMALLEST * 2 ** (np.arange(OCTAVES * BINS_PER_OCTAVE + 1) / BINS_PER_OCTAVE)])
+    low, high = edges, np.append(edges[1:], edges[-1])
+
+    def score(sums: Array) -> Array:
+        reached = np.cumsum(sums, axis=-1)
+        wanted = level * reached[..., -1:]
+        place = (reached >= wanted).argmax(-1)
+        at = place[..., None]
+        inside = np.take_along_axis(sums, at, -1)[..., 0]
+        missing = (wanted - np.take_along_axis(reached, at, -1))[..., 0] + inside
+        share = np.divide(missing, inside, out=np.full(inside.shape, np.nan), where=inside > 0)
+        quantile: Array = low[place] + share * (high - low)[place]
+        return quantile
+
+    return score
+
+
+def _chosen_beam(outputs: NDArray[np.floating], targets: NDArray[Any]) -> Array:
+    gains = targets.astype(np.float64)
+    if (gains < 0).any():
+        raise DataError("spectral_efficiency needs linear beam gains times SNR as the target, which are never negative")
+    chosen = np.take_along_axis(gains, outputs.argmax(1)[:, None], axis=1)[:, 0]
+    efficiency: Array = np.log2(1 + np.stack([chosen, gains.max(1)], axis=1))
+    return efficiency
+
+
+def _precoded(outputs: NDArray[np.floating], targets: NDArray[Any]) -> Array:
+    if targets.ndim < 4 or targets.shape[1] != 2:
+        raise DataError(
+            f"mrt_efficiency needs channels (2, ..., antennas, subcarriers) as the target, not {targets.shape[1:]}"
+        )
+    channel, predicted = as_complex(targets), as_complex(outputs)
+    per_slot = np.stack([spectral_efficiency(channel, predicted, SNR_DB), genie_efficiency(channel, SNR_DB)], axis=1)
+    efficiency: Array = per_slot.mean(tuple(range(2, per_slot.ndim)))
+    return efficiency
+
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -109,7 +167,21 @@ METRICS: dict[str, Metric] = {
             _ratio,
         ),
         Metric("rmse", "regression", False, False, _squared, lambda sums: np.sqrt(_ratio(sums))),
+        Metric("median_error", "regression", False, False, _histogram, _quantile(0.5)),
+        Metric("p90_error", "regression", False, False, _histogram, _quantile(0.9)),
         Metric("nmse_db", "regression", False, False, _against_power, _decibel),
+        Metric("spectral_efficiency", "regression", True, True, _chosen_beam, _ratio),
+        Metric("mrt_efficiency", "regression", True, True, _precoded, _ratio, shaped=True),
     )
 }
-"""Balanced accuracy is the mean recall over the classes present; mean_error the mean Euclidean distance in the target's unit."""
+"""What each is:
+
+* ``balanced_accuracy``: mean recall over the classes present.
+* ``mean_error``, ``rmse``, ``median_error``, ``p90_error``: of the Euclidean distance, in the target's unit. The last two are read off a
+  histogram, since a quantile is no function of sums: they lie in the same bin, 9% wide, as the exact quantile.
+* ``nmse_db``: sum of squared errors over sum of squared targets, dB.
+* ``spectral_efficiency``: targets and outputs ``(N, beams)`` are linear beam gains times SNR; the beam of the largest output is used.
+  ``sum log2(1 + gain of that beam) / sum log2(1 + gain of the best)``, so that 1 is the genie's choice.
+* ``mrt_efficiency``: targets and outputs ``(N, 2, ..., antennas, subcarriers)`` are channels, real and imaginary. What maximum-ratio
+  transmission on the predicted channel reaches at 10 dB, over what it reaches on the true one; see :mod:`offramp.channels.beams`.
+"""
