@@ -251,7 +251,7 @@ def test_rows_of_any_function(windows: WindowSource, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     compute = lambda batch: {"mean": batch.mean((2, 3)), "peak": np.abs(batch).max((1, 2, 3))[:, None]}  # noqa: E731
     folder = fill_rows(
-        windows, Transform(), compute, {"mean": 2, "peak": 1}, tmp_path / "x", lambda *at: seen.append(at)
+        windows, Transform(), compute, {"mean": (2,), "peak": (1,)}, tmp_path / "x", lambda *at: seen.append(at)
     )
     whole = windows.read(np.arange(COUNT))
     np.testing.assert_array_equal(np.load(folder / "mean.npy"), whole.mean((2, 3)))

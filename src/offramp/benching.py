@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from torch import nn
 
-from offramp.bundle import load_bundle
+from offramp.bundle import BundleTask, load_bundle
 from offramp.costs import Latency, exit_costs, time_interleaved
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import OfframpError
@@ -106,7 +106,7 @@ def bench_bundle(folder: str | Path, task: str | None = None, batches: Sequence[
     heads = {exit: head_module(head) for exit, head in chosen.heads.items()}
     shape = chosen.transform.output_shape(chosen.window_shape)
     encoder = load_bundle_encoder(bundle, Path(folder))
-    return _bench(encoder, shape, heads, chosen.name, batches, True, BACKENDS, REPEATS, time.perf_counter)
+    return _bench(encoder, shape, heads, chosen, batches, True, BACKENDS, REPEATS, time.perf_counter)
 
 
 def bench_encoder(
@@ -136,18 +136,19 @@ def _bench(
     encoder: StagedEncoder,
     shape: tuple[int, ...],
     heads: Mapping[str, nn.Module],
-    task: str | None,
+    task: BundleTask | None,
     batches: Sequence[int],
     fold: bool,
     backends: Sequence[str],
     repeats: int,
     clock: Callable[[], float],
 ) -> Bench:
+    pooling = task.pooling if task is not None else "default"
     if not batches or min(batches) < 1:
         raise OfframpError(f"batch sizes {tuple(batches)}: give at least one, each 1 or more")
-    costs = exit_costs(encoder, shape, heads, measure=False)
+    costs = exit_costs(encoder, shape, heads, measure=False, pooling=pooling)
     network = fold_batchnorm(encoder).requires_grad_(False) if fold else encoder
-    everything = EveryExit(network, dict(heads)).eval()
+    everything = EveryExit(network, dict(heads), pooling).eval()
     sessions = _sessions(everything, shape, fold) if "onnxruntime" in backends else {}
     macs = {name: cost.macs for name, cost in costs.items()}
     runs = []
@@ -159,7 +160,7 @@ def _bench(
                 for name in macs
             }
             runs.append(Run(backend, batch, _against_full(calls, macs, repeats, clock)))
-    return Bench(encoder.architecture, task, shape, 1, fold, tuple(runs))
+    return Bench(encoder.architecture, task.name if task is not None else None, shape, 1, fold, tuple(runs))
 
 
 def _against_full(
@@ -176,7 +177,7 @@ def _against_full(
 
 
 def _torch_call(network: EveryExit, exit: str, x: NDArray[np.float32]) -> Callable[[], object]:
-    truncated = network.encoder.truncate(exit)
+    truncated = network.encoder.truncate(exit, network.pooling)
     head = network.heads[network.encoder.exit_index(exit)]
     windows = torch.from_numpy(x)
     return lambda: head(truncated(windows))

@@ -3,7 +3,7 @@
 ::
 
     config.json            schema, encoder, tasks; written last, so that a folder that has it is complete
-    heads.safetensors      TASK/EXIT/LAYER/weight and TASK/EXIT/LAYER/bias, float32
+    heads.safetensors      TASK/EXIT/LAYER/weight and TASK/EXIT/LAYER/bias, float32; TASK/EXIT/positions, int64, of heads on tokens
     examples.safetensors   optional: some raw windows per task, to compare an exported graph with the bundle
     README.md              the model card
     encoder/               the encoder folder, unless ``encoder_path`` points elsewhere
@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,27 +46,39 @@ class Head:
 
     Attributes:
         layers: Weight float32 ``(outputs, inputs)`` and bias float32 ``(outputs,)`` of each layer.
+        positions: For a head on tokens, which all positions share: the entries of the flattened target that it gives at each
+            position, int64 ``(positions, values)``. None for a head on a default tap.
     """
 
     layers: tuple[Layer, ...]
+    positions: NDArray[np.int64] | None = None
 
     @property
     def inputs(self) -> int:
-        """Width of the tap that the head takes."""
+        """Width of the tap that the head takes, at each position if it has them."""
         return int(self.layers[0][0].shape[1])
 
     @property
     def outputs(self) -> int:
         """Number of classes, or of target dimensions."""
-        return int(self.layers[-1][0].shape[0])
+        return int(self.layers[-1][0].shape[0]) if self.positions is None else self.positions.size
+
+    @property
+    def pooling(self) -> str:
+        """How the taps that the head takes are pooled, ``default`` or ``tokens``."""
+        return "default" if self.positions is None else "tokens"
 
     def __call__(self, taps: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Taps float32 ``(N, inputs)`` to logits or values, float32 ``(N, outputs)``."""
+        """Taps float32 ``(N, inputs)``, or ``(N, positions, inputs)``, to logits or values, float32 ``(N, outputs)``."""
         first, *others = self.layers
-        hidden = taps @ first[0].T + first[1]
+        hidden = taps.reshape(-1, taps.shape[-1]) @ first[0].T + first[1]
         for weight, bias in others:
             hidden = np.maximum(hidden, 0) @ weight.T + bias
-        return hidden
+        if self.positions is None:
+            return hidden
+        outputs = np.empty((len(taps), self.positions.size), dtype=hidden.dtype)
+        outputs[:, self.positions] = hidden.reshape(len(taps), *self.positions.shape)
+        return outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +96,8 @@ class BundleTask:
         heads: A head for every exit, in order of depth.
         val: Validation score of every exit.
         data: How windows were read (format, input, window, hop, cut ...), JSON types only.
+        target_shape: Shape of one window's target before it was flattened: ``outputs.reshape(-1, *target_shape)``. Empty for
+            classification.
     """
 
     name: str
@@ -95,6 +110,12 @@ class BundleTask:
     heads: dict[str, Head]
     val: dict[str, float]
     data: dict[str, Any] = field(default_factory=dict)
+    target_shape: tuple[int, ...] = ()
+
+    @property
+    def pooling(self) -> str:
+        """How the taps of all its heads are pooled, ``default`` or ``tokens``."""
+        return self.heads[self.exit].pooling
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,14 +150,20 @@ def save_bundle(bundle: Bundle, folder: Path, card: str) -> None:
     """
     _check(bundle, str(folder))
     output_folder(folder)
-    tensors = {
+    tensors: dict[str, NDArray[Any]] = {
         f"{task.name}/{exit}/{index}/{part}": np.ascontiguousarray(array, dtype=np.float32)
         for task in bundle.tasks.values()
         for exit, head in task.heads.items()
         for index, layer in enumerate(head.layers)
         for part, array in zip(("weight", "bias"), layer, strict=True)
     }
-    _save_tensors(tensors, folder / HEADS)
+    positions = {
+        f"{task.name}/{exit}/positions": np.ascontiguousarray(head.positions)
+        for task in bundle.tasks.values()
+        for exit, head in task.heads.items()
+        if head.positions is not None
+    }
+    _save_tensors(tensors | positions, folder / HEADS)
     write_text(folder / CARD, card)
     config = {
         "schema": SCHEMA,
@@ -191,16 +218,21 @@ def _task_to_dict(task: BundleTask) -> dict[str, Any]:
         "label_names": list(task.label_names),
         "transform": task.transform.to_dict(),
         "window_shape": list(task.window_shape),
+        "target_shape": list(task.target_shape),
+        "pooling": task.pooling,
         "layers": {exit: len(head.layers) for exit, head in task.heads.items()},
         "val": task.val,
         "data": task.data,
     }
 
 
-def _task_from_dict(name: str, stored: dict[str, Any], tensors: Mapping[str, NDArray[np.float32]]) -> BundleTask:
+def _task_from_dict(name: str, stored: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> BundleTask:
+    # bundles from before there were heads on tokens do not name the pooling and the target's shape
+    on_tokens = stored.get("pooling", "default") == "tokens"
     heads = {
         exit: Head(
-            tuple((tensors[f"{name}/{exit}/{i}/weight"], tensors[f"{name}/{exit}/{i}/bias"]) for i in range(count))
+            tuple((tensors[f"{name}/{exit}/{i}/weight"], tensors[f"{name}/{exit}/{i}/bias"]) for i in range(count)),
+            tensors[f"{name}/{exit}/positions"] if on_tokens else None,
         )
         for exit, count in stored["layers"].items()
     }
@@ -215,6 +247,7 @@ def _task_from_dict(name: str, stored: dict[str, Any], tensors: Mapping[str, NDA
         heads=heads,
         val=dict(stored["val"]),
         data=dict(stored["data"]),
+        target_shape=tuple(stored.get("target_shape", ())),
     )
 
 
@@ -226,22 +259,32 @@ def _check(bundle: Bundle, source: str) -> None:
     for task in bundle.tasks.values():
         if missing := [exit for exit in (task.exit, *widths) if exit not in task.heads]:
             raise BundleError(f"{source}: task {task.name!r} has no head at exit {missing[0]!r}")
-        outputs = len(task.label_names) or task.heads[task.exit].outputs
+        outputs = task.heads[task.exit].outputs
+        if task.label_names or task.target_shape:
+            outputs = len(task.label_names) or math.prod(task.target_shape)
         for exit, head in task.heads.items():
             if exit not in widths:
                 raise BundleError(
                     f"{source}: task {task.name!r} has a head at {exit!r}, an exit that the encoder lacks"
                 )
-            problem = _problem(head, widths[exit], outputs)
+            problem = _problem(head, task.pooling, widths[exit], outputs)
             if problem:
                 raise BundleError(f"{source}: head of task {task.name!r} at exit {exit!r} {problem}")
 
 
-def _problem(head: Head, inputs: int, outputs: int) -> str | None:
-    """What is wrong with a head, in words."""
+def _problem(head: Head, pooling: str, inputs: int, outputs: int) -> str | None:
+    """What is wrong with a head, in words. ``inputs`` is the width of default taps: the bundle does not hold that of tokens."""
     if not 1 <= len(head.layers) <= 2:
         return f"has {len(head.layers)} layers instead of 1 or 2"
+    if head.pooling != pooling:
+        return f"takes {head.pooling} taps, and the task's other heads take {pooling}"
     width = inputs
+    if (positions := head.positions) is not None:
+        if positions.ndim != 2 or positions.dtype != np.int64 or not is_permutation(positions, outputs):
+            return (
+                f"has positions {positions.shape} of {positions.dtype} that do not hold each of {outputs} values once"
+            )
+        width, outputs = math.prod(head.layers[0][0].shape[1:]), positions.shape[1]
     for weight, bias in head.layers:
         if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
             return f"has weights {weight.shape} and bias {bias.shape} where {width} inputs arrive"
@@ -251,6 +294,11 @@ def _problem(head: Head, inputs: int, outputs: int) -> str | None:
             return "holds NaN or infinity"
         width = weight.shape[0]
     return None if width == outputs else f"gives {width} outputs instead of {outputs}"
+
+
+def is_permutation(indices: NDArray[np.int64], count: int) -> bool:
+    """Whether an array of any shape holds each of 0, 1, ..., ``count - 1`` exactly once."""
+    return indices.size == count and bool((np.sort(indices, axis=None) == np.arange(count)).all())
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -269,12 +317,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _save_tensors(tensors: dict[str, NDArray[np.float32]], path: Path) -> None:
+def _save_tensors(tensors: dict[str, NDArray[Any]], path: Path) -> None:
     with atomic_path(path) as temporary:
         save_file(tensors, temporary)
 
 
-def _load_tensors(path: Path) -> Mapping[str, NDArray[np.float32]]:
+def _load_tensors(path: Path) -> Mapping[str, NDArray[Any]]:
     try:
         return load_file(path)
     except FileNotFoundError:

@@ -8,6 +8,7 @@ level per antenna, per time block and overall, no phase) and ``dft_power`` (powe
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,14 @@ from offramp.data.table import WindowSource
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import DataError
 from offramp.features import OnProgress, TapMatrix, batch_size, digest, fill_rows, freeze
+from offramp.fitting.rows import FeatureRows
 from offramp.transforms import Transform
 
 MOST_RAW_FEATURES = 1024
 PCA_VALUES = 1 << 27
 """The principal components of raw windows are fitted on at most this many input values (512 MB)."""
+MOST_PCA_ROWS = 20000
+"""Those of taps on about this many rows."""
 CALIBRATION_WINDOWS = 1024
 VERSION = 1
 """Of the features computed by hand; part of the key under which they are kept."""
@@ -174,7 +178,7 @@ def control_features(
     if raw:
         key.append(hashlib.sha256(fit_on.tobytes()).hexdigest())
     folder = root / digest(key)
-    fill_rows(windows, transform, lambda batch: {name: reduce(batch)}, {name: width}, folder, on_progress)
+    fill_rows(windows, transform, lambda batch: {name: reduce(batch)}, {name: (width,)}, folder, on_progress)
     return TapMatrix(folder / f"{name}.npy")
 
 
@@ -190,14 +194,34 @@ def _raw_input(windows: WindowSource, transform: Transform, fit_on: NDArray[np.i
     return lambda batch: np.asarray(analysis.transform(batch.reshape(len(batch), width)), dtype=np.float32)
 
 
-def reduced_taps(taps: TapMatrix, width: int, fit_on: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Taps cut to their first principal components, ``(N, width)`` float32, fitted on ``fit_on``."""
+def reduced_taps(taps: TapMatrix, width: int, fit_on: NDArray[np.int64]) -> FeatureRows:
+    """Taps cut to their first principal components, ``(N, width)`` float32, fitted on the windows ``fit_on``.
+
+    Token taps ``(N, positions, width)`` are cut position by position to the components of all positions, as they are read.
+    """
+    analysis = PCA(min(width, taps.shape[-1]), svd_solver="covariance_eigh")
+    rows = math.prod(taps.shape[1:-1])
+    sample = taps[fit_on[:: max(1, len(fit_on) * rows // MOST_PCA_ROWS)]]
+    analysis.fit(sample.reshape(-1, taps.shape[-1]))
+    if len(taps.shape) == 3:
+        return _ReducedTokens(taps, analysis)
     count = taps.shape[0]
-    analysis = PCA(min(width, taps.shape[1]), svd_solver="covariance_eigh")
-    analysis.fit(taps[fit_on[:: max(1, len(fit_on) // 20000)]])
     return np.concatenate(
         [analysis.transform(taps[np.arange(at, min(at + 8192, count))]) for at in range(0, count, 8192)]
     ).astype(np.float32)
+
+
+class _ReducedTokens:
+    """Token taps of fewer features, ``(N, positions, components)`` float32, computed anew whenever they are read."""
+
+    def __init__(self, taps: TapMatrix, analysis: PCA) -> None:
+        self._taps, self._analysis = taps, analysis
+        self.shape: tuple[int, ...] = (*taps.shape[:2], analysis.n_components_)
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        taps = self._taps[indices]
+        reduced = self._analysis.transform(taps.reshape(-1, taps.shape[-1]))
+        return np.asarray(reduced, dtype=np.float32).reshape(len(indices), *self.shape[1:])
 
 
 def random_twin(

@@ -65,16 +65,18 @@ def exit_costs(
     measure: bool = True,
     batch: int = 1,
     seconds: float = 0.3,
+    pooling: str = "default",
 ) -> dict[str, ExitCost]:
     """Cost of every exit for one input shape, in order of depth.
 
     Args:
         encoder: Any encoder, on any device; neither its weights nor its mode change.
         input_shape: Shape of one window, e.g. ``(2, antennas, time)``; a batch axis of 1 in front is accepted too.
-        heads: A module for each exit, ``(N, width)`` to ``(N, outputs)``; exits that it lacks are counted without head.
+        heads: A module for each exit, from its tap to ``(N, outputs)``; exits that it lacks are counted without head.
         measure: Whether to measure latency too.
         batch: Windows per measured call. MACs are always for one window.
         seconds: Measuring time per exit, on average over the exits; at least 20 calls each are timed.
+        pooling: Of the taps that the heads take: ``default``, or ``tokens`` for ``(N, positions, width)``.
 
     Raises:
         EncoderError: The encoder does not take this shape, or ``heads`` names an unknown exit.
@@ -83,8 +85,8 @@ def exit_costs(
     heads = dict(heads or {})
     for name in heads:
         encoder.exit_index(name)
-    macs = _count_macs(encoder, shape, heads)
-    latencies = _measure(encoder, (batch, *shape), heads, seconds) if measure else {}
+    macs = _count_macs(encoder, shape, heads, pooling)
+    latencies = _measure(encoder, (batch, *shape), heads, seconds, pooling) if measure else {}
     return {
         exit.name: ExitCost(
             exit.name, macs[exit.name], exit.params + _parameters(heads.get(exit.name)), latencies.get(exit.name)
@@ -157,7 +159,9 @@ def _window_shape(encoder: StagedEncoder, shape: tuple[int, ...]) -> tuple[int, 
     return shape
 
 
-def _count_macs(encoder: StagedEncoder, shape: tuple[int, ...], heads: Mapping[str, nn.Module]) -> dict[str, int]:
+def _count_macs(
+    encoder: StagedEncoder, shape: tuple[int, ...], heads: Mapping[str, nn.Module], pooling: str
+) -> dict[str, int]:
     """MACs of one window to every exit. The meta device runs nothing, and there fused attention is counted too."""
     model = copy.deepcopy(encoder).to("meta").eval()
     macs = {}
@@ -166,7 +170,7 @@ def _count_macs(encoder: StagedEncoder, shape: tuple[int, ...], heads: Mapping[s
         for exit in encoder.exits:
             stage, state = _counted(lambda exit=exit, state=state: model.advance(exit.index, state))  # type: ignore[misc]
             prefix += stage
-            pool, tap = _counted(lambda exit=exit, state=state: model.pool(exit.index, state))  # type: ignore[misc]
+            pool, tap = _counted(lambda exit=exit, state=state: model.pool(exit.index, state, pooling))  # type: ignore[misc]
             head = heads.get(exit.name)
             macs[exit.name] = prefix + pool + (_head_macs(head, tap) if head is not None else 0)
     return macs
@@ -186,14 +190,14 @@ def _counted(call: Callable[[], T]) -> tuple[int, T]:
 
 
 def _measure(
-    encoder: StagedEncoder, shape: tuple[int, ...], heads: Mapping[str, nn.Module], seconds: float
+    encoder: StagedEncoder, shape: tuple[int, ...], heads: Mapping[str, nn.Module], seconds: float, pooling: str
 ) -> dict[str, Latency]:
     model = copy.deepcopy(encoder).eval()
     device = next(model.parameters()).device
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
 
     def call(name: str) -> Callable[[], object]:
-        network = model.truncate(name)
+        network = model.truncate(name, pooling)
         head = copy.deepcopy(heads[name]).eval().to(device) if name in heads else nn.Identity()
         # Reading the result back waits for an accelerator.
         return lambda: head(network(x)).cpu()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.fitting.fit import FittedExit, Problem, head_outputs
+from offramp.fitting.fit import FittedExit, Problem, head_outputs, head_statistics, scoring_blocks
 from offramp.fitting.rows import FeatureRows
 from offramp.resampling import Resamples, paired_gain, summarise
 from offramp.results import ExitControl, ExitRow, FeatureRow, Gain, GroupScore, SnrScores
@@ -117,8 +117,13 @@ def constant_control(problem: Problem, resampling: Resampling) -> FeatureRow:
             answer = np.median(labels, axis=0)
         else:
             answer = labels.mean(0, dtype=np.float64)
-        outputs = np.broadcast_to(answer, (len(test), len(answer)))
-        sums.append(problem.test_units.sums(problem.metric.statistics(outputs, problem.dataset.targets[test]), test))
+        statistics = [
+            problem.metric.statistics(
+                np.broadcast_to(answer, (len(block), len(answer))), problem.dataset.targets[block]
+            )
+            for block in scoring_blocks(test, len(answer))
+        ]
+        sums.append(problem.test_units.sums(np.concatenate(statistics), test))
     description = "the same answer for every window, from the training labels alone"
     return FeatureRow(test=summarise(np.stack(sums), problem.metric, resampling.test), description=description)
 
@@ -174,8 +179,7 @@ def _by_part(
     """Mean over seeds of the score within each part of the test set."""
     test = problem.split.test
     per_seed = []
-    for head in exit.heads:
-        statistics = problem.metric.statistics(head_outputs(head, features, test), problem.dataset.targets[test])
+    for statistics in head_statistics(problem, exit.heads, features, test):
         columns = [np.bincount(part, weights=column, minlength=parts) for column in statistics.T]
         per_seed.append(problem.metric.score(np.stack(columns, axis=1).astype(np.float64)))
     return [float(score) for score in np.mean(np.stack(per_seed), axis=0)]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,13 @@ from offramp.data.table import WindowSource
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import DataError, EncoderError, OfframpError
 from offramp.files import free_bytes, write_text
+from offramp.tasks import DegradeSpec
 from offramp.transforms import Transform
 
 BATCH_VALUES = 1 << 19
 """Input values in one batch: 256 windows of 2 x 4 x 256. Fixed, so that a resumed pass computes the very same batches."""
+BATCH_TAP_VALUES = 1 << 24
+"""Most tap values of one batch, over all exits (64 MB): token taps may be larger than the windows they come from."""
 SAVE_EVERY = 16
 """Batches between two records of progress."""
 RELEASE_BYTES = 1 << 28
@@ -33,7 +37,7 @@ OnProgress = Callable[[int, int], None]
 
 
 class TapMatrix:
-    """Rows of features on disk, read by index: ``matrix[indices] -> (n, width)`` float32, and memory stays bounded."""
+    """Features on disk, read by index, in bounded memory: ``matrix[indices]`` is ``(n, width)`` or ``(n, positions, width)`` float32."""
 
     def __init__(self, path: Path) -> None:
         self._rows = np.load(path, mmap_mode="r")
@@ -54,7 +58,7 @@ class FeatureBank:
     """Taps of all exits for all windows of one source.
 
     Attributes:
-        folder: One ``.npy`` per exit, float32 ``(N, width)``.
+        folder: One ``.npy`` per exit, float32 ``(N, width)``, or ``(N, positions, width)`` where the pooling is ``tokens``.
         names: The exits, in order of depth.
     """
 
@@ -62,13 +66,31 @@ class FeatureBank:
     names: tuple[str, ...]
 
     def taps(self, name: str) -> TapMatrix:
-        """The taps of one exit, ``(N, width)``; reading ``matrix[indices]`` loads those rows alone."""
+        """The taps of one exit; reading ``matrix[indices]`` loads those of the windows ``indices`` alone."""
         return TapMatrix(self.folder / f"{name}.npy")
 
 
 def freeze(encoder: StagedEncoder) -> StagedEncoder:
     """Put an encoder into inference mode and stop gradients; its parameters and buffers cannot change from here on."""
     return encoder.eval().requires_grad_(False)
+
+
+def tap_shapes(encoder: StagedEncoder, shape: tuple[int, ...], pooling: str = "default") -> dict[str, tuple[int, ...]]:
+    """Shape of one window's tap at every exit, in order of depth: ``(width,)``, or ``(positions, width)`` for ``tokens``.
+
+    Args:
+        encoder: Frozen with :func:`freeze`. Unless the pooling is its own, it runs once, on one window of zeros.
+        shape: Of one window, as the encoder takes it.
+        pooling: See :meth:`StagedEncoder.pool`.
+
+    Raises:
+        EncoderError: The encoder does not take windows of this shape, or has no such pooling.
+    """
+    if pooling == "default":
+        return {exit.name: (exit.width,) for exit in encoder.exits}
+    window = torch.zeros(1, *shape, device=next(encoder.parameters()).device)
+    with torch.inference_mode():
+        return {name: tuple(tap.shape[1:]) for name, tap in encoder.taps(window, pooling=pooling).items()}
 
 
 def fill_bank(
@@ -78,6 +100,7 @@ def fill_bank(
     root: Path,
     on_progress: OnProgress = lambda done, total: None,
     device: str = "cpu",
+    pooling: str = "default",
 ) -> FeatureBank:
     """Run the encoder once over all windows; go on where an earlier pass was cut off, and skip what is there.
 
@@ -85,12 +108,13 @@ def fill_bank(
         encoder: Frozen with :func:`freeze`.
         windows: N windows of one shape.
         transform: Applied to every window first.
-        root: Folder of banks; this one gets a sub-folder named by the hash of source, transform and encoder.
+        root: Folder of banks; this one gets a sub-folder named by the hash of source, transform, encoder and pooling.
         on_progress: Called with windows done and windows in all.
         device: Where the encoder is.
+        pooling: ``default``, or ``tokens`` for taps with positions.
 
     Raises:
-        EncoderError: The encoder does not take windows of this shape.
+        EncoderError: The encoder does not take windows of this shape, or has no such pooling.
         DataError: A window holds NaN or infinity.
         OfframpError: The disk is full.
     """
@@ -99,46 +123,49 @@ def fill_bank(
         encoder.input.check(shape)
     except EncoderError as error:
         raise EncoderError(f"{windows.name}: {error}") from None
-    key = [windows.fingerprint, transform.to_dict(), encoder.fingerprint(), "default"]
-    names = tuple(exit.name for exit in encoder.exits)
-    widths = {exit.name: exit.width for exit in encoder.exits}
+    key = [windows.fingerprint, transform.to_dict(), encoder.fingerprint(), pooling]
+    shapes = tap_shapes(encoder, shape, pooling)
 
     def compute(batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         with torch.inference_mode():
-            taps = encoder.taps(torch.from_numpy(batch).to(device))
+            taps = encoder.taps(torch.from_numpy(batch).to(device), pooling=pooling)
         return {name: tap.float().cpu().numpy() for name, tap in taps.items()}
 
-    folder = fill_rows(windows, transform, compute, widths, root / digest(key), on_progress)
-    return FeatureBank(folder, names)
+    folder = fill_rows(windows, transform, compute, shapes, root / digest(key), on_progress)
+    return FeatureBank(folder, tuple(shapes))
 
 
 def fill_rows(
     windows: WindowSource,
     transform: Transform,
     compute: Compute,
-    widths: dict[str, int],
+    shapes: Mapping[str, tuple[int, ...]],
     folder: Path,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Path:
-    """Compute named feature rows of all windows batch by batch into ``folder/NAME.npy``, resumably."""
-    done = _rows_done(folder, windows.count, widths)
+    """Compute named features of all windows batch by batch into ``folder/NAME.npy``, resumably.
+
+    ``shapes`` are those of one window's features: ``compute`` gives arrays ``(n, *shape)``.
+    """
+    done = _rows_done(folder, windows.count, shapes)
     if done == windows.count:
         return folder
-    needed = 4 * sum(widths.values()) * (windows.count - done)
+    values = sum(math.prod(shape) for shape in shapes.values())
+    needed = 4 * values * (windows.count - done)
     if needed > free_bytes(folder):
         raise OfframpError(
             f"the features of {windows.name} need {needed / 1e9:.1f} GB in {folder.parent}, and "
             f"{free_bytes(folder) / 1e9:.1f} GB are free: free some space or choose another --out"
         )
-    batch = batch_size(windows.shape)
+    batch = min(batch_size(windows.shape), _power_of_two(BATCH_TAP_VALUES // values))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             outputs = {}
-            for name, width in widths.items():
-                header = _ensure_npy(folder / f"{name}.npy", (windows.count, width))
+            for name, shape in shapes.items():
+                header = _ensure_npy(folder / f"{name}.npy", (windows.count, *shape))
                 outputs[name] = stack.enter_context((folder / f"{name}.npy").open("r+b"))
-                outputs[name].seek(header + done * width * 4)
+                outputs[name].seek(header + done * math.prod(shape) * 4)
             on_progress(done, windows.count)
             for number, start in enumerate(range(done, windows.count, batch), start=1):
                 stop = min(start + batch, windows.count)
@@ -163,14 +190,20 @@ def fill_rows(
 
 def batch_size(shape: tuple[int, ...]) -> int:
     """Windows per batch: a power of two from 8 to 256 that bounds memory."""
-    fitting = max(1, BATCH_VALUES // int(np.prod(shape)))
-    return int(min(256, max(8, 2 ** int(np.log2(fitting)))))
+    return min(256, max(8, _power_of_two(BATCH_VALUES // math.prod(shape))))
 
 
-def fit_transform(name: str, windows: WindowSource, indices: NDArray[np.int64]) -> Transform:
+def _power_of_two(most: int) -> int:
+    """The largest power of two up to ``most``; 1 below that."""
+    return 1 << max(0, most.bit_length() - 1)
+
+
+def fit_transform(asked: str | DegradeSpec, windows: WindowSource, indices: NDArray[np.int64]) -> Transform:
     """Fit a transform's statistics on windows that are not in the test set, batch by batch."""
-    if name != "standardize":
-        return Transform(name)
+    if isinstance(asked, DegradeSpec):
+        return Transform(asked.name, snr_db=asked.snr_db, antennas=asked.antennas)
+    if asked != "standardize":
+        return Transform(asked)
     channels = windows.shape[0]
     count, total, squares = 0, np.zeros(channels), np.zeros(channels)
     for block in _blocks(indices, batch_size(windows.shape)):
@@ -181,7 +214,7 @@ def fit_transform(name: str, windows: WindowSource, indices: NDArray[np.int64]) 
     mean = total / count
     spread = np.sqrt(np.maximum(squares / count - mean**2, 0))
     scale = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0)
-    return Transform(name, tuple(mean.astype(np.float32).tolist()), tuple(scale.astype(np.float32).tolist()))
+    return Transform(asked, tuple(mean.astype(np.float32).tolist()), tuple(scale.astype(np.float32).tolist()))
 
 
 def _blocks(indices: NDArray[np.int64], size: int) -> Iterable[NDArray[np.int64]]:
@@ -193,17 +226,17 @@ def digest(key: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _rows_done(folder: Path, count: int, widths: dict[str, int]) -> int:
+def _rows_done(folder: Path, count: int, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Rows that an earlier pass wrote; 0 if any file is missing or has another size."""
     try:
         done = int(json.loads((folder / "progress.json").read_text())["done"])
-        shapes = {name: np.load(folder / f"{name}.npy", mmap_mode="r").shape for name in widths}
+        found = {name: np.load(folder / f"{name}.npy", mmap_mode="r").shape for name in shapes}
     except (OSError, ValueError, KeyError, EOFError):
         return 0
-    return done if shapes == {name: (count, width) for name, width in widths.items()} else 0
+    return done if found == {name: (count, *shape) for name, shape in shapes.items()} else 0
 
 
-def _ensure_npy(path: Path, shape: tuple[int, int]) -> int:
+def _ensure_npy(path: Path, shape: tuple[int, ...]) -> int:
     """Create a .npy of zeros unless one of that shape is there; returns the header's length in bytes."""
     try:
         existing = np.load(path, mmap_mode="r")

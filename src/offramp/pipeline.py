@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from offramp import controls, evaluation, selection
 from offramp.bundle import MAX_EXAMPLES, BundleTask
@@ -23,9 +24,11 @@ from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import load_encoder
 from offramp.errors import OfframpError
 from offramp.evaluation import Evaluation, Resampling
-from offramp.features import FeatureBank, fill_bank, fit_transform, freeze
+from offramp.features import FeatureBank, fill_bank, fit_transform, freeze, tap_shapes
 from offramp.files import output_folder, write_text
 from offramp.fitting.fit import FittedExit, Problem, fit_exit
+from offramp.fitting.rows import FeatureRows
+from offramp.fitting.tokens import target_positions
 from offramp.heads import head_module, untrained_head
 from offramp.report.html import write_report
 from offramp.report.sentences import sentence
@@ -165,20 +168,31 @@ def prepare(task: TaskSpec, loaded: LoadedSuite) -> Prepared:
 
 
 def check_task(encoder: StagedEncoder, prepared: Prepared, suite: Suite) -> None:
-    """Raise before any work if the encoder, a control or the budget does not fit a task's windows."""
+    """Raise before any work if the encoder, the target, a control or the budget does not fit a task's windows."""
     windows, budget = prepared.dataset.windows, suite.selection.macs
     try:
         encoder.input.check(prepared.input_shape)
+        heads = _untrained_heads(encoder, prepared)
         for name in suite.controls:
             if name in controls.FEATURE_CONTROLS:
                 controls.FEATURE_CONTROLS[name].compute(windows.read(np.arange(1)))
         if budget is not None:
-            kind, outputs = prepared.task.head.kind, prepared.problem.outputs
-            heads = {exit.name: untrained_head(kind, exit.width, outputs) for exit in encoder.exits}
-            costs = exit_costs(encoder, prepared.input_shape, heads, measure=False).values()
+            pooling = prepared.task.head.pooling
+            costs = exit_costs(encoder, prepared.input_shape, heads, measure=False, pooling=pooling).values()
             selection.affordable([cost.macs for cost in costs], budget, "MACs")
     except OfframpError as error:
         raise type(error)(f"task {prepared.task.name}, {windows.name}: {error}") from None
+
+
+def _untrained_heads(encoder: StagedEncoder, prepared: Prepared) -> dict[str, nn.Module]:
+    """Heads of the sizes that the task will have, by exit; raises where the target does not fit the positions of an exit."""
+    head, problem = prepared.task.head, prepared.problem
+    heads = {}
+    for name, shape in tap_shapes(encoder, prepared.input_shape, head.pooling).items():
+        positions = target_positions(encoder, prepared.dataset.target_shape, shape)
+        outputs = problem.outputs if positions is None else positions.shape[1]
+        heads[name] = untrained_head(head.kind, shape[-1], outputs)
+    return heads
 
 
 def run_task(context: Context, prepared: Prepared) -> Outcome:
@@ -187,7 +201,9 @@ def run_task(context: Context, prepared: Prepared) -> Outcome:
     bank = _bank(context, prepared, encoder, "encoder")
     fitted = _fit_all(context, problem, bank, "heads")
     heads = {exit.name: head_module(exit.heads[0]) for exit in fitted}
-    costs = list(exit_costs(encoder, prepared.input_shape, heads, seconds=LATENCY_SECONDS).values())
+    pooling = task.head.pooling
+    priced = exit_costs(encoder, prepared.input_shape, heads, seconds=LATENCY_SECONDS, pooling=pooling)
+    costs = list(priced.values())
     resampling = Resampling.of(problem, context.loaded.suite.seed)
     chosen = choose(problem, fitted, costs, context.loaded.suite.selection, resampling)
     scores = evaluation.evaluate(problem, fitted, [cost.macs for cost in costs], chosen, resampling)
@@ -215,6 +231,7 @@ def run_task(context: Context, prepared: Prepared) -> Outcome:
         val_by_group=not dataset.grouped or all(draw.by_group for draw in split.draws),
         simulated=dataset.simulated,
         label_names=list(dataset.label_names),
+        pooling=pooling,
         exits=scores.exits,
         gain_over_full=scores.gain,
         confusion=evaluation.confusion(problem, *ours),
@@ -266,7 +283,7 @@ def run_controls(
             text = f"the same architecture with random weights ({draws} draws) and BatchNorm statistics of this data"
             rows[name] = evaluation.exit_control(problem, twins, macs, ours, resampling, draws, text)
         elif name == "equal_width":
-            width = min(exit.width for exit in context.encoder.exits)
+            width = min(bank.taps(name).shape[-1] for name in bank.names)
             narrow = _fit_narrow(context, prepared, bank, width)
             text = f"every exit's tap cut to its first {width} principal components"
             rows[name] = evaluation.exit_control(problem, narrow, macs, ours, resampling, 1, text)
@@ -309,6 +326,7 @@ def _bundle_task(outcome: Outcome) -> BundleTask:
         heads={exit.name: exit.heads[0] for exit in outcome.fitted},
         val={row.exit: row.val.mean for row in result.exits},
         data=task.data.model_dump(mode="json", exclude={"path", "synthetic"}),
+        target_shape=dataset.target_shape,
     )
 
 
@@ -317,20 +335,27 @@ def _bank(context: Context, prepared: Prepared, encoder: StagedEncoder, what: st
         context.on_progress(f"{prepared.task.name}: {what}", done, total)
 
     windows = prepared.dataset.windows
-    return fill_bank(encoder, windows, prepared.transform, context.features, progress, context.device)
+    pooling = prepared.task.head.pooling
+    return fill_bank(encoder, windows, prepared.transform, context.features, progress, context.device, pooling)
+
+
+def _positions(context: Context, problem: Problem, features: FeatureRows) -> NDArray[np.int64] | None:
+    """Which entries of the target each position of a feature matrix answers for; None for one without positions."""
+    return target_positions(context.encoder, problem.dataset.target_shape, features.shape[1:])
 
 
 def _fit_all(context: Context, problem: Problem, bank: FeatureBank, what: str) -> list[FittedExit]:
     fitted = []
     for number, name in enumerate(bank.names, start=1):
-        fitted.append(fit_exit(problem, name, bank.taps(name)))
+        taps = bank.taps(name)
+        fitted.append(fit_exit(problem, name, taps, positions=_positions(context, problem, taps)))
         context.on_progress(f"{problem.task.name}: {what}", number, len(bank.names))
     return fitted
 
 
 def _fit_random(context: Context, prepared: Prepared) -> tuple[list[FittedExit], int]:
     """Heads on random encoders, seed number i on draw i modulo the number of draws; and that number."""
-    draws = prepared.problem.split.draws
+    problem, draws = prepared.problem, prepared.problem.split.draws
     count = min(RANDOM_DRAWS, len(draws))
     banks = []
     for draw in range(count):
@@ -344,7 +369,8 @@ def _fit_random(context: Context, prepared: Prepared) -> tuple[list[FittedExit],
         banks.append(_bank(context, prepared, twin, f"random encoder {draw + 1} of {count}"))
     fitted = []
     for number, name in enumerate(banks[0].names, start=1):
-        parts = [fit_exit(prepared.problem, name, bank.taps(name), draws[d::count]) for d, bank in enumerate(banks)]
+        positions = _positions(context, problem, banks[0].taps(name))
+        parts = [fit_exit(problem, name, bank.taps(name), draws[d::count], positions) for d, bank in enumerate(banks)]
         fitted.append(_interleaved(parts))
         context.on_progress(f"{prepared.task.name}: random heads", number, len(banks[0].names))
     return fitted, count
@@ -354,7 +380,8 @@ def _fit_narrow(context: Context, prepared: Prepared, bank: FeatureBank, width: 
     fitted = []
     for number, name in enumerate(bank.names, start=1):
         reduced = controls.reduced_taps(bank.taps(name), width, prepared.outside_test())
-        fitted.append(fit_exit(prepared.problem, name, reduced))
+        positions = _positions(context, prepared.problem, reduced)
+        fitted.append(fit_exit(prepared.problem, name, reduced, positions=positions))
         context.on_progress(f"{prepared.task.name}: equal-width heads", number, len(bank.names))
     return fitted
 

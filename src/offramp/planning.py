@@ -18,6 +18,7 @@ from rich.text import Text
 from offramp.encoders.base import StagedEncoder
 from offramp.features import batch_size
 from offramp.fitting.fit import Problem, fit_exit
+from offramp.fitting.tokens import target_positions
 from offramp.pipeline import LATENCY_SECONDS, RANDOM_DRAWS, Prepared, check_task, load, prepare
 from offramp.suite import LoadedSuite
 
@@ -57,7 +58,7 @@ def plan_suite(loaded: LoadedSuite, device: str) -> tuple[PlannedTask, ...]:
     for task in loaded.tasks:
         prepared = prepare(task, loaded)
         check_task(encoder, prepared, loaded.suite)
-        key = (prepared.dataset.windows.fingerprint, str(prepared.transform))
+        key = (prepared.dataset.windows.fingerprint, str(prepared.transform), task.head.pooling)
         plans.append(_plan(encoder, prepared, loaded, device, shared=key in seen))
         seen.add(key)
     return tuple(plans)
@@ -99,18 +100,18 @@ def _plan(encoder: StagedEncoder, prepared: Prepared, loaded: LoadedSuite, devic
     controls = loaded.suite.controls
     random_passes = min(RANDOM_DRAWS, len(loaded.suite.seeds)) if "random_encoder" in controls else 0
     passes = 0 if shared else 1 + random_passes
-    widths = [exit.width for exit in encoder.exits]
     taps, per_window = _first_batch(encoder, prepared, device)
+    widths = [tap.shape[-1] for tap in taps]
     solved = widths * (2 if random_passes else 1)
     if "raw_input" in controls:
         solved.append(min(RAW_WIDTH, math.prod(prepared.input_shape)))
-    heads = _seconds_for_heads(prepared.problem, taps, solved)
+    heads = _seconds_for_heads(encoder, prepared.problem, taps, solved)
     return PlannedTask(
         name=prepared.task.name,
         counts=counts,
         groups=(len(outside), len(inside)),
         seconds=passes * dataset.windows.count * per_window + heads + LATENCY_SECONDS * len(widths),
-        disk_bytes=4 * sum(widths) * passes * dataset.windows.count,
+        disk_bytes=4 * sum(math.prod(tap.shape[1:]) for tap in taps) * passes * dataset.windows.count,
     )
 
 
@@ -119,10 +120,11 @@ def _first_batch(encoder: StagedEncoder, prepared: Prepared, device: str) -> tup
     windows = prepared.dataset.windows
     chosen = prepared.outside_test()[: batch_size(windows.shape)]
     batch = torch.from_numpy(prepared.transform(windows.read(chosen))).to(device)
+    pooling = prepared.task.head.pooling
     with torch.inference_mode():
-        encoder.taps(batch)
+        encoder.taps(batch, pooling=pooling)
         started = time.perf_counter()
-        taps = encoder.taps(batch)
+        taps = encoder.taps(batch, pooling=pooling)
         seconds = time.perf_counter() - started
     return [tap.float().cpu().numpy() for tap in taps.values()], seconds / len(chosen)
 
@@ -132,17 +134,20 @@ class _Repeated:
 
     def __init__(self, rows: NDArray[np.float32], count: int) -> None:
         self._rows = rows
-        self.shape: tuple[int, ...] = (count, rows.shape[1])
+        self.shape: tuple[int, ...] = (count, *rows.shape[1:])
 
     def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._rows[indices % len(self._rows)]
 
 
-def _seconds_for_heads(problem: Problem, taps: Sequence[NDArray[np.float32]], widths: Sequence[int]) -> float:
+def _seconds_for_heads(
+    encoder: StagedEncoder, problem: Problem, taps: Sequence[NDArray[np.float32]], widths: Sequence[int]
+) -> float:
     """One seed is fitted on one exit of medium width; the time of a solve has a part that grows with the width."""
-    rows = sorted(taps, key=lambda tap: tap.shape[1])[len(taps) // 2]
+    rows = sorted(taps, key=lambda tap: tap.shape[-1])[len(taps) // 2]
+    positions = target_positions(encoder, problem.dataset.target_shape, rows.shape[1:])
     started = time.perf_counter()
-    fit_exit(problem, "trial", _Repeated(rows, problem.dataset.windows.count), problem.split.draws[:1])
+    fit_exit(problem, "trial", _Repeated(rows, problem.dataset.windows.count), problem.split.draws[:1], positions)
     seconds = time.perf_counter() - started
-    relative = sum(0.5 + 0.5 * width / int(rows.shape[1]) for width in widths)
+    relative = sum(0.5 + 0.5 * width / int(rows.shape[-1]) for width in widths)
     return seconds * relative * len(problem.split.draws)

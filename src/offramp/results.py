@@ -119,6 +119,7 @@ class TaskResult(Part):
     )
     simulated: bool = False
     label_names: list[str] = []
+    pooling: Literal["default", "tokens"] = Field("default", description="Of the taps that the heads take")
     exits: list[ExitRow]
     chosen: ExitRow
     full: ExitRow

@@ -93,7 +93,7 @@ def export_onnx(
     if windows is None or not len(windows):
         raise DataError(f"the bundle holds no example windows of task {task!r}: give some to compare the graph on")
     expected = Predictor(replace(bundle, tasks={task: chosen}), encoder).predict(windows, [task])[task].outputs
-    network = DeployedTask(fold_batchnorm(encoder.truncate(chosen.exit)), chosen, chosen.exit)
+    network = DeployedTask(fold_batchnorm(encoder.truncate(chosen.exit, chosen.pooling)), chosen, chosen.exit)
     output = "probabilities" if chosen.kind == "classification" else "values"
     content = onnx_bytes(network, chosen.window_shape, [output], _properties(bundle, chosen))
     difference = _largest_difference(content, np.asarray(windows, np.float32), expected, chosen.kind)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from offramp.fitting.logistic import fit_logistic
 from offramp.fitting.mlp import fit_mlp
 from offramp.fitting.ridge import fit_ridge
 from offramp.fitting.rows import FeatureRows, Rows
+from offramp.fitting.tokens import fit_tokens
 from offramp.metrics import METRICS, Array, Metric
 from offramp.resampling import Units
 from offramp.tasks import TaskSpec
@@ -26,6 +28,8 @@ STRENGTHS = {
 }
 """The grids, strongest first, so that a tie goes to the stronger."""
 SCORING_ROWS = 8192
+SCORING_VALUES = 1 << 23
+"""Windows are scored in blocks of at most so many rows, and so many features or outputs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +44,9 @@ class Problem:
 
     @property
     def metric(self) -> Metric:
-        """The task's metric."""
-        return METRICS[self.task.metric_name]
+        """The task's metric; it takes outputs and targets ``(N, dimensions)``, also where it looks at the target's own shape."""
+        metric = METRICS[self.task.metric_name]
+        return reshaping(metric, self.dataset.target_shape) if metric.shaped else metric
 
     @property
     def outputs(self) -> int:
@@ -69,18 +74,26 @@ class FittedExit:
     test_sums: Array
 
 
-def fit_exit(problem: Problem, name: str, features: FeatureRows, draws: Sequence[Draw] | None = None) -> FittedExit:
+def fit_exit(
+    problem: Problem,
+    name: str,
+    features: FeatureRows,
+    draws: Sequence[Draw] | None = None,
+    positions: NDArray[np.int64] | None = None,
+) -> FittedExit:
     """Fit heads on one feature matrix for all seeds and strengths.
 
     Args:
         problem: The task with its data and split.
         name: Of the exit or control.
-        features: ``(N, width)`` float32, rows in the order of the data set.
+        features: ``(N, width)`` float32, rows in the order of the data set; ``(N, positions, width)`` for heads on tokens.
         draws: Seeds to fit; all of the split's if None.
+        positions: For heads on tokens: see :func:`offramp.fitting.tokens.target_positions`.
     """
-    fitted = _fit_draws(problem, features, draws or problem.split.draws)
+    fitted = _fit_draws(problem, features, draws or problem.split.draws, positions)
     test = problem.split.test
-    test_sums = [problem.test_units.sums(_statistics(problem, head, features, test), test) for head, _, _ in fitted]
+    statistics = head_statistics(problem, [head for head, _, _ in fitted], features, test)
+    test_sums = [problem.test_units.sums(of_seed, test) for of_seed in statistics]
     return FittedExit(
         name,
         tuple(head for head, _, _ in fitted),
@@ -92,14 +105,48 @@ def fit_exit(problem: Problem, name: str, features: FeatureRows, draws: Sequence
 
 def head_outputs(head: Head, features: FeatureRows, indices: NDArray[np.int64]) -> NDArray[np.float32]:
     """Logits or values ``(n, outputs)`` of the windows ``indices``, block by block."""
-    blocks = [head(features[indices[at : at + SCORING_ROWS]]) for at in range(0, len(indices), SCORING_ROWS)]
-    return np.concatenate(blocks)
+    return np.concatenate([head(features[block]) for block in scoring_blocks(indices, _largest(head, features))])
 
 
-def _fit_draws(problem: Problem, features: FeatureRows, draws: Sequence[Draw]) -> list[tuple[Head, float, Array]]:
+def head_statistics(
+    problem: Problem, heads: Sequence[Head], features: FeatureRows, indices: NDArray[np.int64]
+) -> list[Array]:
+    """Metric statistics ``(n, q)`` of each head on the windows ``indices``; features are read once, block by block."""
+    targets, metric = problem.dataset.targets, problem.metric
+    found: list[list[Array]] = [[] for _ in heads]
+    for block in scoring_blocks(indices, _largest(heads[0], features)):
+        taps = features[block]
+        for head, parts in zip(heads, found, strict=True):
+            parts.append(metric.statistics(head(taps), targets[block]))
+    return [np.concatenate(parts) for parts in found]
+
+
+def scoring_blocks(indices: NDArray[np.int64], values: int) -> Iterator[NDArray[np.int64]]:
+    """Indices in blocks that bound the memory of scoring windows that have so many values each."""
+    step = max(1, min(SCORING_ROWS, SCORING_VALUES // values))
+    return (indices[at : at + step] for at in range(0, len(indices), step))
+
+
+def reshaping(metric: Metric, shape: tuple[int, ...]) -> Metric:
+    """A metric that sees its outputs and targets ``(N, dimensions)`` as ``(N, *shape)``."""
+    return replace(
+        metric,
+        statistics=lambda outputs, targets: metric.statistics(outputs.reshape(-1, *shape), targets.reshape(-1, *shape)),
+    )
+
+
+def _largest(head: Head, features: FeatureRows) -> int:
+    """The larger of a window's features and outputs."""
+    return max(math.prod(features.shape[1:]), head.outputs)
+
+
+def _fit_draws(
+    problem: Problem, features: FeatureRows, draws: Sequence[Draw], positions: NDArray[np.int64] | None
+) -> list[tuple[Head, float, Array]]:
     """Each seed's head, its strength, and validation sums per unit at that strength."""
     if all(len(draw.folds) == 1 for draw in draws):
-        grids = _solve(problem, features, [draw.folds[0][0] for draw in draws], draws[0].seed, _strengths(problem.task))
+        training_sets = [draw.folds[0][0] for draw in draws]
+        grids = _solve(problem, features, training_sets, draws[0].seed, _strengths(problem.task), positions)
         return [_pick(problem, features, draw, [grid]) for draw, grid in zip(draws, grids, strict=True)]
     return [_cross_validate(problem, features, draw) for draw in draws]
 
@@ -111,8 +158,8 @@ def _pick(
     strengths = _strengths(problem.task)
     totals = [np.zeros((problem.val_units.count, 1)) for _ in strengths]
     for (_, val), heads in zip(draw.folds, grids, strict=True):
-        for number, head in enumerate(heads):
-            totals[number] = totals[number] + problem.val_units.sums(_statistics(problem, head, features, val), val)
+        for number, statistics in enumerate(head_statistics(problem, heads, features, val)):
+            totals[number] = totals[number] + problem.val_units.sums(statistics, val)
     sign = 1.0 if problem.metric.higher_is_better else -1.0
     best = int(np.argmax([sign * problem.metric.score(total.sum(0)) for total in totals]))
     return grids[-1][best], strengths[best], totals[best]
@@ -120,7 +167,7 @@ def _pick(
 
 def _cross_validate(problem: Problem, features: FeatureRows, draw: Draw) -> tuple[Head, float, Array]:
     """Choose the strength out of fold, then fit once more on all of the draw's labels."""
-    grids = _solve(problem, features, [train for train, _ in draw.folds], draw.seed, _strengths(problem.task))
+    grids = list(_solve(problem, features, [train for train, _ in draw.folds], draw.seed, _strengths(problem.task)))
     _, strength, sums = _pick(problem, features, draw, grids)
     ((head,),) = _solve(problem, features, [draw.final], draw.seed, [strength])
     return head, strength, sums
@@ -138,8 +185,9 @@ def _solve(
     training_sets: Sequence[NDArray[np.int64]],
     seed: int,
     strengths: Sequence[float],
-) -> Sequence[Sequence[Head]]:
-    """For each training set a head per strength."""
+    positions: NDArray[np.int64] | None = None,
+) -> Iterator[Sequence[Head]]:
+    """For each training set a head per strength; where sets are solved one by one, the grid of one need be held at a time."""
     targets = problem.dataset.targets
     balanced = problem.metric.name == "balanced_accuracy"
     if problem.task.head.kind == "linear" and problem.task.kind == "classification":
@@ -148,16 +196,16 @@ def _solve(
         for number, train in enumerate(training_sets):
             factor = _balanced(targets[train], problem.outputs) if balanced else 1.0
             weights[np.searchsorted(union, train), number] = factor
-        return fit_logistic(Rows(features, union), targets[union], problem.outputs, strengths, weights)
-    grids = []
+        yield from fit_logistic(Rows(features, union), targets[union], problem.outputs, strengths, weights)
+        return
     for train in training_sets:
-        rows = Rows(features, train)
-        if problem.task.head.kind == "mlp":
+        if positions is not None:
+            yield fit_tokens(features, train, targets, positions, strengths)
+        elif problem.task.head.kind == "mlp":
             factors = _balanced(targets[train], problem.outputs) if balanced else None
-            grids.append(fit_mlp(rows, targets[train], problem.outputs, strengths, seed, factors))
+            yield fit_mlp(Rows(features, train), targets[train], problem.outputs, strengths, seed, factors)
         else:
-            grids.append(fit_ridge(rows, targets[train], strengths))
-    return grids
+            yield fit_ridge(Rows(features, train), targets[train], strengths)
 
 
 def _balanced(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
@@ -165,7 +213,3 @@ def _balanced(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
     counts = np.bincount(labels, minlength=classes)
     weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
     return np.asarray(weights[labels], dtype=np.float32)
-
-
-def _statistics(problem: Problem, head: Head, features: FeatureRows, indices: NDArray[np.int64]) -> Array:
-    return problem.metric.statistics(head_outputs(head, features, indices), problem.dataset.targets[indices])

@@ -19,7 +19,7 @@ CACHED_VALUES = 1 << 27
 
 
 class FeatureRows(Protocol):
-    """Features by index, float32 ``(N, width)``: a numpy array, or taps on disk."""
+    """Features by index, float32 ``(N, width)`` or ``(N, positions, width)``: a numpy array, or taps on disk."""
 
     shape: tuple[int, ...]
 
@@ -76,7 +76,7 @@ class Rows:
         total = np.zeros(self.width)
         squares = np.zeros(self.width)
         # Shifting by one row keeps the sum of squares exact where a feature's mean is far above its spread.
-        shift = np.asarray(self._taps[self._indices[0]], dtype=np.float64)
+        shift = np.asarray(self._taps[self._indices[:1]][0], dtype=np.float64)
         for start in range(0, self.count, self._step):
             block = self._taps[self._indices[start : start + self._step]] - shift
             total += block.sum(0)

@@ -15,6 +15,7 @@ from offramp.bundle import ENCODER, Bundle, BundleTask, load_bundle
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import checkpoint_options, load_encoder
 from offramp.errors import BundleError, DataError, OfframpError
+from offramp.features import tap_shapes
 from offramp.heads import head_module
 from offramp.transforms import Transform
 
@@ -71,7 +72,9 @@ class Predictor:
         self.device = next(encoder.parameters()).device
         self._heads: dict[str, nn.Module] = {}
         for task in bundle.tasks.values():
-            encoder.input.check(task.transform.output_shape(task.window_shape))
+            shape = task.transform.output_shape(task.window_shape)
+            encoder.input.check(shape)
+            _check_tokens(task, encoder, shape)
             self._heads[task.name] = head_module(task.heads[task.exit]).requires_grad_(False).to(self.device)
 
     def predict(
@@ -131,12 +134,15 @@ class Predictor:
             sharing.setdefault(task.transform, []).append(task)
         for transform, together in sharing.items():
             inputs = torch.from_numpy(transform(batch)).to(self.device)
-            taps = self.encoder.taps(inputs, {task.exit for task in together})
-            for task in together:
-                output = self._heads[task.name](taps[task.exit])
-                if task.kind == "classification":
-                    output = output.softmax(1)
-                yield task.name, output.cpu().numpy()
+            for exit, state in self.encoder.visit(inputs, {task.exit for task in together}):
+                leaving = [task for task in together if task.exit == exit.name]
+                poolings = {task.pooling for task in leaving}
+                taps = {pooling: self.encoder.pool(exit.index, state, pooling) for pooling in poolings}
+                for task in leaving:
+                    output = self._heads[task.name](taps[task.pooling])
+                    if task.kind == "classification":
+                        output = output.softmax(1)
+                    yield task.name, output.cpu().numpy()
 
 
 def load(folder: str | Path, device: str = "cpu") -> Predictor:
@@ -169,6 +175,17 @@ def load_bundle_encoder(bundle: Bundle, folder: Path, device: str = "cpu") -> St
             f"{path} is another encoder: its hash is {found}, the bundle's heads were fitted on {expected}"
         )
     return encoder.eval().requires_grad_(False)
+
+
+def _check_tokens(task: BundleTask, encoder: StagedEncoder, shape: tuple[int, ...]) -> None:
+    """A bundle holds the width of every default tap; that of tokens is for the encoder to say."""
+    head = task.heads[task.exit]
+    if head.positions is not None:
+        taken, given = (len(head.positions), head.inputs), tap_shapes(encoder, shape, head.pooling)[task.exit]
+        if taken != given:
+            raise BundleError(
+                f"head of task {task.name!r} takes tokens of shape {taken} where the encoder gives {given}: save the bundle again"
+            )
 
 
 def _as_array(x: ArrayLike | Tensor) -> NDArray[np.generic]:
