@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from offramp.data.formats import hdf5, npz, sigmf
+from offramp.data.formats import csitool, hdf5, icarus, npz, ntu_fi, powder, sigmf, ut_har, uwb_indoor
 from offramp.data.summary import FileSummary
 from offramp.data.table import Table
 from offramp.errors import DataError
@@ -35,6 +35,12 @@ class Format:
 FORMATS: dict[str, Format] = {
     "hdf5": Format(hdf5.recognise, hdf5.read, hdf5.summarise),
     "npz": Format(npz.recognise, npz.read, npz.summarise),
+    "powder": Format(powder.recognise, powder.read, powder.summarise),
+    "icarus": Format(icarus.recognise, icarus.read, icarus.summarise),
+    "ut-har": Format(ut_har.recognise, ut_har.read, ut_har.summarise),
+    "ntu-fi": Format(ntu_fi.recognise, ntu_fi.read, ntu_fi.summarise),
+    "uwb-indoor": Format(uwb_indoor.recognise, uwb_indoor.read, uwb_indoor.summarise),
+    "csitool": Format(csitool.recognise, csitool.read, csitool.summarise),
     "sigmf": Format(sigmf.recognise, sigmf.read, sigmf.summarise),
 }
 
