@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.data.synthesis import channels
 from offramp.data.synthesis.scenarios import SCENARIOS, Scene
+from offramp.data.synthesis.tr38901 import SUBCARRIERS
 from offramp.data.table import Table, WindowSource
-from offramp.tasks import SyntheticSpec
+from offramp.tasks import ChannelSpec, SyntheticSpec
 
 GENERATOR_VERSION = 3
 """To be raised whenever the same specification gives other windows than before."""
@@ -24,20 +28,38 @@ MAX_CACHE_BYTES = 256 * 2**20
 
 
 @lru_cache(2)
-def read_synthetic(spec: SyntheticSpec) -> Table:
-    """A table of simulated windows ``(2, antennas, samples)`` with the columns of its scenario.
+def read_synthetic(spec: SyntheticSpec | ChannelSpec) -> Table:
+    """A table of simulated windows with the columns of its scenario: signals ``(2, antennas, samples)``, or channels
+    ``(2, slots, antennas, subcarriers)``.
 
     Window i does not depend on how many windows there are. The last two tables are kept: tasks on the same windows share them.
+
+    Raises:
+        DataError: Channels are asked for and sionna is not installed.
     """
+    if isinstance(spec, ChannelSpec):
+        shape: tuple[int, ...] = (2, channels.PAST, spec.antennas, SUBCARRIERS)
+        table = _lazy_table(spec, partial(channels.channel_windows, spec), channels.BLOCK_WINDOWS, shape)
+        return replace(table, label_names=channels.LABEL_NAMES, default_target="best_beam", default_group="drop")
     scenario = SCENARIOS[spec.scenario]
-    size = max(1, min(BLOCK_WINDOWS, BLOCK_VALUES // (spec.antennas * spec.samples)))
-    blocks = math.ceil(spec.windows / size)
     shape = (2, spec.antennas, spec.samples)
+    size = max(1, min(BLOCK_WINDOWS, BLOCK_VALUES // (spec.antennas * spec.samples)))
+    table = _lazy_table(spec, partial(scenario.make, spec, size), size, shape)
+    return replace(
+        table, label_names=scenario.label_names, default_target=scenario.target, default_group=scenario.group
+    )
+
+
+def _lazy_table(
+    spec: SyntheticSpec | ChannelSpec, make: Callable[[int], Scene], size: int, shape: tuple[int, ...]
+) -> Table:
+    """Windows of one shape, and columns, from blocks of ``size`` windows that are made by number."""
+    blocks = math.ceil(spec.windows / size)
     in_memory = spec.windows * math.prod(shape) * 4 <= MAX_CACHE_BYTES
 
     @lru_cache(blocks if in_memory else 2)
     def block(number: int) -> Scene:
-        return scenario.make(spec, size, number)
+        return make(number)
 
     def fetch(indices: NDArray[np.int64]) -> NDArray[np.float32]:
         out = np.empty((len(indices), *shape), dtype=np.float32)
@@ -51,11 +73,9 @@ def read_synthetic(spec: SyntheticSpec) -> Table:
     return Table(
         windows=WindowSource("simulated windows", spec.windows, shape, _fingerprint(spec), fetch),
         columns={name: np.concatenate([columns[name] for columns in made])[: spec.windows] for name in made[0]},
-        label_names=scenario.label_names,
-        default_target=scenario.target,
-        default_group=scenario.group,
     )
 
 
-def _fingerprint(spec: SyntheticSpec) -> str:
-    return hashlib.sha256(json.dumps([GENERATOR_VERSION, spec.model_dump(mode="json")]).encode()).hexdigest()
+def _fingerprint(spec: SyntheticSpec | ChannelSpec) -> str:
+    version = channels.VERSION if isinstance(spec, ChannelSpec) else GENERATOR_VERSION
+    return hashlib.sha256(json.dumps([version, spec.model_dump(mode="json")]).encode()).hexdigest()

@@ -17,7 +17,7 @@ class Scene:
     """One block of simulated windows.
 
     Attributes:
-        iq: float32 ``(N, 2, antennas, samples)``.
+        iq: float32 ``(N, 2, antennas, samples)``; channels are ``(N, 2, slots, antennas, subcarriers)``.
         columns: What is known of every window, each of length N.
     """
 
