@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.data.formats import open_table
+from offramp.data.summary import value_name
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
 from offramp.tasks import DataSpec, Kind
@@ -165,8 +166,9 @@ def _groups(table: Table, name: str | None) -> tuple[NDArray[np.int64], tuple[st
             f"{table.windows.name}: {name!r} is {values.dtype}: groups are integers, text or vectors such as places"
         )
     present, groups = np.unique(values, axis=0, return_inverse=True)
-    names = present if values.ndim == 1 else [", ".join(f"{value:g}" for value in row) for row in present]
-    return groups.astype(np.int64), tuple(str(name) for name in names)
+    if values.ndim == 1:
+        return groups.astype(np.int64), tuple(value_name(value, table.label_names.get(name)) for value in present)
+    return groups.astype(np.int64), tuple(", ".join(f"{value:g}" for value in row) for row in present)
 
 
 def _listing(table: Table) -> str:

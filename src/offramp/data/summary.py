@@ -91,7 +91,7 @@ def summarise_column(
         distinct = len(unique)
         if values.dtype.kind != "f" and distinct <= MAX_COUNTED:
             counts = {
-                _value_name(unique[place], names): int(number[place]) for place in np.argsort(-number, kind="stable")
+                value_name(unique[place], names): int(number[place]) for place in np.argsort(-number, kind="stable")
             }
     limits = (float(finite.min()), float(finite.max())) if len(finite) else None
     return ColumnSummary(name, rows, _dtype_name(values.dtype), values.shape[1:], distinct, counts, limits)
@@ -122,7 +122,8 @@ def summarise_table(table: Table, path: str, format_name: str, arrays: tuple[Arr
     )
 
 
-def _value_name(value: Any, names: Sequence[str] | None) -> str:
+def value_name(value: Any, names: Sequence[str] | None) -> str:
+    """Name of a value of a column; ``names`` are those of the classes 0, 1, ..., if it has them."""
     known = names is not None and isinstance(value, np.integer) and 0 <= value < len(names)
     return names[int(value)] if known and names is not None else str(value)
 

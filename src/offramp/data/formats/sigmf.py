@@ -18,8 +18,6 @@ without a count reaches to the end of its capture.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.data.formats.recordings import Recording, find_recordings, open_signal, read_recording
+from offramp.data.formats.windows import digest, spread
 from offramp.data.summary import FileSummary, summarise_column
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
@@ -62,10 +61,11 @@ def read(spec: DataSpec) -> Table:
                 f"{recording.path} has {recording.channels} channels and {recordings[0].path} has {recordings[0].channels}; "
                 "put them into separate folders"
             )
+    of_recordings = [_cut(recording, window, hop, spec.cut) for recording in recordings]
     cuts = [
-        (number, *cut)
-        for number, recording in enumerate(recordings)
-        for cut in _thin(_cut(recording, window, hop, spec.cut), spec.windows_per_recording)
+        (number, *found[place])
+        for number, found in enumerate(of_recordings)
+        for place in spread(len(found), spec.windows_per_recording)
     ]
     if not cuts:
         raise DataError(
@@ -151,12 +151,6 @@ def _gaps(recording: Recording, guard: int) -> list[tuple[int, int]]:
     return [*gaps, (free_from, recording.samples)]
 
 
-def _thin(cuts: list[Interval], limit: int | None) -> list[Interval]:
-    if limit is None or len(cuts) <= limit:
-        return cuts
-    return [cuts[place] for place in np.linspace(0, len(cuts) - 1, limit).round().astype(int)]
-
-
 class _WindowReader:
     """Windows by index. A signal opens its file for every read, so that it survives a fork."""
 
@@ -189,9 +183,5 @@ class _WindowReader:
 
 def _fingerprint(recordings: list[Recording], spec: DataSpec) -> str:
     cut = [spec.window, spec.hop or spec.window, spec.cut, spec.windows_per_recording]
-    digest = hashlib.sha256(json.dumps([cut, [recording.name for recording in recordings]]).encode())
-    for recording in recordings:
-        for path in recording.files:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    names = [recording.name for recording in recordings]
+    return digest([cut, names], [file for recording in recordings for file in recording.files])
