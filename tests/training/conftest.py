@@ -7,7 +7,7 @@ from tiny_architecture import Tiny
 
 from offramp.encoders import registry
 from offramp.encoders.base import StagedEncoder
-from offramp.training import checkpoint, pretrain, probe
+from offramp.training import pretrain, probe, sources
 
 
 @pytest.fixture(autouse=True)
@@ -25,5 +25,5 @@ def _without_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     def scores(encoder: StagedEncoder) -> probe.Scores:
         return {"modulation": {"stem": int(encoder.fingerprint()[:8], 16) / 2**32}}
 
-    monkeypatch.setattr(checkpoint, "probe_exits", scores)
+    monkeypatch.setattr(sources, "probe_exits", scores)
     monkeypatch.setattr(pretrain, "draw_probe", lambda lines, path: None)

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from offramp.encoders.registry import load_encoder, register_encoder
 from offramp.errors import TrainingError
-from offramp.training import checkpoint
 from offramp.training import pretrain as module
+from offramp.training import sources
 from offramp.training.checkpoint import TrainingState
 from offramp.training.config import PretrainingConfig
 from offramp.training.contrastive import info_nce
@@ -64,13 +64,13 @@ def member(rank: int, folder: Path, ports: tuple[str, str]) -> None:
 
     os.environ["MASTER_PORT"] = ports[1]
     register_encoder(Tiny)
-    checkpoint.probe_exits = lambda encoder: {}
+    sources.probe_exits = lambda encoder: {}
     module.draw_probe = lambda lines, path: None
     states: list[TrainingState] = []
     blocks: list[int] = []
-    start, view_pairs = module._start, module.view_pairs
+    start, view_pairs = module._start, sources.view_pairs
     module._start = lambda *given: states.append(start(*given)) or states[0]  # type: ignore[func-returns-value]
-    module.view_pairs = lambda *given: blocks.append(given[5]) or view_pairs(*given)  # type: ignore[func-returns-value]
+    sources.view_pairs = lambda *given: blocks.append(given[5]) or view_pairs(*given)  # type: ignore[func-returns-value]
     steps: list[int] = []
     pretrain(CONFIG, folder / "run", on_step=lambda progress: steps.append(progress.views))
     weights = {f"run.{name}": parameter.detach() for name, parameter in states[0].model.named_parameters()}

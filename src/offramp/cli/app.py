@@ -54,6 +54,7 @@ class Scenario(StrEnum):
     fingerprint = "fingerprint"
     interference = "interference"
     beam = "beam"
+    channels = "channels"
 
 
 class Schema(StrEnum):
@@ -190,13 +191,14 @@ def pretrain(
     projection_depth: Annotated[
         int, typer.Option(min=0, max=3, help="Layers of the contrastive head that is discarded in the end.")
     ] = 2,
+    data: Annotated[str, typer.Option(help="A file of channels over time, for channel-transformer.")] = "",
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 4500,
-    batch: Annotated[int, typer.Option(min=2, help="Pairs of views per step, over all processes.")] = 256,
+    batch: Annotated[int, typer.Option(min=2, help="Pairs of views, or channels, per step, over all processes.")] = 256,
     learning_rate: Annotated[float, typer.Option(min=1e-8, help="Peak learning rate.")] = 2e-3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.")] = 0,
     device: Device = "cpu",
 ) -> None:
-    """Pretrain an encoder on simulated signals.
+    """Pretrain an encoder on simulated signals, or on channels from a file.
 
     Leaves an encoder folder in OUT/encoder, others from on the way in OUT/snapshots, and in OUT/probe.svg how well every exit
     did on the way. Under torchrun all processes share the work.
@@ -210,7 +212,15 @@ def pretrain(
     from offramp.training.processes import leads
 
     config = PretrainingConfig(
-        encoder, modality, objective, projection_depth, steps, batch, learning_rate=learning_rate, seed=seed
+        encoder=encoder,
+        modality=modality,
+        objective=objective,
+        data=data,
+        projection_depth=projection_depth,
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        seed=seed,
     )
     views, seconds = 0, 0.0
     with Steps() as shown:
@@ -272,13 +282,18 @@ def export(
 def data_make(
     out: Annotated[Path, typer.Option(help="The HDF5 file to write.", dir_okay=False)],
     scenario: Annotated[Scenario, typer.Option(help="What is simulated.")] = Scenario.signals,
-    windows: Annotated[int, typer.Option(min=1, help="Number of windows.")] = 6000,
+    windows: Annotated[int | None, typer.Option(min=1, help="Number of windows; 6,000, or 4,000 channels.")] = None,
     antennas: Annotated[
-        int | None, typer.Option(min=1, help="Antennas of the receiver; 4, or 1 where the scenario has one.")
+        int | None,
+        typer.Option(min=1, help="Antennas of the array; 4, or 1 where the scenario has one, or 16 for channels."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=64, help="Samples per window.")] = 256,
-    snr_low: Annotated[float, typer.Option(help="Lowest SNR in dB.")] = -6.0,
-    snr_high: Annotated[float, typer.Option(help="Highest SNR in dB.")] = 18.0,
+    samples: Annotated[int | None, typer.Option(min=64, help="Samples per window of a signal; 256.")] = None,
+    snr_low: Annotated[float | None, typer.Option(help="Lowest SNR in dB; -6, or 0 for channels.")] = None,
+    snr_high: Annotated[float | None, typer.Option(help="Highest SNR in dB; 18, or 25 for channels.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="channels: a model of TR 38.901, e.g. cdl-a or umi-los; may be repeated; else all."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
     no_mismatch: Annotated[
         bool, typer.Option("--no-mismatch", help="fingerprint, beam: make all radios alike, a control at chance.")
@@ -286,7 +301,8 @@ def data_make(
 ) -> None:
     """Write simulated windows with all that a scenario knows about them.
 
-    Signal types, directions, modulations in the style of RML2016, transmitters, interferers or beams.
+    Signal types, directions, modulations in the style of RML2016, transmitters, interferers, beams, or channels over time
+    (extra sim).
 
     Example: offramp data make --out radios.h5 --scenario fingerprint --antennas 1 --samples 512
     """
@@ -294,25 +310,36 @@ def data_make(
 
     from offramp.cli.progress import Steps
     from offramp.data.cache import write_cache
+    from offramp.data.synthesis.channels import write_channels
     from offramp.data.synthesis.source import read_synthetic
     from offramp.errors import SuiteError
     from offramp.suite import explain
-    from offramp.tasks import ONE_ANTENNA, SyntheticSpec
+    from offramp.tasks import ONE_ANTENNA, ChannelSpec, SyntheticSpec
 
+    kind = ChannelSpec if scenario is Scenario.channels else SyntheticSpec
+    low, high = kind.model_fields["snr_db"].default
+    asked = {
+        "windows": windows,
+        "antennas": antennas or (1 if scenario in ONE_ANTENNA else None),
+        "samples": samples,
+        "models": model,
+        "mismatch": False if no_mismatch else None,
+    }
+    settings = {name: value for name, value in asked.items() if value is not None}
+    snr = (low if snr_low is None else snr_low, high if snr_high is None else snr_high)
     try:
-        spec = SyntheticSpec(
-            scenario=scenario.value,
-            windows=windows,
-            antennas=antennas or (1 if scenario in ONE_ANTENNA else 4),
-            samples=samples,
-            snr_db=(snr_low, snr_high),
-            seed=seed,
-            mismatch=not no_mismatch,
-        )
+        spec = kind(scenario=scenario.value, snr_db=snr, seed=seed, **settings)
     except ValidationError as error:
-        raise SuiteError(explain(error, SyntheticSpec)) from None
+        raise SuiteError(explain(error, kind)) from None
     with Steps() as steps:
-        write_cache(read_synthetic(spec), out, lambda done, total: steps("windows", done, total))
+
+        def on_progress(done: int, total: int) -> None:
+            steps("windows", done, total)
+
+        if isinstance(spec, ChannelSpec):
+            write_channels(spec, out, on_progress)
+        else:
+            write_cache(read_synthetic(spec), out, on_progress)
     print(out)
 
 

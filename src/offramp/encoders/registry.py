@@ -10,6 +10,7 @@ import torch
 
 from offramp.encoders import storage
 from offramp.encoders.base import StagedEncoder, seeded
+from offramp.encoders.channel_transformer import ChannelTransformer
 from offramp.encoders.iq_resnet import IQResNet
 from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.lwm import LWM, LWM11
@@ -25,6 +26,7 @@ def register_encoder(encoder: type[StagedEncoder]) -> type[StagedEncoder]:
     return encoder
 
 
+register_encoder(ChannelTransformer)
 register_encoder(LWM)
 register_encoder(LWM11)
 register_encoder(WavesFM)

@@ -18,9 +18,9 @@ import torch
 from offramp.encoders.storage import read_pickle, save_encoder
 from offramp.errors import EncoderError, TrainingError
 from offramp.files import atomic_path, write_text
-from offramp.training.config import INPUT_SHAPES, PretrainingConfig
+from offramp.training.config import PretrainingConfig
 from offramp.training.objective import PretrainingModel
-from offramp.training.probe import probe_exits
+from offramp.training.sources import Source
 
 CHECKPOINT, LOG, PROBE = "checkpoint.pt", "log.jsonl", "probe.jsonl"
 
@@ -104,27 +104,26 @@ def restore(stored: dict[str, Any] | None, out: Path, state: TrainingState) -> N
     state.step, state.log, state.probe = stored["step"], stored["log"], stored["probe"]
 
 
-def take_snapshot(config: PretrainingConfig, out: Path, state: TrainingState) -> None:
-    """Keep the encoder as it is now in ``out/snapshots/step-000000``, and add its ID probe to the state.
+def take_snapshot(config: PretrainingConfig, out: Path, state: TrainingState, source: Source) -> None:
+    """Keep the encoder as it is now in ``out/snapshots/step-000000``, and add its probe to the state.
 
     Raises:
         TrainingError: A weight or statistic is not finite.
     """
     _check_finite(config, out, state)
-    scores = probe_exits(state.model.encoder)
+    scores = source.probe(state.model.encoder)
     state.probe.append({"step": state.step, "scores": scores})
-    save_pretrained(config, out / "snapshots" / f"step-{state.step:06d}", state)
+    save_pretrained(config, out / "snapshots" / f"step-{state.step:06d}", state, source)
 
 
-def save_pretrained(config: PretrainingConfig, folder: Path, state: TrainingState) -> None:
+def save_pretrained(config: PretrainingConfig, folder: Path, state: TrainingState, source: Source) -> None:
     """Write the encoder as an encoder folder that says where it comes from."""
     provenance = {
         "pretraining": asdict(config),
         "objective": config.objective,
         "projection_depth": config.projection_depth,
         "step": state.step,
-        "data": "simulated",
-        "input_shapes": {f"{antennas}x{samples}": share for antennas, samples, share in INPUT_SHAPES},
+        **source.describe(),
     }
     save_encoder(state.model.encoder, folder, provenance)
 

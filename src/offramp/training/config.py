@@ -44,7 +44,8 @@ class PretrainingConfig:
     Attributes:
         encoder: Registered architecture with I/Q input, or one that takes images too.
         modality: ``"iq"``, or ``"vision"`` for an encoder that knows both and then sees spectrograms (``wavesfm``).
-        objective: ``"contrastive"`` (:mod:`.contrastive`) or ``"masked"`` (:mod:`.masked`).
+        objective: ``"contrastive"`` (:mod:`.contrastive`) or ``"masked"`` (:mod:`.masked`; :mod:`.masked_channels` with ``data``).
+        data: A file of channels over time, for an encoder of channels; simulated signals if it is empty.
         projection_depth: Linear layers of the head that is discarded after contrastive pretraining, 0 to 3; 0 compares the
             taps themselves.
         steps: Optimiser steps.
@@ -60,6 +61,7 @@ class PretrainingConfig:
     encoder: str = "iq-resnet"
     modality: str = "iq"
     objective: str = "contrastive"
+    data: str = ""
     projection_depth: int = 2
     steps: int = 4500
     batch: int = 256
@@ -73,6 +75,8 @@ class PretrainingConfig:
     def __post_init__(self) -> None:
         if self.modality not in ("iq", "vision"):
             raise TrainingError(f"modality {self.modality!r}: choose 'iq' or 'vision'")
+        if self.data and self.objective != "masked":
+            raise TrainingError("--data is for the masked objective of channels: add --objective masked")
         if self.modality == "vision" and self.objective == "masked":
             raise TrainingError("the masked objective is for I/Q: use --objective contrastive with --modality vision")
         if self.objective not in ("contrastive", "masked"):

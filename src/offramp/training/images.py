@@ -25,7 +25,7 @@ def spectrogram_images(iq: Tensor) -> Tensor:
     Returns:
         Log power in natural units, float32 ``(N, antennas, 64, 64)``, frequency by time.
     """
-    n, _, antennas, samples = iq.shape
+    samples = iq.shape[3]
     power = iq.square().sum(1, keepdim=True).mean((2, 3), keepdim=True)
     scaled = iq * torch.rsqrt(power.clamp_min(torch.finfo(iq.dtype).tiny))
     signal = torch.complex(scaled[:, 0], scaled[:, 1])

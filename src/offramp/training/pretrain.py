@@ -11,11 +11,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from offramp.data.synthesis.windows import view_pairs
+from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import load_encoder
 from offramp.errors import TrainingError
 from offramp.files import output_folder
-from offramp.training.augmentation import augment
 from offramp.training.checkpoint import (
     TrainingState,
     diverged,
@@ -26,17 +25,16 @@ from offramp.training.checkpoint import (
     save_pretrained,
     take_snapshot,
 )
-from offramp.training.config import PretrainingConfig, input_shape, pairs_of, rate_share, snapshot_steps
+from offramp.training.config import PretrainingConfig, rate_share, snapshot_steps
 from offramp.training.contrastive import ContrastiveModel
 from offramp.training.curves import draw_probe
-from offramp.training.images import as_input
 from offramp.training.masked import MaskedModel
+from offramp.training.masked_channels import MaskedChannelModel
 from offramp.training.objective import PretrainingModel
 from offramp.training.processes import Processes, averaged, joined
+from offramp.training.sources import Source, open_source
 
 LOG_EVERY = 20
-AUGMENTATION_STREAM = 1 << 41
-"""Keeps what is drawn for augmentation and masking apart from what the generator of signals draws."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,9 @@ def pretrain(
     Raises:
         TrainingError: The loss diverged, ``out`` holds a run of another configuration, or the batch cannot be shared.
         EncoderError: The encoder or the device does not exist, or the encoder does not take the windows.
+        DataError: ``config.data`` cannot be read.
     """
+    source = open_source(config)
     output_folder(out)
     with joined(device) as processes:
         if config.batch % processes.count:
@@ -91,10 +91,10 @@ def pretrain(
             )
         state = _start(config, out, processes)
         with interrupts_held() as interrupted:
-            _run(config, out, state, processes, on_step, checkpoint_every_s, interrupted)
+            _run(config, out, state, source, processes, on_step, checkpoint_every_s, interrupted)
         if processes.leads:
             draw_probe(state.probe, out / "probe.svg")
-            save_pretrained(config, out / "encoder", state)
+            save_pretrained(config, out / "encoder", state, source)
     return out / "encoder"
 
 
@@ -105,11 +105,7 @@ def _start(config: PretrainingConfig, out: Path, processes: Processes) -> Traini
     encoder = load_encoder(config.encoder, weights="random", seed=config.seed, device=processes.device, **chosen)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        model: PretrainingModel = (
-            MaskedModel(encoder)
-            if config.objective == "masked"
-            else ContrastiveModel(encoder, config.projection_depth, config.temperature)
-        )
+        model = _model(config, encoder)
     model = processes.normalised_together(model.to(processes.device))
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     state = TrainingState(model, optimiser)
@@ -117,10 +113,19 @@ def _start(config: PretrainingConfig, out: Path, processes: Processes) -> Traini
     return state
 
 
+def _model(config: PretrainingConfig, encoder: StagedEncoder) -> PretrainingModel:
+    if config.data:
+        return MaskedChannelModel(encoder)
+    if config.objective == "masked":
+        return MaskedModel(encoder)
+    return ContrastiveModel(encoder, config.projection_depth, config.temperature)
+
+
 def _run(
     config: PretrainingConfig,
     out: Path,
     state: TrainingState,
+    source: Source,
     processes: Processes,
     on_step: Callable[[Progress], None],
     checkpoint_every_s: float,
@@ -130,10 +135,10 @@ def _run(
     replica = processes.replicated(state.model)
     snapshots = snapshot_steps(config.steps)
     if processes.leads and not state.probe:
-        take_snapshot(config, out, state)
+        take_snapshot(config, out, state, source)
     last_checkpoint = time.monotonic()
     while state.step < config.steps:
-        progress = _train_step(config, state, replica, processes)
+        progress = _train_step(config, state, source, replica, processes)
         if not math.isfinite(progress.loss):
             raise diverged(config, out, state.step)
         state.step += 1
@@ -141,10 +146,9 @@ def _run(
             continue
         on_step(progress)
         if state.step % LOG_EVERY == 0:
-            antennas, samples = input_shape(config.seed, state.step - 1)
-            state.log.append(asdict(progress) | {"antennas": antennas, "samples": samples})
+            state.log.append(asdict(progress) | source.shape(state.step - 1))
         if state.step in snapshots:
-            take_snapshot(config, out, state)
+            take_snapshot(config, out, state, source)
         due = time.monotonic() - last_checkpoint > checkpoint_every_s
         if due or interrupted() or state.step == config.steps:
             save_checkpoint(config, out, state)
@@ -153,18 +157,15 @@ def _run(
             raise KeyboardInterrupt
 
 
-def _train_step(config: PretrainingConfig, state: TrainingState, replica: nn.Module, processes: Processes) -> Progress:
+def _train_step(
+    config: PretrainingConfig, state: TrainingState, source: Source, replica: nn.Module, processes: Processes
+) -> Progress:
     """Draw a batch and take one optimiser step on it, unless the loss is not finite."""
     started = time.monotonic()
-    device, step = processes.device, state.step
-    antennas, samples = input_shape(config.seed, step)
-    pairs = processes.share_of(pairs_of(config.batch, antennas, samples))
-    block = step * processes.count + processes.rank
-    snr = (config.snr_low_db, config.snr_high_db)
-    views = torch.cat(view_pairs(pairs, antennas, samples, snr, config.seed, block, device))
-    generator = torch.Generator(device).manual_seed((config.seed * 1_000_003 + block) % 2**40 + AUGMENTATION_STREAM)
+    step = state.step
+    views, generator = source.batch(step, processes, state.model.encoder)
     state.model.train()
-    loss, matched = replica(as_input(state.model.encoder, augment(views, generator)), generator)
+    loss, matched = replica(views, generator)
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)

@@ -52,10 +52,12 @@ def probe_exits(encoder: StagedEncoder) -> Scores:
     fit = _rows(encoder, range(FIT_BLOCKS))
     scored = _rows(encoder, range(FIT_BLOCKS, FIT_BLOCKS + SCORED_BLOCKS))
     encoder.train(training)
-    return {
-        task: {name: _accuracy(fit, scored, task, name) for name in fit.taps}
-        for task in fit.labels
-    }  # fmt: skip
+    return accuracies(fit, scored)
+
+
+def accuracies(fit: ProbeRows, scored: ProbeRows) -> Scores:
+    """Accuracy of a ridge probe per task and exit, fitted on some rows and scored on others; rows without a label do not count."""
+    return {task: {name: _accuracy(fit, scored, task, name) for name in fit.taps} for task in fit.labels}
 
 
 def ridge_accuracy(features: Tensor, labels: Tensor, other_features: Tensor, other_labels: Tensor) -> float:
