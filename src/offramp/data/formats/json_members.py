@@ -15,6 +15,8 @@ from typing import Any, BinaryIO, NamedTuple
 from offramp.errors import DataError
 
 BLOCK = 2**20
+LOOK_AHEAD = 32
+"""Characters at the end of what has been read that may look wrong only because the rest is missing."""
 SPACE = re.compile(r"[ \t\r\n]*")
 Keys = tuple[str | int, ...]
 
@@ -118,12 +120,15 @@ class _Reader:
                 value, end = self._decoder.raw_decode(self._text, self._place)
                 length = end - self._place
                 # a number may go on behind what has been read
-                if end < len(self._text) or not self._more():
+                if end < len(self._text) - LOOK_AHEAD or not self._more():
                     self._place += length
                     return value
-            except (json.JSONDecodeError, RecursionError) as error:
-                if not self._more():
+            except json.JSONDecodeError as error:
+                unfinished = error.pos >= len(self._text) - LOOK_AHEAD or error.msg.startswith("Unterminated string")
+                if not (unfinished and self._more()):
                     raise self._broken() from error
+            except RecursionError as error:
+                raise self._broken() from error
 
     def _more(self) -> bool:
         """Read on, at least as much as is held already, so that long values are not decoded over and over."""
