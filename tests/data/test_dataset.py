@@ -65,7 +65,6 @@ def test_simulated_windows() -> None:
     ("fields", "kind", "words"),
     [
         ({"target": "lable"}, "classification", ("'lable'", "data.target", "label, negative")),
-        ({}, "classification", ("data.target",)),
         ({"target": "label", "group": "zone"}, "classification", ("'zone'", "data.group")),
         ({"target": "label", "group": "half"}, "classification", ("'half'", "groups are")),
         ({"target": "label", "snr": "noise"}, "classification", ("'noise'", "data.snr")),

@@ -1,8 +1,12 @@
-"""Our own cache of windows: an HDF5 file with ``sample (N, ...)`` and one array per column, as the HDF5 reader takes it."""
+"""Our own cache of windows: an HDF5 file with ``sample (N, ...)`` and one array per column, as the HDF5 reader takes it.
+
+Attributes of the file name classes (``labels``, ``labels_x``), the target and the group that are meant if a user names none.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,26 +22,40 @@ from offramp.errors import OfframpError
 from offramp.files import atomic_path
 
 BLOCK = 1024
+"""Most windows that are in memory at a time."""
+BLOCK_BYTES = 32 * 2**20
+"""Most bytes of them, unless one window is larger."""
 
 OnProgress = Callable[[int, int], None]
 
 
 def write_cache(table: Table, path: Path, on_progress: OnProgress = lambda done, total: None) -> None:
-    """Write a table's windows as float32 and its columns, block by block. Class names become JSON attributes.
+    """Write a table's windows as float32 and its columns in their own shapes, block by block, and what is to be known of them.
 
     Raises:
+        DataError: The table cannot be read to its end.
         OfframpError: The file cannot be written.
     """
-    count = table.windows.count
-    columns = {name: _stored(values) for name, values in table.columns.items()}
+    windows = table.windows
+    columns = {
+        name: _stored(values.reshape(len(values), *table.column_shapes.get(name, values.shape[1:])))
+        for name, values in table.columns.items()
+    }
+    row_bytes = 4 * sum(math.prod(source.shape) for source in (windows, *table.large.values()))
+    size = max(1, min(BLOCK, BLOCK_BYTES // row_bytes))
 
     def blocks() -> Iterator[dict[str, NDArray[Any]]]:
-        for start in range(0, count, BLOCK):
-            stop = min(start + BLOCK, count)
-            windows = table.windows.read(np.arange(start, stop))
-            yield {"sample": windows} | {name: values[start:stop] for name, values in columns.items()}
+        for start in range(0, windows.count, size):
+            rows = np.arange(start, min(start + size, windows.count))
+            yield {
+                "sample": windows.read(rows),
+                **{name: values[rows[0] : rows[-1] + 1] for name, values in columns.items()},
+                **{name: source.read(rows) for name, source in table.large.items()},
+            }
 
-    write_blocks(path, count, blocks(), table.label_names, on_progress)
+    defaults = {"default_target": table.default_target, "default_group": table.default_group}
+    named = {key: name for key, name in defaults.items() if name is not None}
+    write_blocks(path, windows.count, blocks(), table.label_names, on_progress, named)
 
 
 def write_blocks(
@@ -46,6 +64,7 @@ def write_blocks(
     blocks: Iterable[Mapping[str, NDArray[Any]]],
     label_names: Mapping[str, tuple[str, ...]],
     on_progress: OnProgress = lambda done, total: None,
+    attributes: Mapping[str, str] | None = None,
 ) -> None:
     """Write windows that are made as they are written, so that no more than a block is in memory.
 
@@ -55,6 +74,7 @@ def write_blocks(
         blocks: Arrays by name, ``(n, ...)`` with one row per window, the same names and types in every block.
         label_names: Names of the classes 0, 1, ... by column; they become JSON attributes.
         on_progress: Called with windows written and windows in all.
+        attributes: Further attributes of the file: ``default_target`` and ``default_group`` name columns.
 
     Raises:
         OfframpError: The file cannot be written.
@@ -78,6 +98,7 @@ def write_blocks(
                     file.attrs["labels" + ("" if name == "label" else f"_{name.removeprefix('label_')}")] = json.dumps(
                         labels
                     )
+                file.attrs.update(attributes or {})
                 file.flush()
         finally:
             with _storing(path):

@@ -10,7 +10,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from offramp.data.formats import csitool, hdf5, icarus, npz, ntu_fi, powder, sigmf, ut_har, uwb_indoor
+from offramp.data.formats import (
+    csitool,
+    deepbeam,
+    deepmimo,
+    hdf5,
+    icarus,
+    npz,
+    ntu_fi,
+    owl,
+    powder,
+    radcom,
+    rml2018,
+    rml_pickle,
+    sigmf,
+    torchsig,
+    ut_har,
+    uwb_indoor,
+)
 from offramp.data.summary import FileSummary
 from offramp.data.table import Table
 from offramp.errors import DataError
@@ -33,8 +50,15 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
+    "rml2018": Format(rml2018.recognise, rml2018.read, rml2018.summarise),
+    "deepbeam": Format(deepbeam.recognise, deepbeam.read, deepbeam.summarise),
+    "radcom": Format(radcom.recognise, radcom.read, radcom.summarise),
+    "torchsig": Format(torchsig.recognise, torchsig.read, torchsig.summarise),
     "hdf5": Format(hdf5.recognise, hdf5.read, hdf5.summarise),
     "npz": Format(npz.recognise, npz.read, npz.summarise),
+    "owl": Format(owl.recognise, owl.read, owl.summarise),
+    "rml-pickle": Format(rml_pickle.recognise, rml_pickle.read, rml_pickle.summarise),
+    "deepmimo": Format(deepmimo.recognise, deepmimo.read, deepmimo.summarise),
     "powder": Format(powder.recognise, powder.read, powder.summarise),
     "icarus": Format(icarus.recognise, icarus.read, icarus.summarise),
     "ut-har": Format(ut_har.recognise, ut_har.read, ut_har.summarise),

@@ -2,21 +2,27 @@
 
 The input array is real ``(N, ...)``, or complex ``(N, antennas, time)`` or ``(N, time)``, which is turned into float32
 ``(N, 2, antennas, time)`` with axis 1 = I, Q. All other arrays with N rows are columns: one-dimensional integers, floats or text,
-and ``(N, dimensions)`` numbers. Names of classes stand beside them as ``labels`` for the column ``label`` and ``labels_x`` for the columns
-``label_x`` and ``x``, as a list in JSON or as an array of text.
+``(N, dimensions)`` numbers, and vectors with several axes, which are flattened in C order. Complex columns become real ones with an axis
+of real and imaginary part in front of their own. Columns with many values are read only where one is the target. Names of classes
+stand beside the columns as ``labels`` for the column ``label`` and ``labels_x`` for the columns ``label_x`` and ``x``, as a list in JSON or as an
+array of text; ``label_pairs`` names the classes of ``label`` by two words each.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.data.formats.windows import Fetch
 from offramp.data.summary import ArraySummary
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
@@ -24,8 +30,14 @@ from offramp.tasks import DataSpec
 
 WINDOW_ARRAYS = ("sample", "image", "csi", "features", "cir")
 """Usual names of the array of windows."""
+TARGETS = ("label", "location", "label_los")
+"""Usual names of the target; after them the smallest codebook, ``label_beam_16``, ``label_beam_64`` ..."""
+GROUPS = ("group", "scenario", "location", "source_file")
+"""Usual names of what windows share: cities, places that were measured several times, recordings."""
 MAX_DIMENSIONS = 1024
-"""Two-dimensional arrays with longer rows are not read as columns."""
+"""Columns with longer rows are read only where one is the target."""
+MAX_VALUES = 2**23
+"""Vector columns with more values in all likewise."""
 
 
 class StoredArray(Protocol):
@@ -53,7 +65,8 @@ def table_from_arrays(
     spec: DataSpec,
     arrays: Mapping[str, StoredArray],
     label_names: dict[str, tuple[str, ...]],
-    fetch: Callable[[NDArray[np.int64]], NDArray[np.generic]],
+    reader: Callable[[str], Fetch],
+    hashed: bool = True,
 ) -> Table:
     """A table of the windows ``field`` and all columns beside it.
 
@@ -63,7 +76,8 @@ def table_from_arrays(
         spec: The columns it names must have one row per window.
         arrays: All arrays of the file by name.
         label_names: Names of classes by column.
-        fetch: Rows of the input array by index, as stored.
+        reader: Name of an array -> a function that fetches its rows by index, as stored.
+        hashed: Whether the file is read for the fingerprint, which a summary does not need.
 
     Raises:
         DataError: The input array is missing, empty or of an unusable type, or a named column has another length.
@@ -77,20 +91,44 @@ def table_from_arrays(
         if name is not None and name in arrays and arrays[name].shape[:1] != (count,):
             rows = arrays[name].shape[0] if arrays[name].shape else 0
             raise DataError(f"{path}: {name!r} has {rows} rows and {field!r} has {count} windows; both must be as long")
-    columns = {
-        name: column
-        for name, array in arrays.items()
-        if name != field and array.shape[:1] == (count,) and (column := _column(array)) is not None
-    }
-    is_complex = stored.dtype.kind == "c"
     windows = WindowSource(
         name=str(path),
         count=count,
         shape=shape,
-        fingerprint=_fingerprint(path, field),
-        fetch=(lambda indices: _to_iq(fetch(indices))) if is_complex else fetch,
+        fingerprint=_fingerprint(path, field) if hashed else "",
+        fetch=_iq_fetch(reader(field)) if stored.dtype.kind == "c" else reader(field),
     )
-    return Table(windows, columns, {name: names for name, names in label_names.items() if name in columns})
+    columns, shapes, large = {}, {}, {}
+    for name, array in arrays.items():
+        row = _row_shape(array)
+        if name == field or array.shape[:1] != (count,) or row is None:
+            continue
+        if math.prod(row) > MAX_DIMENSIONS or (row and count * math.prod(row) > MAX_VALUES):
+            large[name] = WindowSource(f"{path}: {name!r}", count, row, "", _real_fetch(reader(name)))
+            continue
+        columns[name] = _values(array, row)
+        if len(row) > 1:
+            shapes[name] = row
+    names = {name: listed for name, listed in label_names.items() if name in {*columns, *large}}
+    return Table(windows, columns, names, column_shapes=shapes, large=large)
+
+
+def with_defaults(table: Table, target: str | None = None, group: str | None = None) -> Table:
+    """The table with a default target and group: those the file names, or else columns with usual names.
+
+    A usual group is taken only if several windows share one and there are several.
+    """
+    known = {*table.columns, *table.large}
+    beams = sorted(
+        (name for name in known if re.fullmatch(r"label_beam_\d+", name)), key=lambda name: int(name.split("_")[-1])
+    )
+    usual = next((name for name in (*TARGETS, *beams) if name in known), None)
+    shared = next((name for name in GROUPS if name in table.columns and _is_shared(table.columns[name])), None)
+    return replace(
+        table,
+        default_target=target if target in known else usual,
+        default_group=group if group in table.columns else shared,
+    )
 
 
 def array_summaries(arrays: Mapping[str, StoredArray]) -> tuple[ArraySummary, ...]:
@@ -102,22 +140,26 @@ def array_summaries(arrays: Mapping[str, StoredArray]) -> tuple[ArraySummary, ..
 
 
 def names_of_classes(path: Path, stored: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Class names by column from entries ``labels`` and ``labels_x``, each a list in JSON or an array of text.
+    """Class names by column from entries ``labels``, ``labels_x`` and ``label_pairs``, each a list in JSON or an array of text.
 
     Raises:
         DataError: An entry is neither.
     """
     names: dict[str, tuple[str, ...]] = {}
     for key, value in stored.items():
-        if key != "labels" and not key.startswith("labels_"):
+        if key not in ("labels", "label_pairs") and not key.startswith("labels_"):
             continue
         try:
             listed = np.asarray(value)
             if listed.ndim == 0:
                 listed = np.asarray(json.loads(listed.item()))
-            listing = tuple(str(name) for name in text(listed.reshape(-1)))
+            rows = listed.reshape(len(listed), -1) if len(listed) else listed
         except (ValueError, TypeError) as error:
             raise DataError(f"{path}: {key!r} must list the names of classes as JSON or as an array of text") from error
+        listing = tuple(" / ".join(text(row)) for row in rows)
+        if key == "label_pairs":
+            names.setdefault("label", listing)
+            continue
         names["label" + key.removeprefix("labels")] = listing
         if key != "labels":
             names.setdefault(key.removeprefix("labels_"), listing)
@@ -129,18 +171,37 @@ def text(values: NDArray[Any]) -> NDArray[np.str_]:
     return np.array([v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values], dtype=np.str_)
 
 
-def _column(array: StoredArray) -> NDArray[np.generic] | None:
-    kind = array.dtype.kind
-    if len(array.shape) == 1 and kind in "SUO":
+def _row_shape(array: StoredArray) -> tuple[int, ...] | None:
+    """Shape of one row as a column; None for what cannot be one."""
+    kind, row = array.dtype.kind, tuple(array.shape[1:])
+    if kind in "SUO":
+        return () if not row else None
+    if kind not in "biufc" or 0 in row:
+        return None
+    return (2, *row) if kind == "c" else row
+
+
+def _values(array: StoredArray, row: tuple[int, ...]) -> NDArray[np.generic]:
+    if array.dtype.kind in "SUO":
         return text(array[()])
-    if len(array.shape) == 1 and kind in "iuf":
-        return np.asarray(array[()])
-    if len(array.shape) == 1 and kind == "b":
-        return np.asarray(array[()], dtype=np.int8)
-    if len(array.shape) == 2 and kind in "iuf" and 0 < array.shape[1] <= MAX_DIMENSIONS:
-        values = np.asarray(array[()])
-        return values if kind == "f" else values.astype(np.float64)
-    return None
+    values = _real(np.asarray(array[()]))
+    if not row:
+        return values
+    return values.reshape(len(values), -1).astype(values.dtype if values.dtype.kind == "f" else np.float64, copy=False)
+
+
+def _real(values: NDArray[Any]) -> NDArray[Any]:
+    """Truth values as 0 and 1; complex numbers as an axis 1 of real and imaginary part."""
+    if values.dtype.kind == "b":
+        return values.astype(np.int8)
+    return np.stack((values.real, values.imag), axis=1) if values.dtype.kind == "c" else values
+
+
+def _is_shared(values: NDArray[np.generic]) -> bool:
+    """Whether there are several values and fewer than windows."""
+    return values.dtype.kind in ("iuU" if values.ndim == 1 else "f") and 1 < len(np.unique(values, axis=0)) < len(
+        values
+    )
 
 
 def _window_shape(path: Path, name: str, array: StoredArray) -> tuple[int, ...]:
@@ -158,6 +219,14 @@ def _window_shape(path: Path, name: str, array: StoredArray) -> tuple[int, ...]:
     return (2, 1, array.shape[1]) if rank == 2 else (2, *array.shape[1:])
 
 
+def _iq_fetch(fetch: Fetch) -> Fetch:
+    return lambda indices: _to_iq(fetch(indices))
+
+
+def _real_fetch(fetch: Fetch) -> Fetch:
+    return lambda indices: _real(fetch(indices))
+
+
 def _to_iq(windows: NDArray[Any]) -> NDArray[np.float32]:
     if windows.ndim == 2:
         windows = windows[:, None, :]
@@ -165,8 +234,11 @@ def _to_iq(windows: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _fingerprint(path: Path, field: str) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}; copy it again") from error
     digest.update(field.encode())
     return digest.hexdigest()
 

@@ -18,7 +18,9 @@ from offramp.data.formats.arrays import (
     names_of_classes,
     table_from_arrays,
     window_array,
+    with_defaults,
 )
+from offramp.data.formats.windows import Fetch
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table
 from offramp.errors import DataError
@@ -47,11 +49,11 @@ def read(spec: DataSpec) -> Table:
         if array.dtype.kind in "SU" and (windows is None or array.shape[:1] != windows.shape[:1])
     }
 
-    def fetch(indices: NDArray[np.int64]) -> NDArray[np.generic]:
-        assert windows is not None
-        return windows[indices]
+    def reader(name: str) -> Fetch:
+        return lambda indices: arrays[name][indices]
 
-    return table_from_arrays(spec.path, field, spec, stored, names_of_classes(spec.path, names), fetch)
+    listed = names_of_classes(spec.path, names)
+    return with_defaults(table_from_arrays(spec.path, field, spec, stored, listed, reader))
 
 
 def summarise(path: Path) -> FileSummary:
