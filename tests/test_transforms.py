@@ -10,7 +10,8 @@ from tiny import noise, source
 
 from offramp.errors import DataError
 from offramp.features import fit_transform
-from offramp.transforms import Transform, spectrogram
+from offramp.tasks import DegradeSpec
+from offramp.transforms import Transform, degrade, spectrogram
 
 
 def test_none_is_the_identity() -> None:
@@ -83,6 +84,62 @@ def test_shape_and_storage(name: str) -> None:
     again = Transform.from_dict(fitted.to_dict())
     assert again == fitted
     np.testing.assert_array_equal(again(windows), fitted(windows))
+
+
+def test_degrade_adds_noise_at_the_snr_and_nothing_else() -> None:
+    windows = noise(200, (2, 4, 8, 16)) * np.linspace(0.01, 100, 200, dtype=np.float32)[:, None, None, None, None]
+    added = degrade(windows, snr_db=5.0) - windows
+    power, noise_power = (np.square(x).sum((1, 2, 3, 4), dtype=np.float64) for x in (windows, added))
+    ratio = 10 * np.log10(power / noise_power)
+    assert np.abs(ratio - 5).max() < 1, "every window at its own scale"
+    assert abs(10 * np.log10(np.mean(noise_power / power)) + 5) < 0.05
+    unit = added / np.sqrt(noise_power / 1024)[:, None, None, None, None]
+    cross = (unit[:, 0] * unit[:, 1]).mean()
+    neighbours = (unit[..., 1:] * unit[..., :-1]).mean()
+    assert abs(cross) < 0.01
+    assert abs(neighbours) < 0.01
+
+
+def test_noise_of_a_window_depends_on_the_window_alone() -> None:
+    windows = noise(6, (2, 4, 8))
+    together = degrade(windows, snr_db=0.0)
+    np.testing.assert_array_equal(degrade(windows[[4, 1]], snr_db=0.0), together[[4, 1]])
+    np.testing.assert_array_equal(degrade(np.asfortranarray(windows), snr_db=0.0), together)
+    added = together - windows
+    assert np.abs(np.corrcoef(added.reshape(6, -1)) - np.eye(6)).max() < 0.6
+    assert (windows == noise(6, (2, 4, 8))).all(), "the windows themselves are left alone"
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 5), (2, 3, 8, 5)])
+def test_degrade_keeps_every_fourth_antenna(shape: tuple[int, ...]) -> None:
+    windows = noise(3, shape)
+    got = degrade(windows, antennas=2)
+    np.testing.assert_array_equal(got[..., [0, 4], :], windows[..., [0, 4], :])
+    assert (np.delete(got, [0, 4], axis=-2) == 0).all()
+    both, noisy = degrade(windows, 3.0, 2), degrade(windows, 3.0)
+    np.testing.assert_array_equal(both[..., [0, 4], :], noisy[..., [0, 4], :])
+
+
+@pytest.mark.parametrize(
+    ("shape", "antennas", "message"),
+    [
+        ((1, 2, 8, 5), 3, "choose a divisor of 8"),
+        ((1, 3, 8, 5), 2, "not \\(1, 3, 8, 5\\)"),
+        ((1, 2, 8), 2, "\\(1, 2, 8\\)"),
+    ],
+)
+def test_degrade_refuses(shape: tuple[int, ...], antennas: int, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        degrade(np.zeros(shape, np.float32), None, antennas)
+
+
+def test_degrade_is_what_a_suite_asks_for() -> None:
+    windows = noise(6, (2, 8, 5))
+    fitted = fit_transform(DegradeSpec(name="degrade", snr_db=3, antennas=4), source(windows), np.arange(6))
+    np.testing.assert_array_equal(fitted(windows), degrade(windows, 3.0, 4))
+    assert fitted.output_shape((2, 8, 5)) == (2, 8, 5)
+    assert Transform.from_dict(fitted.to_dict()) == fitted
+    assert Transform.from_dict({"name": "none", "mean": [], "scale": []}) == Transform(), "a bundle from before"
 
 
 def test_transforms_do_not_import_torch() -> None:

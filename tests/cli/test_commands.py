@@ -22,7 +22,7 @@ from offramp import cli
 from offramp.cli.app import Scenario
 from offramp.data.synthesis.source import read_synthetic
 from offramp.results import Results
-from offramp.tasks import SyntheticSpec
+from offramp.tasks import ChannelSpec, SyntheticSpec
 
 COMMANDS = ["run", "inspect", "predict", "report", "pretrain", "bench", "export", "schema"]
 
@@ -189,7 +189,7 @@ def test_data_make_can_be_inspected_and_used(lab: Lab, call: Call):
 def test_data_make_offers_every_scenario():
     from offramp.data.synthesis.scenarios import SCENARIOS
 
-    assert [scenario.value for scenario in Scenario] == list(SCENARIOS)
+    assert [scenario.value for scenario in Scenario] == [*SCENARIOS, "channels"]
 
 
 @pytest.mark.parametrize(("scenario", "antennas"), [("directions", 4), ("fingerprint", 4), ("beam", 1)])
@@ -211,6 +211,30 @@ def test_data_make_without_mismatch(tmp_path: Path, call: Call):
     spec = SyntheticSpec(scenario="beam", windows=20, antennas=1, samples=64, mismatch=False)
     with h5py.File(tmp_path / "alike.h5") as file:
         np.testing.assert_array_equal(file["sample"], read_synthetic(spec).windows.read(np.arange(20)))
+
+
+def test_data_make_of_channels(tmp_path: Path, call: Call):
+    pytest.importorskip("sionna")
+    given = (
+        "--scenario",
+        "channels",
+        "--windows",
+        10,
+        "--antennas",
+        4,
+        "--model",
+        "umi-los",
+        "--snr-low",
+        20,
+        "--seed",
+        3,
+    )
+    assert call("data", "make", "--out", tmp_path / "made.h5", *given)[0] == 0
+    settings = {"windows": 10, "antennas": 4, "models": ["umi-los"], "snr_db": (20, 25), "seed": 3}
+    table = read_synthetic(ChannelSpec.model_validate({"scenario": "channels"} | settings))
+    with h5py.File(tmp_path / "made.h5") as file:
+        np.testing.assert_array_equal(file["sample"], table.windows.read(np.arange(10)))
+        assert set(file) == {"sample", "future", *table.columns}
 
 
 def test_schema(call: Call):

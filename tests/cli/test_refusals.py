@@ -304,6 +304,9 @@ class TestTargets:
             ("--no-mismatch", "mismatch is for fingerprint and beam"),
             ("--scenario radar", ["--scenario", "'rml2016'"]),
             ("--samples 32", "--samples"),
+            ("--scenario channels --samples 64", "unknown key 'samples'"),
+            ("--scenario channels --model cdl-f", ["models.0", "'cdl-e'"]),
+            ("--model cdl-a", "unknown key 'models'"),
         ],
     )
     def test_data_make(self, lab: Lab, refused: Refused, line: str, words: str | list[str]):

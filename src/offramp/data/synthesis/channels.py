@@ -36,6 +36,7 @@ SPEED_KMH = (3.0, 120.0)
 BEAM_SNR_DB = 10.0
 CHANNEL_STREAM = 1 << 44
 """Keeps the draws of channels apart from those of signals."""
+DEFAULT_TARGET, DEFAULT_GROUP = "best_beam", "drop"
 LABEL_NAMES: dict[str, tuple[str, ...]] = {"model": MODELS, "los": ("nlos", "los")}
 
 
@@ -48,8 +49,9 @@ def channel_windows(spec: ChannelSpec, block: int) -> Scene:
             times an SNR of 10 dB; float32 ``(224, antennas)``. best_beam: The largest, int64.
         speed_kmh, snr_db: float32. The SNR is that of the past, per antenna and subcarrier.
         model, los: int64, see ``LABEL_NAMES``.
-        location: Metres ahead of the array and to its left, float32 ``(224, 2)``; NaN for CDL models, which have no geometry.
         drop: int64.
+        location: Only if all models are UMi, since CDL models have no geometry: metres ahead of the array and to its left, float32
+            ``(224, 2)``.
 
     Raises:
         DataError: sionna is not installed.
@@ -80,9 +82,10 @@ def channel_windows(spec: ChannelSpec, block: int) -> Scene:
         "model": model[of_window].numpy(),
         "los": np.array([name in ("cdl-d", "cdl-e", "umi-los") for name in MODELS], np.int64)[model[of_window]],
         "snr_db": snr.numpy(),
-        "location": location[of_window].numpy(),
         "drop": drop[of_window].numpy(),
     }
+    if all(name.startswith("umi") for name in spec.models):
+        columns["location"] = location[of_window].numpy()
     return Scene(to_iq(past + noise), columns)
 
 
@@ -105,4 +108,5 @@ def write_channels(spec: ChannelSpec, path: Path, on_progress: OnProgress = lamb
             left = spec.windows - number * BLOCK_WINDOWS
             yield {name: values[:left] for name, values in ({"sample": scene.iq.numpy()} | scene.columns).items()}
 
-    write_blocks(path, spec.windows, blocks(), LABEL_NAMES, on_progress)
+    defaults = {"default_target": DEFAULT_TARGET, "default_group": DEFAULT_GROUP}
+    write_blocks(path, spec.windows, blocks(), LABEL_NAMES, on_progress, defaults)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ GENERATOR_VERSION = 3
 BLOCK_WINDOWS = 1024
 BLOCK_VALUES = 2**22
 """Most complex samples of a block: fewer windows where they are long."""
+SAMPLE = "sample"
+"""What windows are called beside their columns, here as in files."""
 MAX_CACHE_BYTES = 256 * 2**20
 """Sets up to this size stay in memory; of larger ones two blocks do."""
 
@@ -40,7 +43,12 @@ def read_synthetic(spec: SyntheticSpec | ChannelSpec) -> Table:
     if isinstance(spec, ChannelSpec):
         shape: tuple[int, ...] = (2, channels.PAST, spec.antennas, SUBCARRIERS)
         table = _lazy_table(spec, partial(channels.channel_windows, spec), channels.BLOCK_WINDOWS, shape)
-        return replace(table, label_names=channels.LABEL_NAMES, default_target="best_beam", default_group="drop")
+        return replace(
+            table,
+            label_names=channels.LABEL_NAMES,
+            default_target=channels.DEFAULT_TARGET,
+            default_group=channels.DEFAULT_GROUP,
+        )
     scenario = SCENARIOS[spec.scenario]
     shape = (2, spec.antennas, spec.samples)
     size = max(1, min(BLOCK_WINDOWS, BLOCK_VALUES // (spec.antennas * spec.samples)))
@@ -53,26 +61,40 @@ def read_synthetic(spec: SyntheticSpec | ChannelSpec) -> Table:
 def _lazy_table(
     spec: SyntheticSpec | ChannelSpec, make: Callable[[int], Scene], size: int, shape: tuple[int, ...]
 ) -> Table:
-    """Windows of one shape, and columns, from blocks of ``size`` windows that are made by number."""
+    """Windows of one shape, and columns, from blocks of ``size`` windows that are made by number.
+
+    Columns with more than two axes are made when they are read, as the windows are.
+    """
     blocks = math.ceil(spec.windows / size)
     in_memory = spec.windows * math.prod(shape) * 4 <= MAX_CACHE_BYTES
 
     @lru_cache(blocks if in_memory else 2)
-    def block(number: int) -> Scene:
-        return make(number)
+    def block(number: int) -> dict[str, NDArray[Any]]:
+        scene = make(number)
+        return scene.columns | {SAMPLE: scene.iq.numpy()}
 
-    def fetch(indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        out = np.empty((len(indices), *shape), dtype=np.float32)
+    def fetch(name: str, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        out = np.empty((len(indices), *block(0)[name].shape[1:]), dtype=np.float32)
         number = indices // size
         for wanted in np.unique(number):
             rows = number == wanted
-            out[rows] = block(int(wanted)).iq.numpy()[indices[rows] % size]
+            out[rows] = block(int(wanted))[name][indices[rows] % size]
         return out
 
-    made = [block(number).columns for number in range(blocks)]
+    parts: dict[str, list[NDArray[Any]]] = {}
+    large: dict[str, WindowSource] = {}
+    for number in range(blocks):
+        for name, values in block(number).items():
+            if values.ndim <= 2:
+                parts.setdefault(name, []).append(values)
+            elif name not in large:
+                large[name] = WindowSource(
+                    "simulated windows", spec.windows, values.shape[1:], _fingerprint(spec), partial(fetch, name)
+                )
     return Table(
-        windows=WindowSource("simulated windows", spec.windows, shape, _fingerprint(spec), fetch),
-        columns={name: np.concatenate([columns[name] for columns in made])[: spec.windows] for name in made[0]},
+        windows=large.pop(SAMPLE),
+        columns={name: np.concatenate(values)[: spec.windows] for name, values in parts.items()},
+        large=large,
     )
 
 
