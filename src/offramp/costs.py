@@ -166,7 +166,7 @@ def _count_macs(
     model = copy.deepcopy(encoder).to("meta").eval()
     macs = {}
     with torch.no_grad():
-        prefix, state = _counted(lambda: model.begin(torch.empty(1, *shape, device="meta")))
+        prefix, state = _counted(lambda: model.begin(torch.empty(1, *shape, dtype=model.input.dtype, device="meta")))
         for exit in encoder.exits:
             stage, state = _counted(lambda exit=exit, state=state: model.advance(exit.index, state))  # type: ignore[misc]
             prefix += stage
@@ -194,7 +194,7 @@ def _measure(
 ) -> dict[str, Latency]:
     model = copy.deepcopy(encoder).eval()
     device = next(model.parameters()).device
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+    x = encoder.input.draw(shape[0], shape[1:]).to(device)
 
     def call(name: str) -> Callable[[], object]:
         network = model.truncate(name, pooling)

@@ -43,7 +43,7 @@ def check_encoder(encoder: StagedEncoder, input_shape: tuple[int, ...] | None = 
     """
     shape = default_input_shape(encoder) if input_shape is None else tuple(input_shape)
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
-    x = torch.randn((3, *shape), generator=torch.Generator().manual_seed(seed)).to(device)
+    x = encoder.input.draw(3, shape, seed).to(device)
     with _inference(encoder), torch.no_grad():
         for check in CHECKS:
             try:
@@ -55,12 +55,8 @@ def check_encoder(encoder: StagedEncoder, input_shape: tuple[int, ...] | None = 
 
 
 def default_input_shape(encoder: StagedEncoder) -> tuple[int, ...]:
-    """A small shape of one window that the encoder accepts: free axes get 2, the last one 96, or their minimum if larger."""
-    last = len(encoder.input.shape) - 1
-    return tuple(
-        size if size is not None else max(least, 96 if axis == last else 2)
-        for axis, (size, least) in enumerate(zip(encoder.input.shape, encoder.input.minimum, strict=True))
-    )
+    """A small shape of one window that the encoder accepts: free axes get 2, the last one 96, as far as their limits let them."""
+    return encoder.input.example_shape()
 
 
 def check_exits(encoder: StagedEncoder, x: Tensor) -> None:
@@ -237,8 +233,13 @@ def check_errors(encoder: StagedEncoder, x: Tensor) -> None:
     for shape in _wrong_shapes(encoder, tuple(x.shape[1:])):
         given = ", ".join(map(str, shape))
         _require_error(partial(encoder.taps, x.new_zeros((2, *shape))), [given], f"input of shape (N, {given})")
-    for dtype in (torch.float64, torch.int64, torch.complex64):
-        _require_error(partial(encoder.taps, x.to(dtype)), [str(dtype)], f"input of {dtype}")
+    for dtype in (torch.float64, torch.float32, torch.int64, torch.complex64):
+        if dtype != encoder.input.dtype:
+            _require_error(partial(encoder.taps, x.to(dtype)), [str(dtype)], f"input of {dtype}")
+    if encoder.input.values is not None:
+        for strange in (-1, encoder.input.values):
+            named = [str(strange), str(encoder.input.values - 1)]
+            _require_error(partial(encoder.taps, torch.full_like(x, strange)), named, f"the token number {strange}")
     unknown = "no such exit"
     for call in (
         lambda: encoder.taps(x, [unknown]),
@@ -318,6 +319,9 @@ def _wrong_shapes(encoder: StagedEncoder, shape: tuple[int, ...]) -> Iterator[tu
         if size is not None or least > 1:
             wrong = size + 1 if size is not None else least - 1
             yield (*shape[:axis], wrong, *shape[axis + 1 :])
+    for axis, most in enumerate(encoder.input.maximum):
+        if most is not None:
+            yield (*shape[:axis], most + 1, *shape[axis + 1 :])
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

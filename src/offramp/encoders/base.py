@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -41,7 +42,7 @@ class Exit:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The input that an encoder takes: float32, batch first.
+    """The input that an encoder takes, batch first.
 
     Attributes:
         layout: Names of the axes, e.g. ``("batch", "iq", "antennas", "time")``.
@@ -49,6 +50,8 @@ class InputSpec:
         minimum: Smallest size of each axis behind the batch.
         multiple: What the size of each axis behind the batch must be a multiple of; any size fits if it is empty.
         maximum: Largest size of each axis behind the batch, None where there is none; no axis has one if it is empty.
+        dtype: Of the values: float32, or int64 for token numbers.
+        values: How many token numbers there are, 0 to ``values - 1``; None for float32.
     """
 
     layout: tuple[str, ...]
@@ -56,14 +59,17 @@ class InputSpec:
     minimum: tuple[int, ...]
     multiple: tuple[int, ...] = ()
     maximum: tuple[int | None, ...] = ()
+    dtype: torch.dtype = torch.float32
+    values: int | None = None
 
     def describe(self) -> str:
-        """The accepted shapes in words, e.g. ``(N, 2, antennas >= 1, time >= 64)``."""
+        """The accepted input in words, e.g. ``(N, 2, antennas >= 1, time >= 64)``; the dtype is said if it is not float32."""
         axes = [
             str(size) if size is not None else _range_of(name, least, most, step)
             for name, size, least, most, step in zip(self.layout[1:], self.shape, *self._limits, strict=True)
         ]
-        return f"(N, {', '.join(axes)})"
+        kind = "" if self.values is None else f" {self.dtype} below {self.values}"
+        return f"(N, {', '.join(axes)}){kind}"
 
     @property
     def _limits(self) -> tuple[tuple[int, ...], tuple[int | None, ...], tuple[int, ...]]:
@@ -80,6 +86,37 @@ class InputSpec:
         if not fits:
             given = ", ".join(["N", *map(str, shape)])
             raise EncoderError(f"input of shape ({given}) does not fit: this encoder takes {self.describe()}")
+
+    def check_values(self, x: Tensor) -> None:
+        """Raise :class:`EncoderError` unless ``x`` has the dtype and, where values are token numbers, they are known ones."""
+        if x.dtype != self.dtype:
+            convert = "x.float()" if self.dtype == torch.float32 else f"x.to({self.dtype})"
+            raise EncoderError(f"input is {x.dtype}: this encoder takes {self.dtype}, convert with {convert}")
+        if self.values is not None and x.numel() and not torch.compiler.is_compiling():  # a traced graph cannot look
+            least, most = int(x.min()), int(x.max())
+            if least < 0 or most >= self.values:
+                raise EncoderError(f"input holds {least} to {most}: this encoder takes 0 to {self.values - 1}")
+
+    def example_shape(self) -> tuple[int, ...]:
+        """A small accepted shape of one window: free axes get 2, the last one 96, as far as their limits let them."""
+        last = len(self.shape) - 1
+        return tuple(
+            size if size is not None else _nearest(96 if axis == last else 2, least, most, step)
+            for axis, (size, least, most, step) in enumerate(zip(self.shape, *self._limits, strict=True))
+        )
+
+    def draw(self, count: int, shape: tuple[int, ...], seed: int = 0) -> Tensor:
+        """Random windows ``(count, *shape)`` on the CPU: standard normal, or token numbers."""
+        generator = torch.Generator().manual_seed(seed)
+        if self.values is not None:
+            return torch.randint(self.values, (count, *shape), generator=generator, dtype=self.dtype)
+        return torch.randn((count, *shape), generator=generator, dtype=self.dtype)
+
+
+def _nearest(size: int, least: int, most: int | None, step: int) -> int:
+    size = max(size, least)
+    size = size if most is None else min(size, most)
+    return math.ceil(size / step) * step
 
 
 def _range_of(name: str, least: int, most: int | None, step: int) -> str:
@@ -114,7 +151,7 @@ class StagedEncoder(nn.Module, ABC):
 
     @abstractmethod
     def begin(self, x: Tensor) -> State:
-        """Scale and patch an input ``(N, *input.shape)``, float32, into the state before stage 0."""
+        """Scale and patch an input ``(N, *input.shape)`` of ``input.dtype`` into the state before stage 0."""
 
     @abstractmethod
     def advance(self, stage: int, state: State) -> State:
@@ -146,7 +183,7 @@ class StagedEncoder(nn.Module, ABC):
         """Pooled states at the named exits (all if None), in order of depth; nothing behind the deepest runs.
 
         Args:
-            x: Input ``(N, *input.shape)``, float32.
+            x: Input ``(N, *input.shape)`` of ``input.dtype``.
             exits: Names of exits.
             pooling: ``"default"`` for ``(N, width)``, ``"tokens"`` for ``(N, positions, width)``.
 
@@ -224,10 +261,29 @@ class StagedEncoder(nn.Module, ABC):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    @property
+    def rebuildable(self) -> bool:
+        """Whether ``architecture`` and ``config`` say all that is needed to build this encoder again, so that it can be saved."""
+        return True
+
+    def save(self, folder: str | Path, provenance: dict[str, Any] | None = None) -> None:
+        """Write an encoder folder, ``config.json`` and ``model.safetensors``, that ``load_encoder(folder)`` reads.
+
+        Args:
+            folder: Made if it is missing; what it holds of an encoder is replaced.
+            provenance: What to note on where the weights come from, JSON types.
+
+        Raises:
+            EncoderError: It cannot be built from a configuration.
+            OfframpError: The folder cannot be written.
+        """
+        from offramp.encoders.storage import save_encoder  # storage is written in terms of this class
+
+        save_encoder(self, Path(folder), provenance)
+
     def _begin_checked(self, x: Tensor) -> State:
         self.input.check(tuple(x.shape[1:]))
-        if x.dtype != torch.float32:
-            raise EncoderError(f"input is {x.dtype}: this encoder takes torch.float32, convert with x.float()")
+        self.input.check_values(x)
         return self.begin(x)
 
     def _prefix(self, last: int) -> Self:
@@ -239,11 +295,12 @@ class StagedEncoder(nn.Module, ABC):
 
     def _measure_exits(self, names: Iterable[str], widths: Iterable[int]) -> tuple[Exit, ...]:
         """Exits with their cumulative parameter counts, for subclasses to call when their stages stand."""
-        total = sum(p.numel() for p in self.parameters()) - sum(p.numel() for p in self.stages.parameters())
+        named = self.named_parameters(remove_duplicate=False)
+        counted = {parameter for name, parameter in named if not name.startswith("stages.")}
         exits = []
         for index, (name, width, stage) in enumerate(zip(names, widths, self.stages, strict=True)):
-            total += sum(p.numel() for p in stage.parameters())
-            exits.append(Exit(name, index, width, total))
+            counted.update(stage.parameters())  # a set, for stages may share parameters
+            exits.append(Exit(name, index, width, sum(parameter.numel() for parameter in counted)))
         return tuple(exits)
 
 

@@ -11,6 +11,7 @@ import torch
 from offramp.encoders import storage
 from offramp.encoders.base import StagedEncoder, seeded
 from offramp.encoders.channel_transformer import ChannelTransformer
+from offramp.encoders.huggingface import HuggingFace
 from offramp.encoders.iq_resnet import IQResNet
 from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.lwm import LWM, LWM11
@@ -27,6 +28,7 @@ def register_encoder(encoder: type[StagedEncoder]) -> type[StagedEncoder]:
 
 
 register_encoder(ChannelTransformer)
+register_encoder(HuggingFace)
 register_encoder(LWM)
 register_encoder(LWM11)
 register_encoder(WavesFM)
@@ -103,6 +105,10 @@ def load_encoder(
             f"unknown encoder {str(name)!r}: give an encoder folder or one of {', '.join(known_names())}"
         )
     stored = storage.read_config(folder)
+    if "model_type" in stored:
+        if weights == "random":
+            return random_encoder(HuggingFace, HuggingFace.read_config(stored) | config, seed).to(_usable(device))
+        return HuggingFace.from_folder(folder, stored).to(_usable(device))
     if stored["architecture"] not in _ARCHITECTURES:
         raise EncoderError(f"{folder} holds a {stored['architecture']!r}: known are {', '.join(list_encoders())}")
     architecture = _ARCHITECTURES[stored["architecture"]]

@@ -23,6 +23,11 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 def save_encoder(encoder: StagedEncoder, folder: Path, provenance: dict[str, Any] | None = None) -> None:
     """Write an encoder folder: ``config.json`` (architecture, constructor arguments, provenance) and ``model.safetensors``."""
+    if not encoder.rebuildable:
+        raise EncoderError(
+            f"{encoder.architecture!r} cannot be saved: a folder says how to build an encoder by a registered name, so derive "
+            f"a class of yours from ModuleEncoder and register it"
+        )
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary)
@@ -37,10 +42,20 @@ def save_encoder(encoder: StagedEncoder, folder: Path, provenance: dict[str, Any
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The ``config.json`` of an encoder folder: ``architecture`` and ``config`` at least."""
+    """The ``config.json`` of an encoder folder: ``architecture`` and ``config`` at least.
+
+    That of a folder written by the Transformers library comes as it is: it has ``model_type`` and no ``config``.
+    """
     path = folder / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+        if "model_type" in config and "config" not in config:
+            return {**config, "model_type": str(config["model_type"])}
+        if "pretrained_cfg" in config:
+            raise EncoderError(
+                f"{folder} belongs to timm: build the model with timm.create_model and cut it with "
+                f"offramp.encoders.from_module"
+            )
         return {**config, "architecture": str(config["architecture"]), "config": dict(config["config"])}
     except OSError:
         raise EncoderError(f"{folder} is not an encoder folder: it has no {CONFIG}") from None
@@ -60,7 +75,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
     except (SafetensorError, ValueError, OSError) as error:
-        raise EncoderError(f"{path} is not a readable checkpoint: {_first_line(error)}") from None
+        raise EncoderError(f"{path} is not a readable checkpoint: {first_line(error)}") from None
     loaded = read_pickle(path)
     state = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -93,10 +108,11 @@ def read_pickle(path: Path, device: str = "cpu") -> Any:
         AssertionError,
         struct.error,
     ) as error:
-        raise EncoderError(f"{path} is not a readable checkpoint: {_first_line(error)}") from None
+        raise EncoderError(f"{path} is not a readable checkpoint: {first_line(error)}") from None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What is wrong, on one line."""
     return f"{type(error).__name__} {error}".splitlines()[0].strip()[:200]
 
 
@@ -110,7 +126,12 @@ def fill(encoder: StagedEncoder, tensors: dict[str, Tensor], source: str) -> Non
         for name in own
         if name in tensors and tensors[name].shape != own[name].shape
     ]
+    check_fit(wrong, source, encoder.architecture)
+    encoder.load_state_dict(tensors)
+
+
+def check_fit(wrong: list[str], source: str, what: str) -> None:
+    """Raise :class:`EncoderError` with the first three of what is wrong with weights, if anything is."""
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise EncoderError(f"{source} does not fit {encoder.architecture}: {'; '.join(wrong[:3])}{more}")
-    encoder.load_state_dict(tensors)
+        raise EncoderError(f"{source} does not fit {what}: {'; '.join(wrong[:3])}{more}")
