@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(
     cls=Group,
-    help="Make data files. Example: offramp data make --out simulated.h5",
+    help="Make and convert data files. Example: offramp data make --out simulated.h5",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -340,6 +340,28 @@ def data_make(
             write_channels(spec, out, on_progress)
         else:
             write_cache(read_synthetic(spec), out, on_progress)
+    print(out)
+
+
+@data_app.command("convert", cls=Command)
+def data_convert(
+    file: Annotated[Path, typer.Argument(help="Data file or folder of any layout that inspect knows.")],
+    out: Annotated[Path, typer.Option(help="The HDF5 cache to write.", dir_okay=False)],
+    format: Annotated[str | None, typer.Option(help="Layout, where the file itself does not tell.")] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="Samples per window of recordings.")] = None,
+    hop: Annotated[int | None, typer.Option(min=1, help="Samples from window to window; as long as a window.")] = None,
+) -> None:
+    """Turn any data file into one cache of ours.
+
+    The cache has the windows as float32, all columns, class names, target and group. It may be larger than memory.
+
+    Example: offramp data convert RML2016.10a_dict.pkl --out rml2016.h5
+    """
+    from offramp.cli.progress import Steps
+    from offramp.data.conversion import convert
+
+    with Steps() as steps:
+        convert(file, out, format, window, hop, lambda done, total: steps("windows", done, total))
     print(out)
 
 
