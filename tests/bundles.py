@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.lwm import LWM
 from offramp.encoders.registry import random_encoder
 from offramp.encoders.storage import save_encoder
+from offramp.features import tap_shapes
 from offramp.transforms import Transform
 
 IQ_SHAPE, CSI_SHAPE = (2, 2, 96), (2, 32, 32)
@@ -67,6 +69,19 @@ def task(
         val={each.name: 0.5 for each in encoder.exits},
         data={"format": "npz", "input": "sample"},
     )
+
+
+def token_task(
+    encoder: StagedEncoder, name: str, exit: str, window_shape: tuple[int, ...], target_shape: tuple[int, ...]
+) -> BundleTask:
+    """A regression on tokens; the positions of every exit share the target's entries in an order of their own."""
+    rng = np.random.default_rng(len(name))
+    heads = {}
+    for each, (positions, width) in tap_shapes(encoder, window_shape, "tokens").items():
+        layout = rng.permutation(math.prod(target_shape)).reshape(positions, -1)
+        heads[each] = replace(random_head(rng, width, layout.shape[1]), positions=layout)
+    plain = task(encoder, name, exit, window_shape)
+    return replace(plain, metric="nmse_db", heads=heads, target_shape=target_shape)
 
 
 def bundle_of(encoder: StagedEncoder, *tasks: BundleTask) -> Bundle:

@@ -2,12 +2,14 @@ import json
 from pathlib import Path
 
 import pytest
-from bundles import small_shufflenet
+from bundles import IQ_SHAPE, small_shufflenet, token_task, write
 from rich.console import Console
 
 from offramp.benching import bench_bundle, bench_encoder
+from offramp.bundle import load_bundle
 from offramp.costs import exit_costs
 from offramp.errors import BundleError, OfframpError
+from offramp.heads import head_module
 
 
 def test_bundle(iq_folder: Path):
@@ -25,6 +27,18 @@ def test_bundle(iq_folder: Path):
     console.print(bench.table())
     text = console.export_text()
     assert all(name in text for name in (*exits, "onnxruntime", "MACs saved"))
+
+
+def test_heads_on_tokens(tmp_path: Path):
+    encoder = small_shufflenet()
+    folder = write(tmp_path, encoder, token_task(encoder, "channel", "stage2.1", IQ_SHAPE, (2, 3, 48)))
+    heads = {exit: head_module(head) for exit, head in load_bundle(folder).task("channel").heads.items()}
+    macs = [cost.macs for cost in exit_costs(encoder, IQ_SHAPE, heads, measure=False, pooling="tokens").values()]
+    bench = bench_bundle(folder, batches=(3,))
+    for run in bench.runs:
+        assert [exit.macs_saved_fraction for exit in run.exits] == [1 - m / macs[-1] for m in macs]
+        assert all(exit.latency_ms.p50 > 0 for exit in run.exits)
+    assert bench.task == "channel"
 
 
 def test_encoder_alone_in_torch():

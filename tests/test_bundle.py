@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import IQ_SHAPE, STANDARDIZE, bundle_of, iq_bundle, small_shufflenet, task
+from bundles import IQ_SHAPE, STANDARDIZE, bundle_of, iq_bundle, small_shufflenet, task, token_task, write
 from safetensors.numpy import load_file, save_file
 
 from offramp.bundle import Head, load_bundle, load_examples, save_bundle, save_examples
@@ -129,3 +129,77 @@ def test_heads_that_do_not_fit_are_not_saved(tmp_path: Path):
     with pytest.raises(BundleError, match="where 16 inputs arrive"):
         save_bundle(bundle_of(encoder, spoilt), tmp_path / "b", "")
     assert not (tmp_path / "b" / "config.json").exists()
+
+
+TARGET = (2, 3, 48)
+"""Its 288 values are shared by the 96, 48, 24 ... positions of the exits."""
+
+
+class TestTokens:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        encoder = small_shufflenet()
+        written = token_task(encoder, "channel", "stage3.0", IQ_SHAPE, TARGET)
+        return write(tmp_path / "bundle", encoder, written, task(encoder, "angle", "stem", IQ_SHAPE))
+
+    def test_round_trip(self, folder: Path):
+        written = token_task(small_shufflenet(), "channel", "stage3.0", IQ_SHAPE, TARGET)
+        loaded = load_bundle(folder)
+        channel, angle = loaded.task("channel"), loaded.task("angle")
+        assert (channel.pooling, channel.target_shape) == ("tokens", TARGET)
+        assert (angle.pooling, angle.target_shape) == ("default", ())
+        for exit, head in channel.heads.items():
+            np.testing.assert_array_equal(head.positions, written.heads[exit].positions)
+            assert head.positions.dtype == np.int64
+            np.testing.assert_array_equal(head.layers[0][0], written.heads[exit].layers[0][0])
+        assert all(head.positions is None for head in angle.heads.values())
+
+    def test_a_bundle_from_before_there_were_tokens(self, folder: Path):
+        change_config(folder, lambda c: [c["tasks"]["angle"].pop(key) for key in ("pooling", "target_shape")])
+        assert load_bundle(folder).task("angle").pooling == "default"
+
+    @pytest.mark.parametrize(
+        ("spoil", "message"),
+        [
+            (lambda f: change_tensor(f, NAME, np.zeros((12, 24), np.int64)), "each of 288 values once"),
+            (lambda f: change_tensor(f, NAME, np.arange(1, 289).reshape(12, 24)), "each of 288 values once"),
+            (lambda f: change_tensor(f, NAME, np.arange(-1, 287).reshape(12, 24)), "each of 288 values once"),
+            (lambda f: change_tensor(f, NAME, np.arange(276).reshape(12, 23)), "each of 288 values once"),
+            (lambda f: change_tensor(f, NAME, np.arange(288)), "each of 288 values once"),
+            (lambda f: change_tensor(f, NAME, np.arange(288, dtype=np.int32).reshape(12, 24)), "of int32"),
+            (lambda f: change_tensor(f, NAME, np.arange(288).reshape(24, 12)), "gives 24 outputs instead of 12"),
+            (lambda f: drop_tensor(f, NAME), "'channel/stage3.0/positions' is missing"),
+            (
+                lambda f: change_config(f, lambda c: c["tasks"]["channel"].update(pooling="default")),
+                "inputs arrive|outputs",
+            ),
+            (
+                lambda f: change_config(f, lambda c: c["tasks"]["channel"].update(target_shape=[2, 3])),
+                "each of 6 values",
+            ),
+            (lambda f: change_config(f, lambda c: c["tasks"]["channel"].update(target_shape=7)), "is damaged"),
+            (lambda f: change_tensor(f, WEIGHT, np.zeros(24, np.float32)), "where 1 inputs arrive"),
+            (lambda f: change_tensor(f, WEIGHT, np.full((24, 16), np.nan, np.float32)), "holds NaN"),
+        ],
+    )
+    def test_spoilt_bundle_is_one_clear_line(self, folder: Path, spoil, message: str):
+        spoil(folder)
+        with pytest.raises(BundleError, match=message) as caught:
+            load_bundle(folder)
+        assert "\n" not in str(caught.value)
+
+    def test_a_task_has_one_pooling(self, tmp_path: Path):
+        encoder = small_shufflenet()
+        tokens, plain = token_task(encoder, "a", "stem", IQ_SHAPE, TARGET), task(encoder, "a", "stem", IQ_SHAPE)
+        mixed = replace(tokens, heads={**tokens.heads, "conv5": plain.heads["conv5"]})
+        with pytest.raises(BundleError, match="takes default taps, and the task's other heads take tokens"):
+            save_bundle(bundle_of(encoder, mixed), tmp_path / "b", "")
+
+
+NAME, WEIGHT = "channel/stage3.0/positions", "channel/stage3.0/0/weight"
+
+
+def drop_tensor(folder: Path, name: str) -> None:
+    tensors = load_file(folder / "heads.safetensors")
+    del tensors[name]
+    save_file(tensors, folder / "heads.safetensors")

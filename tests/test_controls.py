@@ -169,6 +169,18 @@ def test_reduced_taps_are_principal_components(tmp_path: Path) -> None:
     assert reduced_taps(TapMatrix(tmp_path / "t.npy"), 99, np.arange(400)).shape == (500, 6)
 
 
+def test_tokens_are_reduced_to_the_components_of_all_positions(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tokens = (rng.standard_normal((200, 3, 6)) * [9, 7, 5, 3, 1, 0.1] + 4).astype(np.float32)
+    np.save(tmp_path / "t.npy", tokens)
+    got = reduced_taps(TapMatrix(tmp_path / "t.npy"), 3, np.arange(150))
+    expected = PCA(3).fit(tokens[:150].reshape(450, 6)).transform(tokens.reshape(600, 6)).reshape(200, 3, 3)
+    assert got.shape == (200, 3, 3)
+    some = np.array([199, 0, 0, 17])
+    np.testing.assert_allclose(np.abs(got[some]), np.abs(expected[some]), atol=1e-2)
+    assert got[some].dtype == np.float32
+
+
 class TestRandomTwin:
     def twin(self, draw: int = 0, windows: np.ndarray | None = None):  # type: ignore[no-untyped-def]
         windows = noise(300) if windows is None else windows

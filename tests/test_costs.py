@@ -1,5 +1,6 @@
 import time
 
+import numpy as np
 import pytest
 import torch
 from bundles import small_shufflenet
@@ -8,6 +9,7 @@ from torch import nn
 from offramp.costs import exit_costs, measure_latency, time_interleaved
 from offramp.encoders.registry import load_encoder
 from offramp.errors import EncoderError
+from offramp.heads import TokenHead
 
 
 def shufflenet_macs(antennas: int, samples: int) -> list[int]:
@@ -76,6 +78,23 @@ def test_heads_are_counted_and_a_batch_axis_of_one_is_accepted():
     assert costs["stem"].macs - plain["stem"].macs == 8 * 7 + 7 * 3
     assert costs["stem"].params - plain["stem"].params == 8 * 7 + 7 + 7 * 3 + 3
     assert costs["conv5"] == plain["conv5"]
+
+
+def test_a_head_on_tokens_counts_at_every_position():
+    encoder = small_shufflenet()
+    positions = {
+        name: tokens.shape[1] for name, tokens in encoder.taps(torch.zeros(1, 2, 2, 64), pooling="tokens").items()
+    }
+    layers = {exit.name: nn.Linear(exit.width, 128 // positions[exit.name]) for exit in encoder.exits}
+    heads = {name: TokenHead(layer, np.arange(128).reshape(positions[name], -1)) for name, layer in layers.items()}
+    plain = exit_costs(encoder, (2, 2, 64), measure=False)
+    costs = exit_costs(encoder, (2, 2, 64), heads, seconds=0.001, pooling="tokens")
+    for exit in encoder.exits:
+        values = 128 // positions[exit.name]
+        assert costs[exit.name].macs - plain[exit.name].macs == positions[exit.name] * exit.width * values
+        assert costs[exit.name].params - plain[exit.name].params == exit.width * values + values
+        assert costs[exit.name].latency_ms is not None
+    assert len(set(positions.values())) > 2
 
 
 def test_latency_leaves_encoder_and_threads_as_they_were():

@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
 from tiny import dataset, draw, problem
 
+from offramp.errors import DataError
 from offramp.evaluation import (
     Resampling,
     by_group,
@@ -18,7 +19,9 @@ from offramp.evaluation import (
     exit_control,
     feature_control,
 )
-from offramp.fitting.fit import FittedExit, Problem, fit_exit
+from offramp.fitting import fit
+from offramp.fitting.fit import FittedExit, Problem, check_targets, fit_exit
+from offramp.metrics import METRICS
 
 COUNT = 240
 MACS = [10, 100]
@@ -192,3 +195,66 @@ class TestBreakdowns:
 def test_regression_has_no_confusion() -> None:
     task, features = made(kind="regression")
     assert confusion(task, fit_exit(task, "a", features[0]), features[0]) is None
+
+
+class TestTargetsWithAxes:
+    """Targets ``(2, 3, 4)`` of 24 values; outputs and targets stay flat outside the metric."""
+
+    def shaped(self, **task: object) -> tuple[Problem, np.ndarray]:
+        rng = np.random.default_rng(0)
+        targets = rng.standard_normal((COUNT, 24)) * 3 + 1
+        features = (targets[:, :9] + rng.standard_normal((COUNT, 9))).astype(np.float32)
+        data = replace(dataset(targets, np.arange(COUNT) % 24), target_shape=(2, 3, 4))
+        draws = [draw(np.arange(100), np.arange(100, 150), seed) for seed in range(2)]
+        return problem(data, np.arange(150, COUNT), draws, kind="regression", **task), features
+
+    @pytest.fixture
+    def first_slot(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+        """A metric that looks at the second axis, and the shapes that it saw."""
+        seen: list[tuple[int, ...]] = []
+
+        def statistics(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+            seen.extend([outputs.shape, targets.shape])
+            error = np.square(outputs[:, :, 0] - targets[:, :, 0]).sum((1, 2), dtype=np.float64)
+            return np.stack([error, np.ones(len(error))], axis=1)
+
+        made = replace(METRICS["rmse"], name="first_slot", statistics=statistics, shaped=True)
+        monkeypatch.setitem(METRICS, "first_slot", made)
+        return seen
+
+    def test_a_metric_sees_them_in_their_shape(self, first_slot: list[tuple[int, ...]]) -> None:
+        task, features = self.shaped(metric="first_slot")
+        fitted, test = fit_exit(task, "a", features), task.split.test
+        found = evaluate(task, [fitted], MACS[:1], 0, Resampling.of(task, 0)).exits[0].test.per_seed
+        entries = [part * 12 + subcarrier for part in range(2) for subcarrier in range(4)]
+        for head, score in zip(fitted.heads, found, strict=True):
+            error = (head(features[test]) - task.dataset.targets[test])[:, entries]
+            assert score == pytest.approx(np.sqrt(np.square(error).sum(1).mean()), rel=1e-5)
+        constant_control(task, Resampling.of(task, 0))
+        assert {shape[1:] for shape in first_slot} == {(2, 3, 4)}
+
+    def test_scores_do_not_depend_on_the_blocks_that_they_are_computed_in(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task, features = self.shaped(metric="nmse_db")
+
+        def scored() -> list[np.ndarray]:
+            fitted = fit_exit(task, "a", features)
+            constant = constant_control(task, Resampling.of(task, 0)).test.per_seed
+            return [fitted.val_sums, fitted.test_sums, np.array(constant)]
+
+        whole = scored()
+        monkeypatch.setattr(fit, "SCORING_VALUES", 7 * 24)
+        for parts, expected in zip(scored(), whole, strict=True):
+            np.testing.assert_allclose(parts, expected, rtol=1e-5)
+
+    def test_targets_that_the_metric_cannot_score(self) -> None:
+        check_targets(self.shaped(metric="nmse_db")[0])
+        with pytest.raises(DataError, match="beam gains") as caught:
+            check_targets(self.shaped(metric="spectral_efficiency")[0])
+        assert "\n" not in str(caught.value)
+        channels, _ = self.shaped(metric="mrt_efficiency")
+        check_targets(channels)
+        with pytest.raises(DataError, match=r"mrt_efficiency needs channels"):
+            check_targets(replace(channels, dataset=replace(channels.dataset, target_shape=(24,))))
+        check_targets(made()[0])

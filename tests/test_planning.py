@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from rich.console import Console
 from tiny import tiny_encoder, tones, write_hdf5
@@ -29,7 +30,13 @@ def lay_out(folder: Path, *tasks: dict[str, Any], **suite: Any) -> LoadedSuite:
     save_encoder(tiny_encoder(repeats=1), folder / "encoder")
     windows, labels = tones(COUNT)
     city = np.array([f"city_{number:02}" for number in np.arange(COUNT) % 12])
-    write_hdf5(folder / "data.h5", sample=windows, los=np.array(NAMES)[labels], city=city, angle=labels * 10.0)
+    columns = {
+        "los": np.array(NAMES)[labels],
+        "city": city,
+        "angle": labels * 10.0,
+        "grid": windows.reshape(COUNT, 128),
+    }
+    write_hdf5(folder / "data.h5", sample=windows, **columns)
     data = {"path": "data.h5", "target": "los", "group": "city"}
     listed = [{"name": f"t{n}", "data": data | t.pop("data", {})} | t for n, t in enumerate(tasks)]
     (folder / "suite.yaml").write_text(yaml.safe_dump({"encoder": "encoder", "seeds": [4, 5], "tasks": listed} | suite))
@@ -74,7 +81,23 @@ def test_disk_and_time(tmp_path: Path):
     assert controlled.disk_bytes == 3 * first.disk_bytes  # one random encoder per seed
 
 
+def test_tokens_take_the_disk_that_they_fill(tmp_path: Path):
+    tasks = [
+        {"kind": "regression", "data": {"target": "grid"}, "head": {"pooling": pooling}}
+        for pooling in ("default", "tokens", "tokens")
+    ]
+    first, second, third = plan_suite(lay_out(tmp_path, *tasks, controls=["constant"]), "cpu")
+    taps = tiny_encoder(repeats=1).eval().taps(torch.zeros(1, 2, 1, 64), pooling="tokens")
+    assert second.disk_bytes == 4 * COUNT * sum(tap.numel() for tap in taps.values())
+    assert 0 < first.disk_bytes < second.disk_bytes
+    assert third.disk_bytes == 0
+    assert 0 < third.seconds < 100
+
+
 def test_it_refuses_what_the_run_refuses(tmp_path: Path):
+    odd = {"kind": "regression", "data": {"target": "angle"}, "head": {"pooling": "tokens"}}
+    with pytest.raises(EncoderError, match=r"task t0, .*data\.h5: a target of shape \(1,\) .* 32 positions"):
+        plan_suite(lay_out(tmp_path, odd), "cpu")
     with pytest.raises(DataError, match="city_77"):
         plan_suite(lay_out(tmp_path, {"split": {"test": ["city_77"]}}), "cpu")
     loaded = lay_out(tmp_path, {"transform": "spectrogram"})

@@ -184,6 +184,12 @@ def test_a_suite_can_be_stored_as_json_and_read_again(tmp_path: Path) -> None:
         (minimal(tasks=[task(shots="many")]), ["tasks.0.shots"]),
         (minimal(tasks=[task(shots=5, kind="regression")]), ["tasks.0", "shots", "regression"]),
         (minimal(tasks=[task(head={"kind": "cnn"})]), ["tasks.0.head.kind", "mlp"]),
+        (minimal(tasks=[task(head={"pooling": "max"})]), ["tasks.0.head.pooling", "tokens"]),
+        (minimal(tasks=[task(head={"pooling": "tokens"})]), ["tasks.0", "pooling: tokens is for regression"]),
+        (
+            minimal(tasks=[task(kind="regression", head={"kind": "mlp", "pooling": "tokens"})]),
+            ["tasks.0.head", "pooling: tokens takes kind: linear"],
+        ),
         (minimal(tasks=[task(data={"target": "y"})]), ["tasks.0.data", "path", "synthetic"]),
         (minimal(tasks=[task(data={"path": "a", "synthetic": {}, "target": "y"})]), ["tasks.0.data", "path"]),
         (minimal(tasks=[task(data={"path": "data.h5"})]), ["tasks.0", "data.target"]),

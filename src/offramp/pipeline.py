@@ -26,7 +26,7 @@ from offramp.errors import OfframpError
 from offramp.evaluation import Evaluation, Resampling
 from offramp.features import FeatureBank, fill_bank, fit_transform, freeze, tap_shapes
 from offramp.files import output_folder, write_text
-from offramp.fitting.fit import FittedExit, Problem, fit_exit
+from offramp.fitting.fit import FittedExit, Problem, check_targets, fit_exit
 from offramp.fitting.rows import FeatureRows
 from offramp.fitting.tokens import target_positions
 from offramp.heads import head_module, untrained_head
@@ -173,6 +173,7 @@ def check_task(encoder: StagedEncoder, prepared: Prepared, suite: Suite) -> None
     try:
         encoder.input.check(prepared.input_shape)
         heads = _untrained_heads(encoder, prepared)
+        check_targets(prepared.problem)
         for name in suite.controls:
             if name in controls.FEATURE_CONTROLS:
                 controls.FEATURE_CONTROLS[name].compute(windows.read(np.arange(1)))

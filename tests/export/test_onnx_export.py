@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from bundles import CSI_SHAPE, IQ_SHAPE, small_lwm, small_shufflenet, task, write
+from bundles import CSI_SHAPE, IQ_SHAPE, small_lwm, small_shufflenet, task, token_task, write
 
 from offramp import export
 from offramp.bundle import HEADS, load_examples
@@ -64,6 +64,19 @@ def test_lwm_graph_of_a_regression_at_another_exit(csi_folder: Path, tmp_path: P
     expected = full(torch.from_numpy(examples)).detach().numpy()
     found = onnxruntime.InferenceSession(report.path).run(["values"], {"windows": examples})[0]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_head_on_tokens(tmp_path: Path):
+    encoder = small_shufflenet()
+    folder = write(tmp_path / "bundle", encoder, token_task(encoder, "channel", "stage2.1", IQ_SHAPE, (2, 3, 48)))
+    report = export_onnx(folder, "channel", tmp_path / "c.onnx")
+    assert (report.exit, report.output) == ("stage2.1", "values")
+    session = onnxruntime.InferenceSession(report.path)
+    assert session.get_outputs()[0].shape == ["batch", 288]
+    windows = np.random.default_rng(9).standard_normal((6, *IQ_SHAPE)).astype(np.float32)
+    for batch in (windows, windows[:1]):
+        expected = load(folder).predict(batch)["channel"].outputs
+        np.testing.assert_allclose(session.run(None, {"windows": batch})[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_graph_that_differs_is_not_put_in_place(iq_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

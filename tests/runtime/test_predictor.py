@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundles import IQ_SHAPE, STANDARDIZE, small_lwm, small_shufflenet
+from bundles import IQ_SHAPE, STANDARDIZE, small_lwm, small_shufflenet, task, token_task, write
+from safetensors.numpy import load_file, save_file
 
 from offramp.bundle import load_bundle
 from offramp.encoders.base import StagedEncoder
@@ -178,3 +179,56 @@ def test_encoder_by_reference(iq_folder: Path, tmp_path: Path, relative: bool):
     (folder / "config.json").write_text(json.dumps(config))
     expected = load(iq_folder).predict(WINDOWS)["angle"].outputs
     np.testing.assert_array_equal(load(folder).predict(WINDOWS)["angle"].outputs, expected)
+
+
+class TestTokens:
+    TARGET = (2, 3, 48)
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """A task on tokens at the same exit as one on default taps, and one on tokens deeper down."""
+        encoder = small_shufflenet()
+        tasks = [
+            task(encoder, "angle", "stage2.1", IQ_SHAPE),
+            token_task(encoder, "channel", "stage2.1", IQ_SHAPE, self.TARGET),
+            token_task(encoder, "next", "stage3.0", IQ_SHAPE, self.TARGET),
+        ]
+        return write(tmp_path / "bundle", encoder, *tasks)
+
+    def test_predictions_are_encoder_and_head(self, folder: Path):
+        predictor = load(folder)
+        answers = predictor.predict(WINDOWS)
+        for name in ("channel", "next"):
+            stored = predictor.bundle.task(name)
+            head = stored.heads[stored.exit]
+            with torch.no_grad():
+                tokens = (
+                    small_shufflenet().taps(torch.from_numpy(WINDOWS), [stored.exit], "tokens")[stored.exit].numpy()
+                )
+            ((weight, bias),) = head.layers
+            expected = np.zeros((len(WINDOWS), 288), np.float32)
+            for position, entries in enumerate(head.positions):
+                expected[:, entries] = tokens[:, position] @ weight.T + bias
+            np.testing.assert_allclose(answers[name].outputs, expected, rtol=1e-4, atol=1e-4)
+            assert stored.target_shape == self.TARGET
+        np.testing.assert_allclose(answers["angle"].outputs, by_hand(folder, "angle", WINDOWS), rtol=1e-4, atol=1e-4)
+        assert predictor.predict(np.empty((0, *IQ_SHAPE)))["channel"].outputs.shape == (0, 288)
+
+    def test_one_pass_serves_both_poolings(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
+        predictor = load(folder)
+        alone = {name: predictor.predict(WINDOWS, [name])[name].outputs for name in predictor.bundle.tasks}
+        stages = advanced_stages(predictor, monkeypatch)
+        together = predictor.predict(WINDOWS)
+        assert stages == [0, 1, 2, 3]
+        for name, answer in together.items():
+            np.testing.assert_array_equal(answer.outputs, alone[name])
+
+    def test_a_head_for_other_tokens_is_refused(self, folder: Path):
+        tensors = load_file(folder / "heads.safetensors")
+        key = "channel/stage2.1/0/weight"
+        save_file(tensors | {key: tensors[key][:, 1:].copy()}, folder / "heads.safetensors")
+        with pytest.raises(
+            BundleError, match=r"takes tokens of shape \(48, 7\) where the encoder gives \(48, 8\)"
+        ) as caught:
+            load(folder)
+        assert "\n" not in str(caught.value)

@@ -121,6 +121,14 @@ def head_statistics(
     return [np.concatenate(parts) for parts in found]
 
 
+def check_targets(problem: Problem) -> None:
+    """Raise :class:`DataError` if a regression's metric cannot score the task's targets; it says why."""
+    targets = problem.dataset.targets
+    if problem.task.kind == "regression":
+        for block in scoring_blocks(np.arange(len(targets)), problem.outputs):
+            problem.metric.statistics(targets[block], targets[block])
+
+
 def scoring_blocks(indices: NDArray[np.int64], values: int) -> Iterator[NDArray[np.int64]]:
     """Indices in blocks that bound the memory of scoring windows that have so many values each."""
     step = max(1, min(SCORING_ROWS, SCORING_VALUES // values))
