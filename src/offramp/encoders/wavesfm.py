@@ -39,6 +39,17 @@ TOKENISERS = {
     "iq": ("iq_segment_embed.", "iq_ant_embed."),
     "vision": ("vis_patch_embed.", "channel_adapter."),
 }
+LAYERS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+"""Of a block, each with a weight and a bias."""
+AXES = {
+    "cls_token": 3,
+    "blocks.0.mlp.fc1.weight": 2,
+    "iq_segment_embed.weight": 3,
+    "iq_ant_embed.weight": 2,
+    "vis_patch_embed.proj.weight": 4,
+    "channel_adapter.weight": 4,
+}
+"""Of the tensors that sizes are read from."""
 DROPPED = (
     "head.",
     "decoder",
@@ -95,6 +106,8 @@ class WavesFM(StagedEncoder):
         super().__init__()
         _check_choices(modality, pool)
         heads, hidden = heads or _heads_of(width), hidden or 4 * width
+        if width % 4 or width % heads:
+            raise EncoderError(f"width={width}, heads={heads}: the width must be a multiple of 4 and of the heads")
         self.modality, self.pool_by, self.patch = modality, pool, patch
         self.config = {
             "modality": modality,
@@ -176,7 +189,7 @@ class WavesFM(StagedEncoder):
         wanted = segments * self.patch
         streams = functional.pad(x.transpose(1, 2)[..., :wanted], (0, max(0, wanted - time)))
         embedded = self.iq_segment_embed(streams.reshape(n * antennas, 2, wanted))
-        tokens = embedded.view(n, antennas, -1, segments).permute(0, 3, 1, 2)
+        tokens = embedded.view(n, antennas, self.config["width"], segments).permute(0, 3, 1, 2)
         places = self.times[:segments, None] + self.iq_ant_embed.weight[:antennas]
         if time_mask is None:
             mask = torch.ones(n, segments, dtype=torch.bool, device=x.device)
@@ -210,14 +223,7 @@ class WavesFM(StagedEncoder):
         """
         tensors = _merged({name.removeprefix("module."): tensor for name, tensor in tensors.items()})
         modality = _modality_of(tensors, options.get("modality"))
-        missing = [name for name in _needed(modality) if name not in tensors]
-        if missing:
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            unknown = [name for name in tensors if not name.startswith(_KNOWN)]
-            left = f"; left over: {', '.join(unknown[:3])}" if unknown else ""
-            raise EncoderError(
-                f"not a WavesFM checkpoint with {modality} input: it lacks {', '.join(missing[:3])}{more}{left}"
-            )
+        _check_names(tensors, modality)
         config = _read_config(tensors, modality) | {"pool": options.get("pool", "cls")}
         other = TOKENISERS["vision" if modality == "iq" else "iq"]
         renamed = {}
@@ -238,9 +244,6 @@ class WavesFM(StagedEncoder):
         prefix = super()._prefix(last)
         prefix.config = self.config | {"depth": last + 1}
         return prefix
-
-
-_KNOWN = ("cls_token", "blocks.", "norm.", "mod_ln_", *TOKENISERS["iq"], *TOKENISERS["vision"], *DROPPED)
 
 
 def _check_choices(modality: str, pool: str) -> None:
@@ -272,24 +275,52 @@ def _modality_of(tensors: dict[str, Tensor], wanted: str | None) -> str:
     return held[0] if held else "iq"
 
 
-def _needed(modality: str) -> tuple[str, ...]:
-    """What sizes are read from."""
-    common = ("cls_token", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight", "norm.weight")
-    if modality == "iq":
-        return (*common, "iq_segment_embed.weight", "iq_ant_embed.weight")
-    return (*common, "vis_patch_embed.proj.weight")
+def _check_names(tensors: dict[str, Tensor], modality: str) -> None:
+    """Raise unless the checkpoint holds what an encoder of this modality and of its depth takes, and can be read from."""
+    layers = [f"blocks.{number}.{layer}" for number in range(_depth(tensors)) for layer in LAYERS]
+    layers += ["norm", "iq_segment_embed" if modality == "iq" else "vis_patch_embed.proj"]
+    needed = ["cls_token", *(f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias"))]
+    needed += ["iq_ant_embed.weight"] if modality == "iq" else []
+    needed += [f"mod_ln_scale.{modality}", f"mod_ln_bias.{modality}"] if _has_film(tensors, modality) else []
+    other = "vision" if modality == "iq" else "iq"
+    ignored = (*DROPPED, *TOKENISERS[other], f"mod_ln_scale.{other}", f"mod_ln_bias.{other}")
+    optional = {"channel_adapter.weight"} if modality == "vision" else set()
+    known = optional.union(needed)
+    missing = [name for name in needed if name not in tensors]
+    left_over = [name for name in tensors if name not in known and not name.startswith(ignored)]
+    wrong = [
+        f"{name} of shape {tuple(tensors[name].shape)}"
+        for name, axes in AXES.items()
+        if name in tensors and name in known and (tensors[name].dim() != axes or not tensors[name].numel())
+    ]
+    faults = (("it lacks ", missing), ("left over: ", left_over), ("it has ", wrong))
+    found = "; ".join(f"{what}{_first_three(names)}" for what, names in faults if names)
+    if found:
+        raise EncoderError(f"not a WavesFM checkpoint with {modality} input: {found}")
+
+
+def _first_three(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _depth(tensors: dict[str, Tensor]) -> int:
+    """Number of blocks; at least 1, so that what lacks them all is named by the first."""
+    return max(1, len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}))
+
+
+def _has_film(tensors: dict[str, Tensor], modality: str) -> bool:
+    return f"mod_ln_scale.{modality}" in tensors or f"mod_ln_bias.{modality}" in tensors
 
 
 def _read_config(tensors: dict[str, Tensor], modality: str) -> dict[str, Any]:
     width = tensors["cls_token"].shape[-1]
-    numbers = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
     config: dict[str, Any] = {
         "modality": modality,
         "width": width,
         "heads": _heads_of(width),
-        "depth": 1 + max(int(number) for number in numbers if number.isdecimal()),
+        "depth": _depth(tensors),
         "hidden": tensors["blocks.0.mlp.fc1.weight"].shape[0],
-        "film": f"mod_ln_scale.{modality}" in tensors,
+        "film": _has_film(tensors, modality),
     }
     if modality == "iq":
         return config | {
@@ -310,19 +341,26 @@ def _merged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     ``attn.qkv.qkv.weight`` with ``attn.qkv.lora_{q,v}.{A,B}``, A ``(width, rank)``, B ``(rank, width)``, becomes
     ``attn.qkv.weight``; query is its first third, value its last.
     """
-    merged = {name: tensor for name, tensor in tensors.items() if ".attn.qkv.lora_" not in name}
-    for name in [name for name in merged if ".attn.qkv.qkv." in name]:
-        tensor = merged.pop(name)
-        if name.endswith(".weight"):
-            stem, width = name.removesuffix("qkv.weight"), tensor.shape[1]
-            tensor = tensor.clone()
-            for part, rows in (("lora_q", slice(0, width)), ("lora_v", slice(-width, None))):
-                try:
-                    down, up = tensors[f"{stem}{part}.A"], tensors[f"{stem}{part}.B"]
-                    tensor[rows] += (LORA_ALPHA / math.sqrt(down.shape[1]) * (down @ up)).T
-                except (KeyError, RuntimeError, IndexError):
-                    raise EncoderError(
-                        f"not a WavesFM checkpoint: it lacks {stem}{part}.A and B that fit {name}"
-                    ) from None
-        merged[name.replace(".attn.qkv.qkv.", ".attn.qkv.")] = tensor
+    merged = dict(tensors)
+    for name in [name for name in tensors if name.endswith(".attn.qkv.qkv.weight")]:
+        stem, weight = name.removesuffix("qkv.weight"), merged.pop(name).clone()
+        for part, rows in (("lora_q", slice(None, weight.shape[-1])), ("lora_v", slice(-weight.shape[-1], None))):
+            down, up = merged.pop(f"{stem}{part}.A", None), merged.pop(f"{stem}{part}.B", None)
+            if down is None or up is None or not _fit(weight, down, up):
+                raise EncoderError(f"not a WavesFM checkpoint: it lacks {stem}{part}.A and B that fit {name}")
+            weight[rows] += (LORA_ALPHA / math.sqrt(down.shape[1]) * (down @ up)).T
+        merged[f"{stem}weight"] = weight
+        if f"{stem}qkv.bias" in merged:
+            merged[f"{stem}bias"] = merged.pop(f"{stem}qkv.bias")
     return merged
+
+
+def _fit(weight: Tensor, down: Tensor, up: Tensor) -> bool:
+    """Whether a projection ``(3 * width, width)`` has factors ``(width, rank)`` and ``(rank, width)``."""
+    return (
+        weight.dim() == down.dim() == 2
+        and weight.shape[0] == 3 * weight.shape[1]
+        and weight.shape[1] == down.shape[0]
+        and down.shape[1] > 0
+        and up.shape == down.shape[::-1]
+    )
