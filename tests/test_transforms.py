@@ -145,3 +145,29 @@ def test_degrade_is_what_a_suite_asks_for() -> None:
 def test_transforms_do_not_import_torch() -> None:
     code = "import sys, offramp.transforms; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("time", "frames"), [(127, 64), (256, 64), (1024, 64), (200, 2)])
+def test_spectrograms_of_a_given_number_of_frames(time: int, frames: int) -> None:
+    windows = np.random.default_rng(0).standard_normal((2, 2, 3, time)).astype(np.float32)
+    made = Transform("spectrogram", frames=frames)(windows)
+    assert made.shape == (2, 3, 64, frames)
+    hop = (time - 64) // (frames - 1)
+    last = windows[..., hop * (frames - 1) : hop * (frames - 1) + 64]
+    scaled = last / np.sqrt(np.square(windows).sum(1, keepdims=True).mean((2, 3), keepdims=True))
+    taper = np.hanning(65)[:-1]
+    power = np.abs(np.fft.fftshift(np.fft.fft((scaled[:, 0] + 1j * scaled[:, 1]) * taper), axes=-1)) ** 2
+    np.testing.assert_allclose(made[..., -1], np.log(power / np.square(taper).sum() + 1e-6), atol=1e-3)
+    stored = Transform.from_dict(Transform("spectrogram", frames=frames).to_dict())
+    assert stored.output_shape((2, 3, time)) == (3, 64, frames)
+
+
+def test_too_many_frames_are_refused() -> None:
+    with pytest.raises(DataError, match="64 frames of 64 samples do not fit in windows of 126 samples"):
+        Transform("spectrogram", frames=64)(np.zeros((1, 2, 1, 126), np.float32))
+
+
+def test_standardize_takes_channels_over_time() -> None:
+    windows = np.random.default_rng(0).standard_normal((3, 2, 4, 5, 6)).astype(np.float32)
+    made = Transform("standardize", (1.0, 2.0), (3.0, 4.0))(windows)
+    np.testing.assert_allclose(made[:, 1], (windows[:, 1] - 2) * 4, rtol=1e-6)

@@ -20,7 +20,7 @@ from offramp.data.table import WindowSource
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import DataError, EncoderError, OfframpError
 from offramp.files import free_bytes, write_text
-from offramp.tasks import DegradeSpec
+from offramp.tasks import DegradeSpec, SpectrogramSpec, TransformSpec
 from offramp.transforms import Transform
 
 BATCH_VALUES = 1 << 19
@@ -198,10 +198,12 @@ def _power_of_two(most: int) -> int:
     return 1 << max(0, most.bit_length() - 1)
 
 
-def fit_transform(asked: str | DegradeSpec, windows: WindowSource, indices: NDArray[np.int64]) -> Transform:
+def fit_transform(asked: TransformSpec, windows: WindowSource, indices: NDArray[np.int64]) -> Transform:
     """Fit a transform's statistics on windows that are not in the test set, batch by batch."""
     if isinstance(asked, DegradeSpec):
         return Transform(asked.name, snr_db=asked.snr_db, antennas=asked.antennas)
+    if isinstance(asked, SpectrogramSpec):
+        return Transform(asked.name, frames=asked.frames)
     if asked != "standardize":
         return Transform(asked)
     channels = windows.shape[0]

@@ -204,9 +204,30 @@ class DegradeSpec(Spec):
         return self
 
 
+class SpectrogramSpec(Spec):
+    """Spectrograms of a given number of frames, e.g. square images for an encoder of images.
+
+    Attributes:
+        name: ``spectrogram``.
+        frames: Along time; they step as far as the window allows.
+    """
+
+    name: Literal["spectrogram"]
+    frames: Annotated[int, Field(ge=2)]
+
+
+def _kind_of_transform(value: object) -> str:
+    if isinstance(value, str):
+        return "str"
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    return "SpectrogramSpec" if name == "spectrogram" else "DegradeSpec"
+
+
 TransformSpec = Annotated[
-    Annotated[Literal["none", "standardize", "spectrogram"], Tag("str")] | Annotated[DegradeSpec, Tag("DegradeSpec")],
-    Discriminator(lambda value: "str" if isinstance(value, str) else "DegradeSpec"),
+    Annotated[Literal["none", "standardize", "spectrogram"], Tag("str")]
+    | Annotated[DegradeSpec, Tag("DegradeSpec")]
+    | Annotated[SpectrogramSpec, Tag("SpectrogramSpec")],
+    Discriminator(_kind_of_transform),
 ]
 """A name, or a name with its settings."""
 

@@ -25,6 +25,7 @@ class Transform:
         scale: Per-channel factor that ``standardize`` applies afterwards, float32 ``(channels,)``.
         snr_db: Of the noise that ``degrade`` adds, dB; None adds none.
         antennas: How many antennas ``degrade`` leaves; None leaves all.
+        frames: How many frames ``spectrogram`` has; None steps by 16 samples.
     """
 
     name: str = "none"
@@ -32,19 +33,21 @@ class Transform:
     scale: tuple[float, ...] = field(default=())
     snr_db: float | None = None
     antennas: int | None = None
+    frames: int | None = None
 
     def __call__(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32 ``(n, channels, height, width)`` to the encoder's input, float32.
+        """float32 ``(n, channels, height, width)``, or with more axes, to the encoder's input, float32.
 
         ``standardize`` and ``degrade`` keep the shape. ``spectrogram`` takes I/Q ``(n, 2, antennas, time)`` to
         ``(n, antennas, 64, frames)``.
         """
         if self.name == "standardize":
-            mean = np.asarray(self.mean, dtype=np.float32)[:, None, None]
-            scale = np.asarray(self.scale, dtype=np.float32)[:, None, None]
+            per_channel = (-1, *[1] * (windows.ndim - 2))
+            mean = np.asarray(self.mean, dtype=np.float32).reshape(per_channel)
+            scale = np.asarray(self.scale, dtype=np.float32).reshape(per_channel)
             return (windows - mean) * scale
         if self.name == "spectrogram":
-            return spectrogram(windows)
+            return spectrogram(windows, self.frames)
         if self.name == "degrade":
             return degrade(windows, self.snr_db, self.antennas)
         return windows
@@ -61,35 +64,46 @@ class Transform:
             "scale": list(self.scale),
             "snr_db": self.snr_db,
             "antennas": self.antennas,
+            "frames": self.frames,
         }
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Transform:
-        """From a bundle; one from before ``degrade`` lacks its settings."""
-        return cls(
-            stored["name"], tuple(stored["mean"]), tuple(stored["scale"]), stored.get("snr_db"), stored.get("antennas")
-        )
+        """From a bundle; one from an older version lacks the newer settings."""
+        settings = {name: stored.get(name) for name in ("snr_db", "antennas", "frames")}
+        return cls(stored["name"], tuple(stored["mean"]), tuple(stored["scale"]), **settings)
 
 
-def spectrogram(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+def spectrogram(windows: NDArray[np.float32], frames: int | None = None) -> NDArray[np.float32]:
     """Log power spectrogram in natural units, frequencies in ascending order from minus half the sample rate.
 
-    A Hann window of 64 samples steps by 16; every window is scaled to unit mean power first and powers below 1e-6 are cut off.
+    A Hann window of 64 samples steps by 16, or as far as ``frames`` allow; every window is scaled to unit mean power first and
+    powers below 1e-6 are cut off.
 
     Args:
         windows: I/Q ``(n, 2, antennas, time)`` float32 with time >= 64.
+        frames: How many; the hop is then ``(time - 64) // (frames - 1)``. As many as a hop of 16 gives if None.
 
     Returns:
-        float32 ``(n, antennas, 64, 1 + (time - 64) // 16)``.
+        float32 ``(n, antennas, 64, frames)``, frames being ``1 + (time - 64) // 16`` if None.
+
+    Raises:
+        DataError: The windows are no I/Q, or too short.
     """
     if windows.ndim != 4 or windows.shape[1] != 2 or windows.shape[-1] < SPECTROGRAM_BINS:
         raise DataError(f"spectrogram takes I/Q windows (N, 2, antennas, time >= 64), not {windows.shape}")
     power = np.square(windows).sum(1, keepdims=True).mean((2, 3), keepdims=True)
     scaled = windows / np.sqrt(np.maximum(power, np.finfo(np.float32).tiny))
     signal = scaled[:, 0] + 1j * scaled[:, 1]
-    frames = np.lib.stride_tricks.sliding_window_view(signal, SPECTROGRAM_BINS, axis=-1)[..., ::SPECTROGRAM_HOP, :]
+    hop = SPECTROGRAM_HOP if frames is None else (windows.shape[-1] - SPECTROGRAM_BINS) // (frames - 1)
+    if hop < 1:
+        raise DataError(
+            f"{frames} frames of {SPECTROGRAM_BINS} samples do not fit in windows of {windows.shape[-1]} samples"
+        )
+    pieces = np.lib.stride_tricks.sliding_window_view(signal, SPECTROGRAM_BINS, axis=-1)[..., ::hop, :]
+    pieces = pieces[..., :frames, :]
     taper = np.hanning(SPECTROGRAM_BINS + 1)[:-1].astype(np.float32)
-    spectrum = np.fft.fftshift(np.fft.fft(frames * taper, axis=-1), axes=-1)
+    spectrum = np.fft.fftshift(np.fft.fft(pieces * taper, axis=-1), axes=-1)
     level = np.log(np.square(np.abs(spectrum)) / np.square(taper).sum() + 1e-6)
     return np.ascontiguousarray(level.swapaxes(-1, -2), dtype=np.float32)
 
