@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +39,8 @@ MAX_DIMENSIONS = 1024
 """Columns with longer rows are read only where one is the target."""
 MAX_VALUES = 2**23
 """Vector columns with more values in all likewise."""
+MAX_LISTED = 12
+"""Arrays that a message lists."""
 
 
 class StoredArray(Protocol):
@@ -244,4 +247,6 @@ def _fingerprint(path: Path, field: str) -> str:
 
 
 def _listing(arrays: Mapping[str, StoredArray]) -> str:
-    return ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items()) or "(the file has no arrays)"
+    shown = [f"{name} {tuple(array.shape)}" for name, array in islice(arrays.items(), MAX_LISTED)]
+    more = [f"{len(arrays) - MAX_LISTED} more"] if len(arrays) > MAX_LISTED else []
+    return ", ".join(shown + more) or "(the file has no arrays)"

@@ -39,6 +39,7 @@ NAMES = {
         (("numpy.core.multiarray", "numpy._core.multiarray"), ("_reconstruct", "scalar")),
         (("numpy.core.numeric", "numpy._core.numeric"), ("_frombuffer",)),
         (("_codecs",), ("encode",)),
+        (("__builtin__", "builtins"), ("bytes",)),
     )
     for module in modules
     for name in names
@@ -106,7 +107,7 @@ class _Machine:
     def run(self) -> Any:
         while (code := self.read(1)) != pickle.STOP:
             if code in LITERALS:
-                self.stack.append(LITERALS[code](self))
+                self.push(LITERALS[code](self))
             elif code in OPERATIONS:
                 OPERATIONS[code](self)
             elif code in REFUSED:
@@ -174,11 +175,8 @@ class _Machine:
         else:
             self.drop()
 
-    def tuple(self, size: int) -> None:
-        items = tuple(self.stack[-size:])
-        if len(items) != size:
-            raise ValueError("too short a stack")
-        self.stack[-size:] = [items]
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
 
     def put(self, place: int) -> None:
         self.memo[place] = self.stack[-1]
@@ -192,17 +190,19 @@ class _Machine:
 
     def build_dictionary(self) -> None:
         items = self.unmark()
-        self.stack.append({})
+        self.push({})
         self.update(items)
 
     def last(self, count: int) -> list[Any]:
+        if len(self.stack) < count:
+            raise IndexError("too short a stack")
         items = self.stack[-count:]
         del self.stack[-count:]
         return items
 
     def stack_global(self) -> None:
         module, name = self.last(2)
-        self.stack.append(self.named(module, name))
+        self.push(self.named(module, name))
 
     def reduce(self) -> None:
         function, arguments = self.last(2)
@@ -217,9 +217,11 @@ class _Machine:
                 made = _fill(PickledArray(), tuple(shape), kind, order == "F", content)
             case "encode", (str() | Payload() as text, "latin1"):
                 made = text.encode("latin-1") if isinstance(text, str) else text
+            case "bytes", ():
+                made = b""
             case _:
                 raise ValueError(function)
-        self.stack.append(made)
+        self.push(made)
 
     def build(self) -> None:
         (state,) = self.last(1)
@@ -322,11 +324,11 @@ OPERATIONS: dict[bytes, Callable[[_Machine], None]] = {
     pickle.MARK: _Machine.mark,
     pickle.POP: _Machine.pop,
     pickle.POP_MARK: _Machine.drop,
-    pickle.TUPLE: lambda machine: machine.stack.append(tuple(machine.unmark())),
-    pickle.TUPLE1: lambda machine: machine.tuple(1),
-    pickle.TUPLE2: lambda machine: machine.tuple(2),
-    pickle.TUPLE3: lambda machine: machine.tuple(3),
-    pickle.LIST: lambda machine: machine.stack.append(machine.unmark()),
+    pickle.TUPLE: lambda machine: machine.push(tuple(machine.unmark())),
+    pickle.TUPLE1: lambda machine: machine.push(tuple(machine.last(1))),
+    pickle.TUPLE2: lambda machine: machine.push(tuple(machine.last(2))),
+    pickle.TUPLE3: lambda machine: machine.push(tuple(machine.last(3))),
+    pickle.LIST: lambda machine: machine.push(machine.unmark()),
     pickle.DICT: _Machine.build_dictionary,
     pickle.APPEND: lambda machine: machine.extend(machine.last(1)),
     pickle.APPENDS: lambda machine: machine.extend(machine.unmark()),

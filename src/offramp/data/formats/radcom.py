@@ -15,7 +15,6 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +30,7 @@ SAMPLES = 128
 
 def recognise(path: Path) -> bool:
     """By the name of the first dataset."""
-    return holds(path, lambda file: _labels(str(_first_name(file))) is not None)
+    return holds(path, lambda file: _labels(file.id.get_objname_by_idx(0).decode()) is not None)
 
 
 def read(spec: DataSpec) -> Table:
@@ -76,11 +75,6 @@ def _table(path: Path, fingerprint: str) -> Table:
         label_names=label_names,
         default_target="label",
     )
-
-
-def _first_name(file: h5py.File) -> bytes | str | None:
-    first: bytes | str | None = file.id.links.iterate(lambda name: name)
-    return first.decode() if isinstance(first, bytes) else first
 
 
 def _labels(name: str) -> tuple[str, str, float] | None:
