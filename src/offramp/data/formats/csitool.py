@@ -30,6 +30,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import sys
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -145,7 +146,8 @@ def read(spec: DataSpec) -> Table:
 
 def summarise(path: Path) -> FileSummary:
     """Recordings, before any window is cut."""
-    recordings = _recordings(path, 1, 1)
+    # no more than one window of each, whose places would have to be held
+    recordings = _recordings(path, 1, sys.maxsize)
     columns = {
         "label": np.array([recording.label for recording in recordings]),
         "recording": np.array([recording.name for recording in recordings]),
