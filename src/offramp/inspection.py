@@ -148,7 +148,8 @@ def inspect_target(target: str, checkpoint: Path | None = None, shape: str | Non
     """Find out what a target is and look into it.
 
     Args:
-        target: An encoder folder, a bundle, a data file or folder; or a registered encoder's name, where no such path exists.
+        target: An encoder folder, a bundle, a data file or folder; or, where no such path exists, a registered encoder's name,
+            ``hf-hub:org/name`` or ``local-dir:PATH``.
         checkpoint: A foreign checkpoint of a named encoder.
         shape: Input shape without batch to cost an encoder for, e.g. ``"2,4,256"``.
 
@@ -160,12 +161,13 @@ def inspect_target(target: str, checkpoint: Path | None = None, shape: str | Non
         keys = _config_keys(path)
         if "tasks" in keys:
             return BundleInspection(load_bundle(path))
-        if "architecture" not in keys:
+        if not keys & {"architecture", "model_type"}:
             return FileInspection(inspect_file(path))
     # torch takes seconds to import, and only encoders need it
+    from offramp.encoders.hub import is_source
     from offramp.encoders.registry import known_names
 
-    if target not in known_names() and not path.exists():
+    if target not in known_names() and not path.exists() and not is_source(target):
         known = ", ".join(known_names())
         raise OfframpError(f"{target} is neither a file nor a folder nor an encoder's name ({known})")
     return _inspect_encoder(target, checkpoint, shape)
@@ -181,16 +183,22 @@ def _config_keys(path: Path) -> set[str]:
 
 def _inspect_encoder(target: str, checkpoint: Path | None, shape: str | None) -> EncoderInspection:
     from offramp.costs import exit_costs
+    from offramp.encoders.hub import is_source
     from offramp.encoders.registry import load_encoder, packaged_weights
 
-    shipped = checkpoint is not None or Path(target).is_dir() or packaged_weights(target) is not None
+    shipped = (
+        checkpoint is not None or Path(target).is_dir() or is_source(target) or packaged_weights(target) is not None
+    )
     encoder = load_encoder(target, checkpoint=checkpoint, weights="pretrained" if shipped else "random")
     sizes = encoder.input.shape
     names = encoder.input.layout[1:]
     input_shape = (
         _parse_shape(shape)
         if shape is not None
-        else tuple(size or DEFAULT_SIZES.get(name, 64) for name, size in zip(names, sizes, strict=True))
+        else tuple(
+            size or max(least, DEFAULT_SIZES.get(name, 64))
+            for name, size, least in zip(names, sizes, encoder.input.minimum, strict=True)
+        )
     )
     costs = exit_costs(encoder, input_shape, seconds=0.1)
     exits = [

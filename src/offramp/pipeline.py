@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -22,7 +23,7 @@ from offramp.data.splits import make_split, save_split
 from offramp.delivery import describe_encoder, describe_environment, encoder_reference, measured, write_bundle
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import load_encoder
-from offramp.errors import OfframpError
+from offramp.errors import EncoderError, OfframpError
 from offramp.evaluation import Evaluation, Resampling
 from offramp.features import FeatureBank, fill_bank, fit_transform, freeze, tap_shapes
 from offramp.files import output_folder, write_text
@@ -149,7 +150,10 @@ def run_suite(
 def load(loaded: LoadedSuite, device: str) -> StagedEncoder:
     """The suite's encoder, frozen."""
     spec = loaded.encoder
-    return freeze(load_encoder(spec.name, checkpoint=spec.checkpoint, device=device, **spec.options))
+    encoder = freeze(load_encoder(spec.name, checkpoint=spec.checkpoint, device=device, **spec.options))
+    if encoder.input.dtype != torch.float32:
+        raise EncoderError(f"{spec.name} takes {encoder.input.describe()}, and a suite's windows are float32")
+    return encoder
 
 
 def prepare(task: TaskSpec, loaded: LoadedSuite) -> Prepared:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from offramp.controls import CONTROLS
+from offramp.encoders.hub import LOCAL
 from offramp.errors import SuiteError
 from offramp.metrics import METRICS
 from offramp.selection import margin
@@ -24,7 +25,7 @@ class EncoderSpec(Spec):
     """An encoder with a foreign checkpoint.
 
     Attributes:
-        name: Registered name or encoder folder.
+        name: Registered name, encoder folder, ``local-dir:PATH`` (paths are relative to the suite file) or ``hf-hub:org/name``.
         checkpoint: Path relative to the suite file.
         modality: Which of a checkpoint's inputs is used, where it knows several (``wavesfm``).
         pool: How a checkpoint's tokens become a tap, where it leaves that open (``wavesfm``).
@@ -129,10 +130,11 @@ class LoadedSuite:
         """The encoder, its checkpoint or folder made absolute where it is a path."""
         given = self.suite.encoder
         spec = given if isinstance(given, EncoderSpec) else EncoderSpec(name=given)
-        beside = self.folder / spec.name
+        local = spec.name.startswith(LOCAL)
+        beside = self.folder / spec.name.removeprefix(LOCAL)
         return spec.model_copy(
             update={
-                "name": str(beside) if beside.is_dir() else spec.name,
+                "name": str(beside) if local or beside.is_dir() else spec.name,
                 "checkpoint": self.folder / spec.checkpoint if spec.checkpoint else None,
             }
         )

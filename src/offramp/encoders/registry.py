@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from offramp.encoders import storage
+from offramp.encoders import hub, storage
 from offramp.encoders.base import StagedEncoder, seeded
 from offramp.encoders.channel_transformer import ChannelTransformer
 from offramp.encoders.huggingface import HuggingFace
@@ -73,7 +73,8 @@ def load_encoder(
 
     Args:
         name: A registered architecture (see :func:`list_encoders`), an encoder that ships with the package (see
-            :func:`known_names`) or an encoder folder.
+            :func:`known_names`), an encoder folder, or where one is: ``hf-hub:org/name`` (see :mod:`offramp.encoders.hub`),
+            ``local-dir:PATH``. A folder may also be one that the Transformers library wrote.
         checkpoint: A foreign checkpoint for a registered architecture, ``.safetensors`` or PyTorch.
         weights: ``"pretrained"``, or ``"random"`` for the architecture's own initialisation from ``seed``.
         seed: Seed of random weights.
@@ -88,7 +89,10 @@ def load_encoder(
         raise EncoderError(f"weights={weights!r}: choose 'pretrained' or 'random'")
     if config and weights != "random":
         _check_options(str(name), checkpoint, config)
-    folder = packaged_weights(str(name)) or Path(name)
+    if hub.is_source(str(name)) and checkpoint is None:
+        folder = hub.source_folder(str(name))
+    else:
+        folder = packaged_weights(str(name)) or Path(name)
     if str(name) in _ARCHITECTURES:
         architecture = _ARCHITECTURES[str(name)]
         if weights == "random":

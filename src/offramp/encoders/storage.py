@@ -28,7 +28,11 @@ def save_encoder(encoder: StagedEncoder, folder: Path, provenance: dict[str, Any
             f"{encoder.architecture!r} cannot be saved: a folder says how to build an encoder by a registered name, so derive "
             f"a class of yours from ModuleEncoder and register it"
         )
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    # Clones, for stages may share tensors, and the format stores each name's own.
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in encoder.state_dict().items()
+    }
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary)
     config = {
