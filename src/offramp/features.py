@@ -79,7 +79,7 @@ def tap_shapes(encoder: StagedEncoder, shape: tuple[int, ...], pooling: str = "d
     """Shape of one window's tap at every exit, in order of depth: ``(width,)``, or ``(positions, width)`` for ``tokens``.
 
     Args:
-        encoder: Frozen with :func:`freeze`. Unless the pooling is its own, it runs once, on one window of zeros.
+        encoder: Frozen with :func:`freeze`. Unless the pooling is its own, it runs once, on one made-up window.
         shape: Of one window, as the encoder takes it.
         pooling: See :meth:`StagedEncoder.pool`.
 
@@ -88,7 +88,7 @@ def tap_shapes(encoder: StagedEncoder, shape: tuple[int, ...], pooling: str = "d
     """
     if pooling == "default":
         return {exit.name: (exit.width,) for exit in encoder.exits}
-    window = torch.zeros(1, *shape, device=next(encoder.parameters()).device)
+    window = encoder.input.draw(1, shape).to(next(encoder.parameters()).device)
     with torch.inference_mode():
         return {name: tuple(tap.shape[1:]) for name, tap in encoder.taps(window, pooling=pooling).items()}
 

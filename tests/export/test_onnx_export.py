@@ -12,7 +12,7 @@ from bundles import CSI_SHAPE, IQ_SHAPE, small_lwm, small_shufflenet, task, toke
 from offramp import export
 from offramp.bundle import HEADS, load_examples
 from offramp.errors import BundleError, DataError, OfframpError
-from offramp.export import DeployedTask, ExportReport, export_onnx, fold_batchnorm, graph
+from offramp.export import DeployedTask, ExportReport, export_onnx, fold_batchnorm, graph, onnx_bytes
 from offramp.runtime import load
 from offramp.transforms import Transform, spectrogram
 
@@ -79,6 +79,16 @@ def test_a_head_on_tokens(tmp_path: Path):
         np.testing.assert_allclose(session.run(None, {"windows": batch})[0], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_network_that_fixes_the_batch_size():
+    class Fixed(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.reshape(len(x), -1)
+
+    with pytest.raises(OfframpError, match="fixes the batch size") as caught:
+        onnx_bytes(Fixed(), (2, 3), ["y"])
+    assert "\n" not in str(caught.value)
+
+
 def test_a_graph_that_differs_is_not_put_in_place(iq_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out = tmp_path / "t.onnx"
     out.write_text("old")
@@ -109,7 +119,14 @@ def test_folding_keeps_outputs_and_leaves_the_original():
 
 
 @pytest.mark.parametrize(
-    "transform", [Transform(), Transform("standardize", (0.5, 1), (2, 3)), Transform("spectrogram")]
+    "transform",
+    [
+        Transform(),
+        Transform("standardize", (0.5, 1), (2, 3)),
+        Transform("spectrogram"),
+        Transform("spectrogram", frames=7),
+        Transform("degrade", antennas=1),
+    ],
 )
 def test_transforms_as_modules(transform: Transform):
     channels = 3 if transform.name == "spectrogram" else 2
@@ -125,14 +142,31 @@ def test_spectrogram_finds_a_tone_where_it_is():
     time = np.arange(256)
     tone = np.exp(2j * np.pi * 10 / 64 * time)
     windows = np.stack([tone.real, tone.imag])[None, :, None].astype(np.float32)
-    level = export.modules.Spectrogram()(torch.from_numpy(windows)).numpy()
+    level = export.modules.Spectrogram(Transform("spectrogram"))(torch.from_numpy(windows)).numpy()
     assert level.shape == spectrogram(windows).shape
     assert (level[0, 0].argmax(0) == 32 + 10).all()
 
 
+def test_transforms_of_channels_over_time():
+    windows = np.random.default_rng(0).standard_normal((3, 2, 4, 8, 16)).astype(np.float32)
+    for transform in (Transform("standardize", (0.5, 1), (2, 3)), Transform("degrade", antennas=2)):
+        found = export.modules.TRANSFORMS[transform.name](transform)(torch.from_numpy(windows)).numpy()
+        np.testing.assert_allclose(found, transform(windows), rtol=1e-5)
+
+
+def test_noise_is_not_exported(tmp_path: Path):
+    encoder = small_shufflenet()
+    noisy = task(encoder, "noisy", "stem", IQ_SHAPE, ("a", "b"), Transform("degrade", snr_db=5.0))
+    folder = write(tmp_path / "bundle", encoder, noisy)
+    with pytest.raises(OfframpError, match="cannot draw the noise") as caught:
+        export_onnx(folder, "noisy", tmp_path / "n.onnx")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "n.onnx").exists()
+
+
 def test_silence_is_exported_as_silence():
     windows = np.zeros((1, 2, 1, 64), np.float32)
-    level = export.modules.Spectrogram()(torch.from_numpy(windows)).numpy()
+    level = export.modules.Spectrogram(Transform("spectrogram"))(torch.from_numpy(windows)).numpy()
     np.testing.assert_allclose(level, spectrogram(windows), rtol=1e-5)
 
 

@@ -90,7 +90,7 @@ class ChannelTransformer(StagedEncoder):
     def begin(self, x: Tensor) -> State:
         """Patches ``(N, times, places, 128)`` and their positions ``(N, times, places, width)``."""
         patches, grid = channel_patches(unit_power(x))
-        return patches, self.positions(*grid).expand(len(x), -1, -1, -1)
+        return patches, self.positions(*grid).expand(x.shape[0], -1, -1, -1)
 
     def positions(self, times: int, rows: int, columns: int) -> Tensor:
         """What is added to the tokens of a grid, ``(times, rows * columns, width)``."""

@@ -164,7 +164,7 @@ class WavesFM(StagedEncoder):
                 tokens count if None.
         """
         tokens, mask = self._iq_tokens(x, time_mask) if self.modality == "iq" else self._image_tokens(x)
-        whole = torch.cat([self.cls_token.expand(len(x), 1, -1), tokens], dim=1)
+        whole = torch.cat([self.cls_token.expand(x.shape[0], 1, -1), tokens], dim=1)
         if self.config["film"]:
             whole = whole * self.film_scale + self.film_shift
         return whole, mask

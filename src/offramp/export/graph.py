@@ -122,6 +122,9 @@ def onnx_bytes(
         outputs: Names of the outputs, in the order that the network gives them.
         properties: Metadata to store in the graph.
         optimize: Whether the exporter simplifies the graph, which folds BatchNorm too.
+
+    Raises:
+        OfframpError: The ``onnx`` extra is missing, or the network cannot be traced with any batch size.
     """
     require_onnx()
     example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
@@ -138,6 +141,11 @@ def onnx_bytes(
         )
     assert program is not None
     model = program.model_proto
+    if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise OfframpError(
+            "the network fixes the batch size when it is traced, so that a graph of it takes no other: in the encoder's begin, "
+            "advance and pool write x.shape[0] for len(x)"
+        )
     for key, value in (properties or {}).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from offramp.bundle import BundleTask
 from offramp.encoders.base import StagedEncoder
+from offramp.errors import OfframpError
 from offramp.heads import head_module
 from offramp.transforms import SPECTROGRAM_BINS, SPECTROGRAM_HOP, Transform
 
@@ -20,20 +22,21 @@ class Standardize(nn.Module):
 
     def __init__(self, transform: Transform) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(transform.mean)[:, None, None])
-        self.register_buffer("scale", torch.tensor(transform.scale)[:, None, None])
+        self.register_buffer("mean", torch.tensor(transform.mean))
+        self.register_buffer("scale", torch.tensor(transform.scale))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, channels, height, width)`` float32, shape kept."""
-        scaled: Tensor = (x - self.get_buffer("mean")) * self.get_buffer("scale")
-        return scaled
+        """``(N, channels, ...)`` float32, shape kept."""
+        per_channel = (-1, *[1] * (x.ndim - 2))
+        return (x - self.get_buffer("mean").view(per_channel)) * self.get_buffer("scale").view(per_channel)
 
 
 class Spectrogram(nn.Module):
     """:func:`offramp.transforms.spectrogram` without complex numbers: the short-time Fourier transform as a convolution."""
 
-    def __init__(self) -> None:
+    def __init__(self, transform: Transform) -> None:
         super().__init__()
+        self.frames = transform.frames
         sample = np.arange(SPECTROGRAM_BINS)
         frequency = sample - SPECTROGRAM_BINS // 2
         taper = np.hanning(SPECTROGRAM_BINS + 1)[:-1]
@@ -48,10 +51,37 @@ class Spectrogram(nn.Module):
         power = x.square().sum(1, keepdim=True).mean((2, 3), keepdim=True)
         scaled = x / power.clamp_min(torch.finfo(x.dtype).tiny).sqrt()
         signals = scaled.transpose(1, 2).flatten(0, 1)
-        spectrum = functional.conv1d(signals, self.get_buffer("kernel"), stride=SPECTROGRAM_HOP)
+        hop = SPECTROGRAM_HOP if self.frames is None else (x.shape[3] - SPECTROGRAM_BINS) // (self.frames - 1)
+        spectrum = functional.conv1d(signals, self.get_buffer("kernel"), stride=hop)[..., : self.frames]
         real, imaginary = spectrum.chunk(2, dim=1)
         level = torch.log((real.square() + imaginary.square()) * self.gain + 1e-6)
         return level.reshape(-1, x.shape[2], *level.shape[1:])
+
+
+class Degrade(nn.Module):
+    """Unobserved antennas become zero, see :func:`offramp.transforms.degrade`."""
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        if transform.snr_db is not None:
+            raise OfframpError(
+                "a graph cannot draw the noise of transform degrade: export a task whose input has no noise"
+            )
+        self.antennas = transform.antennas
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, 2, ..., antennas, x)`` float32, shape kept."""
+        every = x.shape[-2]
+        observed = torch.arange(every) % (every // (self.antennas or every)) == 0
+        return torch.where(observed[:, None], x, 0.0)
+
+
+TRANSFORMS: dict[str, Callable[[Transform], nn.Module]] = {
+    "none": lambda _: nn.Identity(),
+    "standardize": Standardize,
+    "spectrogram": Spectrogram,
+    "degrade": Degrade,
+}
 
 
 class DeployedTask(nn.Module):
@@ -60,10 +90,7 @@ class DeployedTask(nn.Module):
     def __init__(self, encoder: nn.Module, task: BundleTask, exit: str) -> None:
         """Take an encoder that ends at ``exit``, with the task's pooling (see :meth:`StagedEncoder.truncate`), and the task."""
         super().__init__()
-        transforms = {"none": nn.Identity, "spectrogram": Spectrogram}
-        self.transform = (
-            Standardize(task.transform) if task.transform.name == "standardize" else transforms[task.transform.name]()
-        )
+        self.transform = TRANSFORMS[task.transform.name](task.transform)
         self.encoder = encoder
         self.head = head_module(task.heads[exit])
         self.output = nn.Softmax(dim=1) if task.kind == "classification" else nn.Identity()
