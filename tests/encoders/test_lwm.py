@@ -1,4 +1,4 @@
-"""LWM v1.0: the published weights restore masked channels, and the network follows its formulas."""
+"""LWM 1.0: the published weights restore masked channels, and the network follows its formulas."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from offramp.encoders.lwm import LWM
 from offramp.encoders.registry import load_encoder
 from offramp.errors import EncoderError
+from offramp.testing import check_encoder
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 CHECKPOINT, CHANNELS = DATA / "lwm-v1.0.pth", DATA / "deepmimo-lwm.h5"
@@ -233,6 +234,23 @@ def test_a_checkpoint_without_the_marks_of_lwm_is_refused(lost: str) -> None:
     tensors = {name: torch.from_numpy(value) for name, value in published_names(0).items() if name != lost}
     with pytest.raises(EncoderError, match=f"not an LWM 1.0 checkpoint: it lacks {lost}; it has"):
         LWM.convert_checkpoint(tensors)
+
+
+@pytest.mark.parametrize("extra", ["layers.norm.weight", "layers.1", "adapter.weight"])
+def test_left_over_names_are_one_line(tmp_path: Path, extra: str) -> None:
+    weights = published_names(0) | {extra: np.zeros(2, dtype=np.float32)}
+    torch.save({name: torch.from_numpy(value) for name, value in weights.items()}, tmp_path / "more.pth")
+    with pytest.raises(EncoderError, match=rf"more\.pth does not fit lwm: \S*{extra} is unknown"):
+        load_encoder("lwm", checkpoint=tmp_path / "more.pth")
+
+
+def test_the_contract_holds() -> None:
+    check_encoder(LWM(layers=2, width=24, hidden=10))
+
+
+def test_no_channels_give_no_taps() -> None:
+    with torch.no_grad():
+        assert LWM(layers=1).taps(torch.zeros(0, 2, 32, 32))["layer1"].shape == (0, 128)
 
 
 def test_another_channel_size_is_refused() -> None:

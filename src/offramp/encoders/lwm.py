@@ -14,6 +14,7 @@ stands in front, and channels are expected in the pretraining's scale: the physi
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -35,6 +36,8 @@ SIDE = 4
 SQUARE_PATCH = 2 * SIDE * SIDE
 """Values in a patch of 1.1."""
 SQUARE_HEADS = 8
+LAYER = re.compile(r"layers\.(\d+)\.(.+)")
+"""Published names of what a layer holds: its number and the rest."""
 
 
 class LayerNorm(nn.Module):
@@ -82,7 +85,7 @@ class Attention(nn.Module):
         split = (n, positions, self.heads, self.head_width)
         query, key, value = (project(x).view(split).transpose(1, 2) for project in (self.W_Q, self.W_K, self.W_V))
         mixed = functional.scaled_dot_product_attention(query, key, value)
-        out: Tensor = self.linear(mixed.transpose(1, 2).reshape(n, positions, -1))
+        out: Tensor = self.linear(mixed.transpose(1, 2).flatten(2))
         return out
 
 
@@ -193,7 +196,8 @@ class LWM(_LWM):
 
     def begin(self, x: Tensor) -> State:
         """``(N, 2, 32, 32)`` to ``(N, 129, 16)``: the CLS token and 128 patches."""
-        return (functional.pad(x.reshape(x.shape[0], -1, PATCH), (0, 0, 1, 0), value=CLS_VALUE),)
+        patches = x.reshape(x.shape[0], 2 * 32 * 32 // PATCH, PATCH)
+        return (functional.pad(patches, (0, 0, 1, 0), value=CLS_VALUE),)
 
     def reconstruct(self, x: Tensor, masked: Tensor) -> Tensor:
         """The pretraining task: fill in masked patches.
@@ -319,8 +323,15 @@ def _convert(tensors: dict[str, Tensor], version: str) -> tuple[dict[str, Tensor
     if missing:
         found = ", ".join(list(tensors)[:3])
         raise EncoderError(f"not an LWM {version} checkpoint: it lacks {', '.join(missing[:3])}; it has {found}")
+    wrong = [
+        f"{name} of shape {tuple(tensors[name].shape)}"
+        for name in needed
+        if tensors[name].dim() != 2 or not tensors[name].numel()
+    ]
+    if wrong:
+        raise EncoderError(f"not an LWM {version} checkpoint: it has {', '.join(wrong[:3])}")
     config = {
-        "layers": 1 + max(int(n.split(".")[1]) for n in tensors if n.startswith("layers.")),
+        "layers": len({in_layer[1] for name in tensors if (in_layer := LAYER.fullmatch(name))}),
         "width": tensors["embedding.proj.weight"].shape[0],
         "hidden": tensors["layers.0.pos_ffn.fc1.weight"].shape[0],
     }
@@ -328,9 +339,8 @@ def _convert(tensors: dict[str, Tensor], version: str) -> tuple[dict[str, Tensor
     for name, tensor in tensors.items():
         if name.startswith("embedding."):
             renamed["stages.0." + name.removeprefix("embedding.")] = tensor
-        elif name.startswith("layers."):
-            _, index, rest = name.split(".", 2)
-            renamed[f"stages.{int(index) + 1}.{rest}"] = tensor
+        elif in_layer := LAYER.fullmatch(name):
+            renamed[f"stages.{int(in_layer[1]) + 1}.{in_layer[2]}"] = tensor
         elif name == "decoder_bias":
             renamed["masked_patch_head.decoder.bias"] = tensor
         else:
