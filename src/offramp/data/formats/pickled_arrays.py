@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import codecs
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offramp.errors import DataError
+
+BLOCK = 2**18
+"""Bytes of an encoded string that are decoded at a time."""
+
+
+class Encoding(NamedTuple):
+    """How a protocol writes bytes as text: how to decode a piece, and where in a piece the last whole character ends."""
+
+    decode: Callable[[bytes], bytes]
+    whole: Callable[[bytes], int]
 
 
 @dataclass(frozen=True)
@@ -23,12 +34,19 @@ class Payload:
     path: Path
     offset: int
     size: int
-    decode: Callable[[bytes], bytes] | None
+    encoding: Encoding | None
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes from ``start`` to ``stop`` of the array."""
-        if self.decode is not None:
-            return _decoded(self)[start:stop]
+        if self.encoding is None:
+            return self.stored(start, stop)
+        blocks = _blocks(self)
+        first, last = bisect_right(blocks.decoded, start) - 1, bisect_left(blocks.decoded, stop)
+        read = b"".join(_decoded(self, *blocks.stored[number : number + 2]) for number in range(first, last))
+        return read[start - blocks.decoded[first] : stop - blocks.decoded[first]]
+
+    def stored(self, start: int, stop: int) -> bytes:
+        """Bytes from ``start`` to ``stop`` as they stand in the file."""
         with self.path.open("rb") as file:
             file.seek(self.offset + start)
             return file.read(stop - start)
@@ -101,28 +119,51 @@ class StackedRows:
         return out
 
 
-def unescape(line: bytes) -> bytes:
-    """The bytes of a quoted string of Python 2."""
-    return codecs.escape_decode(line[1:-1])[0]
+def _before_escape(piece: bytes) -> int:
+    """Where to cut a piece: before a backslash that begins an escape of up to 6 bytes which may go on behind the piece."""
+    last = piece.rfind(b"\\", max(0, len(piece) - 5))
+    if last < 0:
+        return len(piece)
+    backslashes = last + 1 - len(piece[: last + 1].rstrip(b"\\"))
+    return last if backslashes % 2 else len(piece)
 
 
-def utf8_to_latin1(text: bytes) -> bytes:
-    """Bytes that Python 3 wrote as text, protocols 1 and 2."""
-    return text.decode("utf-8", "surrogatepass").encode("latin-1")
+ESCAPED = Encoding(lambda text: codecs.escape_decode(text)[0], _before_escape)
+"""Strings of Python 2, protocol 0, without their quotes."""
+RAW_UNICODE = Encoding(lambda text: text.decode("raw-unicode-escape").encode("latin-1"), _before_escape)
+"""Bytes that Python 3 wrote as text, protocol 0."""
+UTF8 = Encoding(
+    lambda text: text.decode("utf-8", "surrogatepass").encode("latin-1"),
+    lambda piece: len(piece) - (piece[-1] >= 0xC0),
+)
+"""Bytes that Python 3 wrote as text, protocols 1 and 2: one or two bytes for each."""
 
 
-def unicode_to_latin1(line: bytes) -> bytes:
-    """Bytes that Python 3 wrote as text, protocol 0."""
-    return line.decode("raw-unicode-escape").encode("latin-1")
+class _Blocks(NamedTuple):
+    """Where the pieces of an encoded payload begin, and its end: in the array and in the file."""
+
+    decoded: list[int]
+    stored: list[int]
 
 
 @lru_cache(8)
-def _decoded(payload: Payload) -> bytes:
-    assert payload.decode is not None
-    with payload.path.open("rb") as file:
-        file.seek(payload.offset)
-        stored = file.read(payload.size)
+def _blocks(payload: Payload) -> _Blocks:
+    assert payload.encoding is not None
+    blocks = _Blocks([0], [0])
+    while (start := blocks.stored[-1]) < payload.size:
+        stop = min(start + BLOCK, payload.size)
+        if stop < payload.size:
+            stop = start + (payload.encoding.whole(payload.stored(start, stop)) or stop - start)
+        blocks.decoded.append(blocks.decoded[-1] + len(_decoded(payload, start, stop)))
+        blocks.stored.append(stop)
+    return blocks
+
+
+@lru_cache(8)
+def _decoded(payload: Payload, start: int, stop: int) -> bytes:
+    """The piece of an encoded payload between two places in the file."""
+    assert payload.encoding is not None
     try:
-        return payload.decode(stored)
+        return payload.encoding.decode(payload.stored(start, stop))
     except ValueError as error:
         raise DataError(f"{payload.path} has an array that cannot be decoded: copy it again") from error

@@ -20,18 +20,18 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from offramp.data.formats.pickled_arrays import (
+    BLOCK,
+    ESCAPED,
+    RAW_UNICODE,
+    UTF8,
+    Encoding,
     Payload,
     PickledArray,
-    unescape,
-    unicode_to_latin1,
-    utf8_to_latin1,
 )
 from offramp.errors import DataError
 
 LAZY_BYTES = 4096
 """Strings at least as long stay in the file."""
-MAX_LINE = 2**30
-"""Longest line of protocol 0."""
 NAMES = {
     f"{module}.{name}": name
     for modules, names in (
@@ -128,7 +128,7 @@ class _Machine:
         return struct.unpack(layout, self.read(struct.calcsize(layout)))[0]
 
     def line(self) -> bytes:
-        line = self.file.readline(MAX_LINE)
+        line = self.file.readline(BLOCK)
         if not line.endswith(b"\n"):
             raise EOFError
         return line[:-1]
@@ -136,21 +136,27 @@ class _Machine:
     def word(self) -> str:
         return self.line().decode("ascii")
 
-    def string(self, size: int, value: Callable[[bytes], Any], decode: Callable[[bytes], bytes] | None = None) -> Any:
+    def string(self, size: int, value: Callable[[bytes], Any], encoding: Encoding | None = None) -> Any:
         """A string of known size, or where it is."""
         if size < LAZY_BYTES:
             return value(self.read(size))
-        payload = Payload(self.path, self.file.tell(), size, decode)
+        payload = Payload(self.path, self.file.tell(), size, encoding)
         if payload.offset + size > self.size:
             raise EOFError
         self.file.seek(size, 1)
         return payload
 
-    def quoted(self, value: Callable[[bytes], Any], decode: Callable[[bytes], bytes]) -> Any:
-        """A string that ends with its line, or where it is."""
+    def to_line_end(self, value: Callable[[bytes], Any], encoding: Encoding, quotes: int) -> Any:
+        """A string that ends with its line, or where it is; its first and last ``quotes`` bytes are none of its own."""
         offset = self.file.tell()
-        line = self.line()
-        return value(line) if len(line) < LAZY_BYTES else Payload(self.path, offset, len(line), decode)
+        line = self.file.readline(LAZY_BYTES)
+        if line.endswith(b"\n"):
+            return value(line[quotes : -1 - quotes])
+        while not line.endswith(b"\n"):
+            line = self.file.readline(BLOCK)
+            if not line:
+                raise EOFError
+        return Payload(self.path, offset + quotes, self.file.tell() - 1 - offset - 2 * quotes, encoding)
 
     def named(self, module: str, name: str) -> _Name:
         full = f"{module}.{name}"
@@ -248,7 +254,7 @@ def _fill(array: PickledArray, shape: tuple[Any, ...], kind: _Type, fortran: Any
         return array
     array.content = content if isinstance(content, Payload) else _bytes(content)
     known = array.content.size if isinstance(array.content, Payload) else len(array.content)
-    is_encoded = isinstance(array.content, Payload) and array.content.decode is not None
+    is_encoded = isinstance(array.content, Payload) and array.content.encoding is not None
     if not is_encoded and known != math.prod(shape) * dtype.itemsize:
         raise ValueError(shape)
     return array
@@ -296,13 +302,13 @@ LITERALS: dict[bytes, Callable[[_Machine], Any]] = {
     pickle.LONG4: lambda machine: int.from_bytes(machine.read(machine.number("<I")), "little", signed=True),
     pickle.FLOAT: lambda machine: float(machine.line()),
     pickle.BINFLOAT: lambda machine: machine.number(">d"),
-    pickle.STRING: lambda machine: machine.quoted(lambda line: _latin1(unescape(line)), unescape),
+    pickle.STRING: lambda machine: machine.to_line_end(lambda text: _latin1(ESCAPED.decode(text)), ESCAPED, 1),
     pickle.BINSTRING: lambda machine: machine.string(machine.number("<I"), _latin1),
     pickle.SHORT_BINSTRING: lambda machine: machine.string(machine.number("<B"), _latin1),
-    pickle.UNICODE: lambda machine: machine.quoted(lambda line: line.decode("raw-unicode-escape"), unicode_to_latin1),
-    pickle.BINUNICODE: lambda machine: machine.string(machine.number("<I"), _utf8, utf8_to_latin1),
-    pickle.SHORT_BINUNICODE: lambda machine: machine.string(machine.number("<B"), _utf8, utf8_to_latin1),
-    pickle.BINUNICODE8: lambda machine: machine.string(machine.number("<Q"), _utf8, utf8_to_latin1),
+    pickle.UNICODE: lambda machine: machine.to_line_end(lambda text: text.decode("raw-unicode-escape"), RAW_UNICODE, 0),
+    pickle.BINUNICODE: lambda machine: machine.string(machine.number("<I"), _utf8, UTF8),
+    pickle.SHORT_BINUNICODE: lambda machine: machine.string(machine.number("<B"), _utf8, UTF8),
+    pickle.BINUNICODE8: lambda machine: machine.string(machine.number("<Q"), _utf8, UTF8),
     pickle.BINBYTES: lambda machine: machine.string(machine.number("<I"), bytes),
     pickle.SHORT_BINBYTES: lambda machine: machine.string(machine.number("<B"), bytes),
     pickle.BINBYTES8: lambda machine: machine.string(machine.number("<Q"), bytes),
