@@ -25,6 +25,7 @@ RESHUFFLES = 20
 """Tries to find folds in which every class is on both sides."""
 MAX_FOLDS = 20
 """A fraction is met as so many folds out of at most so many."""
+COLUMNS = 64
 QUANTILES = 10
 """Regression targets are stratified by this many quantile bins, or fewer where they would be too small."""
 SHOT_FOLDS = 5
@@ -261,8 +262,11 @@ class _Divider:
         """What to spread evenly, and the fewest units that a stratum has."""
         if self.classes is not None:
             return self.classes[pool], int(_units_per_class(self.classes[pool], units)[1].min())
-        targets = self.dataset.targets[pool].astype(np.float64)
-        leading = targets[:, targets.var(axis=0).argmax()]
+        targets = self.dataset.targets[pool]
+        # a few columns at a time: a target may have thousands
+        columns = (targets[:, at : at + COLUMNS].astype(np.float64) for at in range(0, targets.shape[1], COLUMNS))
+        variance = np.concatenate([block.var(axis=0) for block in columns])
+        leading = targets[:, variance.argmax()].astype(np.float64)
         number = len(np.unique(units))
         bins = max(1, min(QUANTILES, number // folds))
         edges = np.unique(np.quantile(leading, np.linspace(0, 1, bins + 1)[1:-1]))
