@@ -93,7 +93,8 @@ class Reference:
         x = self.linear("embedding.proj", sequence) + self.w["embedding.pos_embed.weight"][: len(sequence)]
         out = [self.norm("embedding.norm", x)]
         for i in range(LAYERS):
-            a = self.norm(f"layers.{i}.norm1", out[-1] + self.attention(f"layers.{i}.enc_self_attn", out[-1]))
+            attended = out[-1] + self.attention(f"layers.{i}.enc_self_attn", out[-1])
+            a = self.norm(f"layers.{i}.norm1", out[-1] + attended)  # the input is added twice
             hidden = np.maximum(self.linear(f"layers.{i}.pos_ffn.fc1", a), 0)
             out.append(self.norm(f"layers.{i}.norm2", a + self.linear(f"layers.{i}.pos_ffn.fc2", hidden)))
         return out

@@ -106,7 +106,10 @@ class Layer(nn.Module):
 
 
 class TwiceNormedLayer(nn.Module):
-    """1.1: ``a = LN(x + attention(x)); x = LN(a + fc2(relu(fc1(a))))``."""
+    """1.1: ``a = LN(2 x + attention(x)); x = LN(a + fc2(relu(fc1(a))))``.
+
+    The published attention adds its input to its output, and the published layer adds it once more.
+    """
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -116,7 +119,7 @@ class TwiceNormedLayer(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm1(x + self.enc_self_attn(x))
+        x = self.norm1(2 * x + self.enc_self_attn(x))
         out: Tensor = self.norm2(x + self.fc2(torch.relu(self.fc1(x))))
         return out
 
