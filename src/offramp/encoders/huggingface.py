@@ -29,6 +29,8 @@ from offramp.encoders.storage import CONFIG, WEIGHTS, check_fit, first_line
 from offramp.errors import EncoderError, OfframpError
 
 Pooling = Literal["cls", "mean"]
+UNUSED = ("embeddings.mask_token", "embeddings.position_ids", "embeddings.token_type_ids")
+"""What stands in checkpoints and is of pretraining alone, or counts from 0."""
 TOLERANCE = 1e-6
 """Largest difference between our hidden states and the model's own, relative to the largest value."""
 
@@ -240,6 +242,8 @@ class HuggingFace(StagedEncoder):
         }
         self.input = anatomy.input(config)
         layers = list(anatomy.layers(model))
+        if not layers:
+            raise EncoderError(f"this {config.model_type} has no layers")
         self.stages = nn.ModuleList([anatomy.embedding(model), *layers])
         self.norm = anatomy.norm(model) or nn.Identity()
         names = ["embedding", *(f"layer{number}" for number in range(1, len(layers) + 1))]
@@ -300,11 +304,11 @@ def _check_fit(model: Any, encoder: HuggingFace, found: Mapping[str, Any], folde
     """Refuse weights that are missing, too many or of another shape in what the encoder keeps of the model."""
     kept = set(encoder.parameters())
     own = [name for name, parameter in model.named_parameters() if parameter in kept]
-    rooms = {name.split(".")[0] for name in own}
+    rooms = {name for name, _ in model.named_children()} - {"pooler"}
     shapes = {name: (stored, expected) for name, stored, expected in found["mismatched_keys"]}
     left_over = [name.removeprefix(f"{model.base_model_prefix}.") for name in sorted(found["unexpected_keys"])]
     wrong = [f"{name} is missing" for name in own if name in found["missing_keys"]]
-    wrong += [f"{name} is unknown" for name in left_over if name.split(".")[0] in rooms]
+    wrong += [f"{name} is unknown" for name in left_over if name.split(".")[0] in rooms and name not in UNUSED]
     wrong += [
         f"{name} is {tuple(shapes[name][0])} instead of {tuple(shapes[name][1])}" for name in own if name in shapes
     ]

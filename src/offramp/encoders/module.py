@@ -113,6 +113,8 @@ class ModuleEncoder(StagedEncoder):
     ) -> None:
         super().__init__()
         check_float32(model)
+        if pooling not in ("mean", "cls"):
+            raise EncoderError(f"pooling={pooling!r}: choose 'mean' or 'cls'")
         names = list(dict(model.named_children())) if stages is None else [_name_in(model, place) for place in stages]
         if not names or len(set(names)) < len(names):
             raise EncoderError(f"stages={names}: name at least one place, and each once")
