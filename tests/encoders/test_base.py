@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
 from tiny import EXITS, tiny_encoder
 
-from offramp.encoders.base import InputSpec, StagedEncoder
+from offramp.encoders.base import InputSpec, StagedEncoder, seeded
+from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.errors import EncoderError
 
 
@@ -73,6 +76,53 @@ def test_a_wrong_dtype_is_named_with_the_mend(encoder: StagedEncoder, x: torch.T
 
 def test_the_input_is_described_in_words() -> None:
     assert InputSpec(("batch", "channel", "rows"), (3, None), (3, 8)).describe() == "(N, 3, rows >= 8)"
+
+
+IMAGES = InputSpec(
+    ("batch", "channels", "height", "width"), (None, None, None), (1, 16, 8), (1, 16, 4), (None, 64, None)
+)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 8), (7, 64, 12), (1, 48, 4000)])
+def test_sizes_within_limits_and_in_steps_are_accepted(shape: tuple[int, ...]) -> None:
+    IMAGES.check(shape)
+
+
+@pytest.mark.parametrize("shape", [(0, 16, 8), (1, 0, 8), (1, 80, 8), (1, 24, 8), (1, 16, 4), (1, 16, 10), (16, 8)])
+def test_sizes_beyond_limits_and_between_steps_are_named_with_what_fits(shape: tuple[int, ...]) -> None:
+    accepted = "(N, channels >= 1, height >= 16 and <= 64 in steps of 16, width >= 8 in steps of 4)"
+    given = ", ".join(map(str, shape))
+    with pytest.raises(EncoderError) as caught:
+        IMAGES.check(shape)
+    assert str(caught.value) == f"input of shape (N, {given}) does not fit: this encoder takes {accepted}"
+
+
+def test_draws_are_a_function_of_the_seed_and_leave_the_global_state_as_it_was() -> None:
+    expected = torch.randn(4, generator=torch.Generator().manual_seed(3))
+    before = torch.get_rng_state()
+    with seeded(3):
+        assert torch.equal(torch.randn(4), expected)
+    assert torch.equal(torch.get_rng_state(), before)
+    with suppress(EncoderError), seeded(3):
+        IMAGES.check((int(torch.randint(1, (1,))),))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_reinitialised_encoder_has_the_configuration_and_random_weights_of_its_own(encoder: StagedEncoder) -> None:
+    fingerprint, before = encoder.fingerprint(), torch.get_rng_state()
+    twin = encoder.reinitialised(seed=5)
+    assert type(twin) is type(encoder)
+    assert twin.config == encoder.config
+    assert twin.fingerprint() == tiny_encoder(seed=5).fingerprint() != fingerprint
+    assert encoder.fingerprint() == fingerprint
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_architecture_reads_its_own_saved_names_unless_it_says_more() -> None:
+    tensors = tiny_encoder().state_dict()
+    assert IQShuffleNet.checkpoint_options == ()
+    assert IQShuffleNet.for_checkpoint(tensors) is IQShuffleNet
+    assert IQShuffleNet.convert_checkpoint(tensors, repeats=[1, 1, 1]) == ({"repeats": [1, 1, 1]}, tensors)
 
 
 def test_the_fingerprint_follows_weights_buffers_and_configuration(encoder: StagedEncoder) -> None:

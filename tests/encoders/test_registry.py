@@ -11,8 +11,16 @@ import torch
 from tiny import CONFIG, tiny_encoder
 
 from offramp.encoders import registry
+from offramp.encoders.base import StagedEncoder
 from offramp.encoders.iq_shufflenet import IQShuffleNet
-from offramp.encoders.registry import list_encoders, load_encoder, register_encoder
+from offramp.encoders.registry import (
+    checkpoint_options,
+    known_names,
+    list_encoders,
+    load_encoder,
+    packaged_weights,
+    register_encoder,
+)
 from offramp.encoders.storage import save_encoder
 from offramp.errors import EncoderError
 
@@ -24,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_shipped_architectures_are_listed() -> None:
-    assert {"iq-resnet", "iq-shufflenet", "lwm"} <= set(list_encoders())
+    assert {"iq-resnet", "iq-shufflenet", "lwm", "lwm-1.1", "wavesfm"} <= set(list_encoders())
     assert list_encoders() == sorted(list_encoders())
 
 
@@ -41,6 +49,53 @@ def test_a_registered_architecture_is_loadable_by_its_name(monkeypatch: pytest.M
         EncoderError, match=r"no weights of 'mine' ship with offramp: give checkpoint=PATH, or weights='random'"
     ):
         load_encoder("mine")
+
+
+def test_known_are_the_architectures_and_what_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"iq-resnet", *list_encoders()} <= set(known_names())
+    save_encoder(tiny_encoder(), tmp_path / "tiny")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(registry, "_packaged_folder", lambda: tmp_path)
+    assert known_names() == sorted([*list_encoders(), "tiny"])
+    assert load_encoder("tiny").fingerprint() == tiny_encoder().fingerprint()
+    assert packaged_weights("tiny") == tmp_path / "tiny"
+    assert packaged_weights("empty") is packaged_weights("../tiny") is packaged_weights("absent") is None
+    monkeypatch.setattr(registry, "_packaged_folder", lambda: tmp_path / "absent")
+    assert known_names() == list_encoders()
+
+
+def test_an_architecture_may_give_a_checkpoint_to_another_and_take_options_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_ARCHITECTURES", dict(registry._ARCHITECTURES))
+
+    class Wide(IQShuffleNet):
+        architecture = "family-2"
+
+    @register_encoder
+    class Family(IQShuffleNet):
+        architecture = "family"
+        checkpoint_options = ("channels", "repeats")
+
+        @classmethod
+        def for_checkpoint(cls, tensors: dict[str, torch.Tensor]) -> type[StagedEncoder]:
+            return Wide if "stages.0.0.weight" in tensors else cls
+
+    save_encoder(tiny_encoder(), tmp_path)
+    path = tmp_path / "model.safetensors"
+    assert type(load_encoder("family", checkpoint=path, **CONFIG)) is Wide
+    assert checkpoint_options("family") == ("channels", "repeats")
+    with pytest.raises(EncoderError, match=r"^depth: .*; with a checkpoint family takes channels, repeats$"):
+        load_encoder("family", checkpoint=path, depth=1, **CONFIG)
+    with pytest.raises(EncoderError, match=r"^channels, repeats: .*others bring their own$"):
+        load_encoder("family", **CONFIG)
+
+
+def test_options_of_checkpoints() -> None:
+    assert checkpoint_options("wavesfm") == ("modality", "pool")
+    assert checkpoint_options("lwm") == checkpoint_options("absent") == ()
+    with pytest.raises(EncoderError, match=r"^modality: .*others bring their own$"):
+        load_encoder("lwm", checkpoint="absent.pth", modality="iq")
 
 
 def test_random_weights_are_a_function_of_the_seed() -> None:

@@ -75,3 +75,13 @@ def test_what_there_is_not_is_one_line() -> None:
         PretrainingConfig(objective="hidden")
     with pytest.raises(TrainingError, match="projection depth 4: choose 0, 1, 2 or 3"):
         PretrainingConfig(projection_depth=4)
+    with pytest.raises(TrainingError, match="modality 'csi': choose 'iq' or 'vision'"):
+        PretrainingConfig(modality="csi")
+
+
+def test_images_are_contrasted_not_masked() -> None:
+    assert PretrainingConfig().modality == "iq"
+    assert PretrainingConfig(encoder="wavesfm", modality="vision").objective == "contrastive"
+    assert PretrainingConfig(encoder="wavesfm", objective="masked").modality == "iq"
+    with pytest.raises(TrainingError, match="for I/Q: use --objective contrastive with --modality vision"):
+        PretrainingConfig(encoder="wavesfm", modality="vision", objective="masked")
