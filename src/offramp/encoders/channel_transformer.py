@@ -1,8 +1,8 @@
 """A transformer over MIMO-OFDM channels in space, frequency and time, with an exit after the embedding and after every block.
 
-A channel ``(2, slots, antennas, subcarriers)`` is scaled to unit mean power and cut into patches of 4 slots x 4 antennas x 4
-subcarriers, as in WiFo (Liu et al., "WiFo: Wireless Foundation Model for Channel Prediction", arXiv 2412.08908). A linear map makes
-a token of each; a sine-cosine table says where it lies on each of the three axes, slots counted back from the newest.
+A channel ``(2, slots, antennas, subcarriers)`` is scaled to unit mean power and cut into places of 4 antennas x 4 subcarriers. A
+token is one place over all slots, so that its own past is in it from the start and what blocks add is what other places know and
+what is not linear. A sine-cosine table says where a place lies among antennas and subcarriers.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from offramp.encoders.base import InputSpec, StagedEncoder, State
 from offramp.encoders.transformer import Block, initialise_linear, sine_cosine_table
 from offramp.errors import EncoderError
 
-PATCH = 4
-"""Slots, antennas and subcarriers of a patch."""
-VALUES = 2 * PATCH**3
-"""Numbers in a patch: real and imaginary parts."""
+SIDE = 4
+"""Antennas and subcarriers of a place."""
+SLOTS = 16
+"""Most slots; fewer are as if the older ones had been silent."""
 EPS = 1e-6
-MOST_PATCHES = 64
-"""Patches along an axis that there are positions for."""
+MOST_PLACES = 64
+"""Places along antennas and along subcarriers that there are positions for."""
 
 
 @dataclass(frozen=True)
@@ -46,75 +46,73 @@ class ChannelsInput(InputSpec):
 
 
 class Embedding(nn.Module):
-    """Patches ``(N, times, places, 128)`` and their positions to tokens ``(N, times, places, width)``."""
+    """Places ``(N, P, values)`` and their positions ``(N, P, width)`` to tokens ``(N, P, width)``."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, values: int, width: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(VALUES, width)
+        self.proj = nn.Linear(values, width)
 
-    def forward(self, patches: Tensor, positions: Tensor) -> Tensor:
-        tokens: Tensor = self.proj(patches) + positions
+    def forward(self, places: Tensor, positions: Tensor) -> Tensor:
+        tokens: Tensor = self.proj(places) + positions
         return tokens
 
 
 class ChannelTransformer(StagedEncoder):
     """Input ``(N, 2, slots, antennas, subcarriers)``, the newest slot last, or ``(N, 2, antennas, subcarriers)``.
 
-    Sizes that are no multiple of 4 are padded with zeros: slots before the oldest, antennas and subcarriers behind the last.
-    Exits: ``embedding``, ``block1`` .. ``blockN``. Default tap, behind a final norm: mean and standard deviation over all tokens
-    (statistics pooling), ``(N, 2 * width)``. Tokens: for every place (4 antennas x 4 subcarriers) its tokens of all times side by
-    side, oldest first, ``(N, places, times * width)``.
+    Antennas and subcarriers that are no multiple of 4 are padded with zeros behind the last. Exits: ``embedding``, ``block1`` ..
+    ``blockN``. Default tap, behind a final norm: mean and standard deviation over all tokens (statistics pooling), ``(N, 2 *
+    width)``. Tokens: one for every place, antennas first, ``(N, places, width)``.
     """
 
     architecture = "channel-transformer"
     axis_positions: Tensor
 
-    def __init__(self, width: int = 96, depth: int = 6, heads: int = 6) -> None:
+    def __init__(self, width: int = 144, depth: int = 6, heads: int = 6) -> None:
         super().__init__()
-        if width % 6:
-            raise EncoderError(f"width={width}: three axes of sines and cosines need a multiple of 6")
+        if width % 4:
+            raise EncoderError(f"width={width}: two axes of sines and cosines need a multiple of 4")
         self.config = {"width": width, "depth": depth, "heads": heads}
+        most = MOST_PLACES * SIDE
         self.input = ChannelsInput(
             ("batch", "iq", "slots", "antennas", "subcarriers"),
             (2, None, None, None),
             (2, 1, 1, 1),
-            maximum=(2, *[MOST_PATCHES * PATCH] * 3),
+            maximum=(2, SLOTS, most, most),
         )
-        self.stages = nn.ModuleList([Embedding(width), *(Block(width, heads, 4 * width, EPS) for _ in range(depth))])
+        embedding = Embedding(2 * SLOTS * SIDE**2, width)
+        self.stages = nn.ModuleList([embedding, *(Block(width, heads, 4 * width, EPS) for _ in range(depth))])
         self.norm = nn.LayerNorm(width, eps=EPS)
-        self.register_buffer("axis_positions", sine_cosine_table(MOST_PATCHES, width // 3), persistent=False)
+        self.register_buffer("axis_positions", sine_cosine_table(MOST_PLACES, width // 2), persistent=False)
         initialise_linear(self)
         names = ["embedding", *(f"block{i + 1}" for i in range(depth))]
         self.exits = self._measure_exits(names, [2 * width] * len(names))
 
     def begin(self, x: Tensor) -> State:
-        """Patches ``(N, times, places, 128)`` and their positions ``(N, times, places, width)``."""
-        patches, grid = channel_patches(unit_power(x))
-        return patches, self.positions(*grid).expand(x.shape[0], -1, -1, -1)
+        """Places ``(N, P, 512)`` of channels of unit mean power, and their positions ``(N, P, width)``."""
+        over_time = x.unsqueeze(2) if x.ndim == 4 else x
+        silent = SLOTS - over_time.shape[2]
+        places, grid = channel_places(functional.pad(unit_power(over_time), (0, 0, 0, 0, silent, 0)))
+        return places, self.positions(*grid).expand(len(x), -1, -1)
 
-    def positions(self, times: int, rows: int, columns: int) -> Tensor:
-        """What is added to the tokens of a grid, ``(times, rows * columns, width)``."""
+    def positions(self, rows: int, columns: int) -> Tensor:
+        """What is added to the tokens of a grid of places, ``(rows * columns, width)``."""
         table = self.axis_positions
-        shape = (times, rows, columns, -1)
-        of_time = table[:times].flip(0)[:, None, None].expand(shape)
-        of_row, of_column = table[:rows, None].expand(shape), table[:columns].expand(shape)
-        return torch.cat([of_time, of_row, of_column], dim=-1).flatten(1, 2)
+        of_row = table[:rows, None].expand(-1, columns, -1)
+        of_column = table[:columns].expand(rows, -1, -1)
+        return torch.cat([of_row, of_column], dim=-1).flatten(0, 1)
 
     def advance(self, stage: int, state: State) -> State:
-        if stage == 0:
-            return (self.stages[0](*state),)
-        tokens = state[0]
-        return (self.stages[stage](tokens.flatten(1, 2)).view(tokens.shape),)
+        return (self.stages[stage](*state),)
 
     def pool(self, exit: int, state: State, pooling: str = "default") -> Tensor:
         tokens: Tensor = self.norm(state[0])
         if pooling == "tokens":
-            return tokens.transpose(1, 2).flatten(2)
+            return tokens
         if pooling != "default":
             raise EncoderError(f"unknown pooling {pooling!r}: channel-transformer has default, tokens")
-        flat = tokens.flatten(1, 2)
-        mean = flat.mean(1)
-        spread = (flat - mean[:, None]).square().mean(1).add(EPS).sqrt()
+        mean = tokens.mean(1)
+        spread = (tokens - mean[:, None]).square().mean(1).add(EPS).sqrt()
         return torch.cat([mean, spread], dim=-1)
 
     def target_positions(self, shape: tuple[int, ...], positions: int) -> NDArray[np.int64]:
@@ -123,34 +121,31 @@ class ChannelTransformer(StagedEncoder):
         Raises:
             EncoderError: The target is no such channel, or has other places than the input.
         """
-        if len(shape) != 4 or shape[2] % PATCH or shape[3] % PATCH or math.prod(shape[2:]) != positions * PATCH**2:
+        if len(shape) != 4 or shape[2] % SIDE or shape[3] % SIDE or math.prod(shape[2:]) != positions * SIDE**2:
             raise EncoderError(
-                f"a target of shape {shape} does not lie on {positions} places of {PATCH} antennas x {PATCH} subcarriers: "
+                f"a target of shape {shape} does not lie on {positions} places of {SIDE} antennas x {SIDE} subcarriers: "
                 "heads on tokens of channel-transformer predict channels (2, slots, antennas, subcarriers) like its input"
             )
         parts, slots, antennas, subcarriers = shape
         indices = np.arange(math.prod(shape), dtype=np.int64).reshape(
-            parts, slots, antennas // PATCH, PATCH, subcarriers // PATCH, PATCH
+            parts, slots, antennas // SIDE, SIDE, subcarriers // SIDE, SIDE
         )
         return indices.transpose(2, 4, 0, 1, 3, 5).reshape(positions, -1)
 
 
 def unit_power(x: Tensor) -> Tensor:
-    """Scale channels ``(N, 2, ..., antennas, subcarriers)`` to unit mean power each; zeros stay zeros."""
-    axes = tuple(range(2, x.ndim))
-    power = x.square().sum(1, keepdim=True).mean(axes, keepdim=True)
+    """Scale channels ``(N, 2, slots, antennas, subcarriers)`` to unit mean power each; zeros stay zeros."""
+    power = x.square().sum(1, keepdim=True).mean((2, 3, 4), keepdim=True)
     return x * torch.rsqrt(power.clamp_min(torch.finfo(x.dtype).tiny))
 
 
-def channel_patches(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-    """Channels to patches ``(N, times, rows * columns, 128)``, and the grid: times, rows of antennas, columns of subcarriers.
+def channel_places(x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Channels ``(N, 2, slots, antennas, subcarriers)`` to places ``(N, rows * columns, 2 * slots * 16)``, and rows and columns.
 
-    Values of a patch: real then imaginary part, each slot by slot, antenna by antenna.
+    Values of a place: real then imaginary part, each slot by slot, antenna by antenna.
     """
-    if x.ndim == 4:
-        x = x.unsqueeze(2)
     n, _, slots, antennas, subcarriers = x.shape
-    x = functional.pad(x, (0, -subcarriers % PATCH, 0, -antennas % PATCH, -slots % PATCH, 0))
-    times, rows, columns = (size // PATCH for size in x.shape[2:])
-    blocks = x.view(n, 2, times, PATCH, rows, PATCH, columns, PATCH).permute(0, 2, 4, 6, 1, 3, 5, 7)
-    return blocks.reshape(n, times, rows * columns, VALUES), (times, rows, columns)
+    padded = functional.pad(x, (0, -subcarriers % SIDE, 0, -antennas % SIDE))
+    rows, columns = padded.shape[3] // SIDE, padded.shape[4] // SIDE
+    blocks = padded.view(n, 2, slots, rows, SIDE, columns, SIDE).permute(0, 3, 5, 1, 2, 4, 6)
+    return blocks.reshape(n, rows * columns, 2 * slots * SIDE**2), (rows, columns)

@@ -12,8 +12,13 @@ FRAMES = 64
 
 
 def as_input(encoder: StagedEncoder, iq: Tensor) -> Tensor:
-    """I/Q float32 ``(N, 2, antennas, samples)`` for an encoder of I/Q; spectrograms of it for one whose input has channels."""
-    return spectrogram_images(iq) if encoder.input.layout[1] == "channels" else iq
+    """I/Q float32 ``(N, 2, antennas, samples)`` for an encoder of I/Q; spectrograms of it for one whose input has channels.
+
+    An encoder of a fixed number of channels sees the spectrograms of so many antennas.
+    """
+    if encoder.input.layout[1] != "channels":
+        return iq
+    return spectrogram_images(iq[:, :, : encoder.input.shape[0]])
 
 
 def spectrogram_images(iq: Tensor) -> Tensor:

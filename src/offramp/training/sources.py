@@ -24,6 +24,8 @@ from offramp.training.processes import Processes
 
 AUGMENTATION_STREAM = 1 << 41
 """Keeps what is drawn for augmentation and masking apart from what the generator of signals draws."""
+FUTURE = "future"
+"""Column with the slots that follow a window's, where a file has them."""
 PROBE_COLUMNS = ("best_beam", "model")
 PROBE_SHARE = 0.1
 """Of the channels of a file: kept for the probe."""
@@ -86,7 +88,7 @@ class StoredChannels:
         seed: Of the run.
         pairs: Channels per step, over all processes.
         channels: float16 ``(N, 2, slots, antennas, subcarriers)``, each of unit mean power, without the probe's.
-        probed: float32, the probe's channels.
+        probed: float32, the probe's channels, without the slots to come.
         labels: int64 by column, of the probe's channels.
         facts: For the encoder's provenance.
     """
@@ -159,16 +161,19 @@ def open_source(config: PretrainingConfig) -> Source:
         raise TrainingError(
             f"{config.data} has none of the columns {', '.join(PROBE_COLUMNS)}, which the probe tells apart"
         )
-    channels = torch.empty((windows.count, *windows.shape), dtype=torch.float16)
+    parts = [windows] + [table.large[name] for name in (FUTURE,) if name in table.large]
+    slots = sum(part.shape[1] for part in parts)
+    channels = torch.empty((windows.count, 2, slots, *windows.shape[2:]), dtype=torch.float16)
     for start in range(0, windows.count, READ_ROWS):
         rows = np.arange(start, min(start + READ_ROWS, windows.count))
-        read = torch.from_numpy(windows.read(rows))
+        read = torch.cat([torch.from_numpy(part.read(rows)) for part in parts], dim=2)
         power = read.square().sum(1).mean((1, 2, 3)).clamp_min(torch.finfo(read.dtype).tiny)
         channels[start : start + len(rows)] = (read * power.rsqrt()[:, None, None, None, None]).half()
     kept = max(3, round(PROBE_SHARE * windows.count))
     facts = {"data": Path(config.data).name, "fingerprint": windows.fingerprint, "channels": windows.count - kept}
     known = {name: values[:kept] for name, values in labels.items()}
-    return StoredChannels(config.seed, config.batch, channels[kept:], channels[:kept].float(), known, facts)
+    probed = channels[:kept, :, : windows.shape[1]].float()
+    return StoredChannels(config.seed, config.batch, channels[kept:], probed, known, facts)
 
 
 def _generator(seed: int, block: int, device: str) -> Generator:
