@@ -199,6 +199,11 @@ class DependsOnValues(Linears):
         return self.act(self.b(x + 1 if x.sum() > 0 else x))
 
 
+class FixesTheBatch(Linears):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x)).reshape(len(x), 4))
+
+
 class RunsTwice(Linears):
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.b(self.act(self.a(x))))
@@ -232,6 +237,7 @@ class Both(nn.Module):
     ("model", "places", "shape", "message"),
     [
         (DependsOnValues, ["a", "b"], (2, 4), "torch.export cannot trace it: GuardOnDataDependentSymNode"),
+        (FixesTheBatch, ["a"], (2, 4), "cannot trace it: its code fixes the size of the batch, as len(x) does"),
         (RunsTwice, ["act"], (2, 4), "'act' runs more than once"),
         (RunsTwice, ["b", "a"], (2, 4), "'a' does not lie behind the place before it"),
         (RunsTwice, ["a", "c"], (2, 4), "nothing called 'c' runs: the model runs a, act, b"),

@@ -47,7 +47,9 @@ def split_exported(model: nn.Module, places: Sequence[str], example: Tensor) -> 
             program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},)).run_decompositions({})
             traced: Any = program.module(check_guards=False)
         except Exception as error:  # the tracer raises what the model's own code and its many parts raise
-            raise EncoderError(f"torch.export cannot trace it: {first_line(error)}") from None
+            fixed = "Constraints violated (batch)" in str(error)
+            why = "its code fixes the size of the batch, as len(x) does and x.shape[0] does not"
+            raise EncoderError(f"torch.export cannot trace it: {why if fixed else first_line(error)}") from None
     graph = _Graph(model, traced)
     ends = [graph.end_of(place) for place in places]
     for (_, before), (place, after) in pairwise(zip(places, ends, strict=True)):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from offramp.encoders.storage import CONFIG, WEIGHTS, first_line
 from offramp.errors import EncoderError
@@ -38,14 +37,13 @@ def source_folder(name: str) -> Path:
 def _fetched(name: str) -> Path:
     repository, _, revision = name.removeprefix(HUB).partition("@")
     try:
-        hub: Any = import_module("huggingface_hub")
+        hub, errors, constants = (import_module(f"huggingface_hub{part}") for part in ("", ".errors", ".constants"))
     except ImportError:
         raise EncoderError(f"{name} needs the package huggingface_hub: pip install offramp[hub]") from None
-    errors = hub.errors
     try:
         return Path(hub.snapshot_download(repository, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS]))
     except errors.LocalEntryNotFoundError:  # that of an incomplete snapshot, too
-        why = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
         raise EncoderError(
             f"{name} is not in the cache, and {why}: go online once, or put its {CONFIG} and {WEIGHTS} into a folder and give "
             f"{LOCAL}FOLDER"
