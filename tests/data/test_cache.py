@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -72,4 +73,41 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Excep
     reason = "No space left on device" if isinstance(error, OSError) else "Unable to close"
     with pytest.raises(OfframpError, match=rf"cannot write .*c\.h5: {reason}; free some space"):
         write_cache(table(), tmp_path / "c.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_defaults_shapes_and_large_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = table()
+    future = np.random.default_rng(1).standard_normal((COUNT, 2, 30, 30)).astype(np.float32)
+    box = np.arange(COUNT * 6.0).reshape(COUNT, 6)
+    made = replace(
+        made,
+        columns={**made.columns, "box": box},
+        column_shapes={"box": (2, 3)},
+        large={"future": WindowSource("made", COUNT, (2, 30, 30), "", lambda indices: future[indices])},
+        default_target="angle",
+        default_group="city",
+    )
+    monkeypatch.setattr(cache, "BLOCK_BYTES", 4 * (2 * 3 * 8 + 1800) * 6)
+    progress = []
+    write_cache(made, tmp_path / "c.h5", lambda done, total: progress.append(done))
+    assert progress == [6, 12, 18, 24, 25]
+    found = open_table(DataSpec(path=tmp_path / "c.h5"))
+    assert (found.default_target, found.default_group) == ("angle", "city")
+    np.testing.assert_array_equal(found.columns["box"], box)
+    assert found.column_shapes == {"box": (2, 3)}
+    assert found.large["future"].shape == (2, 30, 30)
+    np.testing.assert_array_equal(found.large["future"].read(np.arange(COUNT)), future)
+
+
+def test_a_window_larger_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "BLOCK_BYTES", 10)
+    write_cache(table(), tmp_path / "c.h5")
+    assert open_table(DataSpec(path=tmp_path / "c.h5")).windows.count == COUNT
+
+
+def test_a_column_called_as_the_windows(tmp_path: Path) -> None:
+    made = table()
+    with pytest.raises(DataError, match="column 'sample'"):
+        write_cache(replace(made, columns={"sample": np.arange(COUNT)}), tmp_path / "c.h5")
     assert list(tmp_path.iterdir()) == []

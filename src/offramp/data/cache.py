@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.data.table import Table
-from offramp.errors import OfframpError
+from offramp.errors import DataError, OfframpError
 from offramp.files import atomic_path
 
 BLOCK = 1024
@@ -33,10 +33,12 @@ def write_cache(table: Table, path: Path, on_progress: OnProgress = lambda done,
     """Write a table's windows as float32 and its columns in their own shapes, block by block, and what is to be known of them.
 
     Raises:
-        DataError: The table cannot be read to its end.
+        DataError: The table cannot be read to its end, or has a column ``sample``, which is what a cache calls its windows.
         OfframpError: The file cannot be written.
     """
     windows = table.windows
+    if "sample" in {*table.columns, *table.large}:
+        raise DataError(f"{windows.name} has a column 'sample', which is what a cache calls its windows: rename it")
     columns = {
         name: _stored(values.reshape(len(values), *table.column_shapes.get(name, values.shape[1:])))
         for name, values in table.columns.items()

@@ -117,7 +117,7 @@ def table_from_arrays(
 
 
 def with_defaults(table: Table, target: str | None = None, group: str | None = None) -> Table:
-    """The table with a default target and group: those the file names, or else columns with usual names.
+    """The table with a default target and group: those the file names, its own, or else columns with usual names.
 
     A usual group is taken only if several windows share one and there are several.
     """
@@ -126,11 +126,18 @@ def with_defaults(table: Table, target: str | None = None, group: str | None = N
         (name for name in known if re.fullmatch(r"label_beam_\d+", name)), key=lambda name: int(name.split("_")[-1])
     )
     usual = next((name for name in (*TARGETS, *beams) if name in known), None)
-    shared = next((name for name in GROUPS if name in table.columns and _is_shared(table.columns[name])), None)
+    shared = next((name for name in GROUPS if name in table.columns and is_shared(table.columns[name])), None)
     return replace(
         table,
         default_target=target if target in known else usual,
-        default_group=group if group in table.columns else shared,
+        default_group=group if group in table.columns else table.default_group or shared,
+    )
+
+
+def is_shared(values: NDArray[np.generic]) -> bool:
+    """Whether there are several values and fewer than windows."""
+    return values.dtype.kind in ("iuU" if values.ndim == 1 else "f") and 1 < len(np.unique(values, axis=0)) < len(
+        values
     )
 
 
@@ -198,13 +205,6 @@ def _real(values: NDArray[Any]) -> NDArray[Any]:
     if values.dtype.kind == "b":
         return values.astype(np.int8)
     return np.stack((values.real, values.imag), axis=1) if values.dtype.kind == "c" else values
-
-
-def _is_shared(values: NDArray[np.generic]) -> bool:
-    """Whether there are several values and fewer than windows."""
-    return values.dtype.kind in ("iuU" if values.ndim == 1 else "f") and 1 < len(np.unique(values, axis=0)) < len(
-        values
-    )
 
 
 def _window_shape(path: Path, name: str, array: StoredArray) -> tuple[int, ...]:

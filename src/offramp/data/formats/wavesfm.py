@@ -20,7 +20,8 @@ UWB industrial          ``cir (N, 2, anchors, taps)``, raw          ``location (
 
 Two caches are not used as stored. Impulse responses are normalised as WavesFM's loader does, so that its encoder sees what it was
 pretrained on: ``(real - mean_real) / std_real``, the same for the imaginary part, NaN of missing anchors set to 0 where ``fill_missing`` is
-``nan``, zeros behind the last tap up to the next power of two. Positions in [-1, 1] become metres again. ``location`` stays as it is, in metres.
+``nan``, zeros behind the last tap up to the next power of two. Positions in [-1, 1] become metres again; where one occurs several times, it is the
+group. ``location`` stays as it is, in metres.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.data.formats.arrays import is_shared
 from offramp.data.formats.windows import Fetch
 from offramp.data.table import Table
 from offramp.errors import DataError
@@ -63,7 +65,9 @@ def adapt(table: Table, field: str, attributes: Mapping[str, Any]) -> Table:
                 f"{name}: 'label' is {label.shape} and coord_nominal_min/max have {len(low)} and {len(high)} values; "
                 "make the cache again"
             )
-        table.columns["label"] = low + (label + 1) / 2 * (high - low)
+        places = low + (label + 1) / 2 * (high - low)
+        group = "label" if is_shared(places) else None
+        table = replace(table, columns={**table.columns, "label": places}, default_group=group)
     return table
 
 
