@@ -57,6 +57,13 @@ class TestByHand:
             FEATURE_CONTROLS[name].compute(np.zeros(shape, np.float32))
         assert "\n" not in str(caught.value)
 
+    @pytest.mark.parametrize("name", sorted(FEATURE_CONTROLS))
+    def test_slots_of_channels_over_time_stand_one_after_another(self, name: str) -> None:
+        over_time = noise(3, (2, 5, 4, 16))
+        joined = np.concatenate([over_time[:, :, slot] for slot in range(5)], axis=-1)
+        compute = FEATURE_CONTROLS[name].compute
+        np.testing.assert_allclose(compute(over_time), compute(joined), rtol=1e-5)
+
     def test_level(self) -> None:
         windows = iq(complex_noise(3, 2, 64))
         expected = np.log((windows[:, 0] ** 2 + windows[:, 1] ** 2).mean((1, 2)))
@@ -112,6 +119,13 @@ class TestOnDisk:
         windows = source(noise(300, (2, 2, 64)))
         taps = control_features("power_only", windows, Transform(), np.arange(200), tmp_path, lambda *_: None)
         np.testing.assert_allclose(taps[np.arange(300)], power_only(windows.read(np.arange(300))), atol=1e-6)
+
+    @pytest.mark.parametrize("name", sorted(FEATURE_CONTROLS))
+    def test_what_is_degraded_for_the_encoder_is_degraded_for_them(self, name: str, tmp_path: Path) -> None:
+        windows = noise(6, (2, 4, 64))
+        degraded = Transform("degrade", snr_db=0.0, antennas=2)
+        rows = control_features(name, source(windows), degraded, np.arange(6), tmp_path, lambda *_: None)
+        np.testing.assert_allclose(rows[np.arange(6)], FEATURE_CONTROLS[name].compute(degraded(windows)), rtol=1e-5)
 
     def test_raw_input_is_the_flattened_transformed_window(self, tmp_path: Path) -> None:
         windows = source(noise(50, (2, 2, 64)))

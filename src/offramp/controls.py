@@ -53,6 +53,9 @@ class FeatureControl:
 
 
 def _complex(windows: Batch) -> NDArray[np.complex64]:
+    """Windows ``(n, antennas, time)``; of channels over time, the slots stand one after another along the last axis."""
+    if windows.ndim == 5 and windows.shape[1] == 2:
+        windows = windows.swapaxes(2, 3).reshape(*windows.shape[:2], windows.shape[3], -1)
     if windows.ndim != 4 or windows.shape[1] != 2:
         raise DataError(f"this control takes I/Q windows (N, 2, antennas, time), not {windows.shape}: leave it out")
     return np.asarray(windows[:, 0] + 1j * windows[:, 1], dtype=np.complex64)
@@ -65,7 +68,7 @@ def _unit_power(signal: NDArray[np.complex64]) -> NDArray[np.complex64]:
 
 def log_level(windows: Batch) -> Batch:
     """Log mean power of each window ``(n, 1)``."""
-    power = np.square(windows).sum(1).mean((1, 2))
+    power = np.square(windows).sum(1).reshape(len(windows), -1).mean(1)
     return np.asarray(np.log(np.maximum(power, 1e-20))[:, None], dtype=np.float32)
 
 
@@ -168,11 +171,12 @@ def control_features(
     """A control's feature row for all windows, ``(N, width)``, on disk under ``root``, resumable.
 
     ``raw_input`` takes the transformed windows, reduced to at most 1,024 principal components that are fitted on the windows
-    ``fit_on``. The others take the windows as they were recorded.
+    ``fit_on``. The others take the windows as they were recorded, or degraded where the task degrades them: what the encoder is
+    not shown, no control sees.
     """
     raw = name == "raw_input"
     reduce = _raw_input(windows, transform, fit_on) if raw else FEATURE_CONTROLS[name].compute
-    transform = transform if raw else Transform()
+    transform = transform if raw or transform.name == "degrade" else Transform()
     width = reduce(transform(windows.read(np.arange(1)))).shape[1]
     key = [name, VERSION, windows.fingerprint, transform.to_dict()]
     if raw:
