@@ -35,7 +35,7 @@ def test_no_arguments_and_help(call: Call):
         assert f"\n  {name} " in out
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "data make"])
+@pytest.mark.parametrize("name", [*COMMANDS, "data make", "data convert"])
 def test_help_of_a_command(call: Call, name: str):
     code, out, _ = call(*name.split(), "-h")
     assert code == 0
@@ -184,6 +184,19 @@ def test_data_make_can_be_inspected_and_used(lab: Lab, call: Call):
     with h5py.File(out) as file:
         assert file["sample"].shape == (90, 2, 1, 64)
     assert "qpsk" in call("inspect", out)[1]  # classes have their names
+
+
+def test_data_convert_gives_what_predict_reads(lab: Lab, call: Call):
+    origin, out = lab / "origin.npz", lab / "converted.h5"
+    np.savez(origin, sample=tones(12)[0], label=np.arange(12) % 2, labels=["no", "yes"], group=np.arange(12) // 3)
+    assert call("data", "convert", origin, "--out", out)[:2] == (0, f"{out}\n")
+    _, shown, _ = call("inspect", out)
+    assert "no (6), yes (6)" in shown
+    assert "target label, group group" in shown
+    code, _, err = call("data", "convert", out, "--out", out)
+    assert (code, err.count("\n"), "--out" in err) == (2, 1, True)
+    code, _, err = call("data", "convert", origin, "--out", out, "--format", "csv")
+    assert (code, err.count("\n"), "rml2018" in err) == (2, 1, True)
 
 
 def test_data_make_offers_every_scenario():
