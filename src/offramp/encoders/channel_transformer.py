@@ -62,7 +62,7 @@ class ChannelTransformer(StagedEncoder):
 
     Antennas and subcarriers that are no multiple of 4 are padded with zeros behind the last. Exits: ``embedding``, ``block1`` ..
     ``blockN``. Default tap, behind a final norm: mean and standard deviation over all tokens (statistics pooling), ``(N, 2 *
-    width)``. Tokens: one for every place, antennas first, ``(N, places, width)``.
+    width)``. Tokens, without that norm: one for every place, antennas first, ``(N, places, width)``.
     """
 
     architecture = "channel-transformer"
@@ -106,11 +106,11 @@ class ChannelTransformer(StagedEncoder):
         return (self.stages[stage](*state),)
 
     def pool(self, exit: int, state: State, pooling: str = "default") -> Tensor:
-        tokens: Tensor = self.norm(state[0])
         if pooling == "tokens":
-            return tokens
+            return state[0]  # a norm would take the strength of the channel at each place away
         if pooling != "default":
             raise EncoderError(f"unknown pooling {pooling!r}: channel-transformer has default, tokens")
+        tokens: Tensor = self.norm(state[0])
         mean = tokens.mean(1)
         spread = (tokens - mean[:, None]).square().mean(1).add(EPS).sqrt()
         return torch.cat([mean, spread], dim=-1)
