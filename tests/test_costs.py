@@ -1,3 +1,5 @@
+"""Costs: heads, batch axes, latency and bad input; the MACs of every encoder are in tests/encoders/test_macs.py."""
+
 import time
 
 import numpy as np
@@ -7,59 +9,16 @@ from bundles import small_shufflenet
 from torch import nn
 
 from offramp.costs import exit_costs, measure_latency, time_interleaved
-from offramp.encoders.registry import load_encoder
 from offramp.errors import EncoderError
 from offramp.heads import TokenHead
 
 
-def shufflenet_macs(antennas: int, samples: int) -> list[int]:
-    """ShuffleNetV2 x0.5 counted by hand: every convolution is outputs x positions x inputs per group x kernel."""
-
-    def shrink(height: int, width: int, stride: tuple[int, int]) -> tuple[int, int]:
-        return (height - 1) // stride[0] + 1, (width - 1) // stride[1] + 1
-
-    height, width = shrink(antennas, samples, (1, 2))
-    macs = [24 * height * width * 2 * 9]
-    inputs = 24
-    for number, (outputs, units) in enumerate(((48, 4), (96, 8), (192, 4)), start=2):
-        half = outputs // 2
-        for unit in range(units):
-            before = height * width
-            if unit == 0:
-                height, width = shrink(height, width, (1, 2) if number == 2 else (2, 2))
-                after = height * width
-                side = after * inputs * 9 + after * half * inputs
-                main = before * half * inputs + after * half * 9 + after * half * half
-                macs.append(side + main)
-            else:
-                macs.append(before * (2 * half * half + half * 9))
-        inputs = outputs
-    macs.append(height * width * 192 * 1024)
-    return torch.tensor(macs).cumsum(0).tolist()
-
-
-def lwm_macs(layers: int) -> list[int]:
-    tokens, width, heads, inner, hidden = 129, 64, 12, 60, 256
-    embedding = tokens * 16 * width
-    projections = 3 * tokens * width * inner + tokens * inner * width
-    attention = 2 * heads * tokens * tokens * (inner // heads)
-    feed_forward = 2 * tokens * width * hidden
-    return [embedding + i * (projections + attention + feed_forward) for i in range(layers + 1)]
-
-
-@pytest.mark.parametrize("shape", [(2, 4, 256), (2, 1, 64), (2, 90, 100)])
-def test_macs_of_shufflenet(shape: tuple[int, int, int]):
-    encoder = load_encoder("iq-shufflenet", weights="random")
-    costs = exit_costs(encoder, shape, measure=False)
-    assert [cost.macs for cost in costs.values()] == shufflenet_macs(*shape[1:])
-    assert [cost.params for cost in costs.values()] == [exit.params for exit in encoder.exits]
+def test_every_exit_is_counted_in_order_of_depth():
+    encoder = small_shufflenet()
+    costs = exit_costs(encoder, (2, 3, 100), measure=False)
     assert list(costs) == [exit.name for exit in encoder.exits]
+    assert [cost.params for cost in costs.values()] == [exit.params for exit in encoder.exits]
     assert all(cost.latency_ms is None for cost in costs.values())
-
-
-def test_macs_of_lwm():
-    costs = exit_costs(load_encoder("lwm", weights="random"), (2, 32, 32), measure=False)
-    assert [cost.macs for cost in costs.values()] == lwm_macs(12)
 
 
 def test_grouped_convolutions_count_by_group():
