@@ -363,7 +363,9 @@ class TestSettings:
         assert (stored.transform.name, stored.window_shape) == ("spectrogram", (2, 2, 64 + 16 * 63))
 
     def test_a_fraction_without_groups(self, tmp_path: Path) -> None:
-        found = run(lay_out(tmp_path, [task(group=None)], controls=["constant"]))["tasks"]["los"]
+        windows, labels, _ = standard()  # a column of a usual name such as scenario would group them
+        arrays = {"sample": windows, "label_los": labels}
+        found = run(lay_out(tmp_path, [task(group=None)], arrays, controls=["constant"]))["tasks"]["los"]
         assert found["n_test"] == COUNT // 4
         assert found["n_groups"] == COUNT
         assert found["by_group"] == []
