@@ -133,7 +133,7 @@ def make_channels(runs: Path) -> None:
             offramp("data", "make", "--scenario", "channels", *options, "--out", runs / name)
 
 
-VIT_STEPS = "1500"
+VIT_STEPS = "1000"
 BEFORE = {"rtl433-vit": make_vit, "uwb-vit": make_vit, "channels": make_channels}
 """What a suite needs that does not ship."""
 
