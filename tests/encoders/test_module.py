@@ -252,6 +252,20 @@ def test_a_class_of_its_own_is_saved_and_loaded(monkeypatch: pytest.MonkeyPatch,
     assert load_encoder("mine", weights="random", seed=3, width=6).exits[-1].width == 6
 
 
+def test_what_a_model_draws_leaves_the_global_random_state_alone() -> None:
+    class Draws(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 0 * torch.rand(())
+
+    before = torch.get_rng_state()
+    from_module(nn.Sequential(Draws(4, 2)), input=torch.ones(1, 4))
+    after = torch.get_rng_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(before)
+        nn.Linear(4, 2)  # its construction
+        assert torch.equal(torch.get_rng_state(), after)
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from offramp.encoders.base import InputSpec, StagedEncoder, State
+from offramp.encoders.base import InputSpec, StagedEncoder, State, seeded
 from offramp.encoders.exported import split_exported
 from offramp.encoders.huggingface import HuggingFace
 from offramp.encoders.sharing import check_float32, is_hugging_face, redrawn_copy, relative_difference, shared_copy
@@ -126,8 +126,9 @@ class ModuleEncoder(StagedEncoder):
             redrawn_copy(pristine, seed), names, input=input, pooling=pooling, channels=channels
         )
         training = [(module, other.training) for module, other in zip(own.modules(), model.modules(), strict=True)]
-        self.stages = nn.ModuleList(_cut(own, names, windows, None not in self.input.shape))
-        self.exits = self._measure_exits(names, self._widths(names, windows[0]))
+        with seeded(0):  # the model may draw
+            self.stages = nn.ModuleList(_cut(own, names, windows, None not in self.input.shape))
+            self.exits = self._measure_exits(names, self._widths(names, windows[0]))
         for module, flag in training:
             module.training = flag
         self.config = {"model": type(model).__name__, "stages": names, "pooling": pooling, "channels": self.channels}

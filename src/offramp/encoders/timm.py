@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from offramp.encoders.base import InputSpec, StagedEncoder, State
+from offramp.encoders.base import InputSpec, StagedEncoder, State, seeded
 from offramp.encoders.sharing import check_float32, redrawn_copy, relative_difference, shared_copy
 from offramp.encoders.storage import first_line
 from offramp.errors import EncoderError
@@ -90,7 +90,7 @@ class TimmVisionTransformer(StagedEncoder):
     def _compare(self, model: Any, windows: Tensor) -> None:
         """Refuse a model whose intermediate features are others than this encoder's."""
         try:
-            with torch.no_grad():
+            with torch.no_grad(), seeded(0):
                 theirs = model.forward_intermediates(
                     windows, indices=None, norm=True, stop_early=False, output_fmt="NLC", intermediates_only=True
                 )
