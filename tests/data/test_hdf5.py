@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from offramp.data.formats import open_table
+from offramp.data.formats import FORMATS, open_table
 from offramp.errors import DataError
 from offramp.tasks import DataSpec
 
@@ -139,3 +139,34 @@ def test_bad_files(write_hdf5, tmp_path: Path) -> None:
 def test_format_overrides_suffix(write_hdf5) -> None:
     path = write_hdf5("data.cache", sample=np.zeros((4, 8)))
     assert open_table(DataSpec(path=path, format="hdf5")).windows.count == 4
+
+
+@pytest.mark.parametrize(
+    "names", [["X", "Y", "Z"], ["iq", "tx_beam", "gain"], ["index", "data"], ["('a', 'b', '1', '2')"], []]
+)
+def test_groups_where_other_layouts_have_arrays(tmp_path: Path, names: list[str]) -> None:
+    """Whatever a file holds, recognising it does not fail."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name in names:
+            file.create_group(name)
+        file.attrs["created_by"] = 7
+        file["sample"] = np.zeros((4, 8))
+    formats = [name for name, layout in FORMATS.items() if layout.recognise(tmp_path / "a.h5")]
+    assert formats[-1] == "hdf5"
+    assert "sigmf" not in formats
+
+
+@pytest.mark.parametrize("value", ["angle", b"angle", np.bytes_(b"angle")])
+def test_default_target_and_group_by_name(write_hdf5, value: object) -> None:
+    attributes = {"default_target": value, "default_group": "day"}
+    path = write_hdf5(
+        sample=np.zeros((4, 8)), label=[0, 1, 0, 1], angle=[0.0, 1, 2, 3], day=[0, 0, 1, 1], attributes=attributes
+    )
+    table = open_table(DataSpec(path=path))
+    assert (table.default_target, table.default_group) == ("angle", "day")
+
+
+def test_defaults_that_are_no_columns(write_hdf5) -> None:
+    attributes = {"default_target": "gone", "default_group": 3}
+    table = open_table(DataSpec(path=write_hdf5(sample=np.zeros((4, 8)), label=[0, 1, 0, 1], attributes=attributes)))
+    assert (table.default_target, table.default_group) == ("label", None)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from layouts import check_refused, opened
+
+from offramp.data.formats import open_table
+from offramp.tasks import DataSpec
 
 RNG = np.random.default_rng(0)
 PAIRS = [("AM-DSB", "AM radio"), ("PULSED", "Airborne-range"), ("PULSED", "Air-Ground-MTI")]
@@ -78,3 +82,14 @@ def test_truncated(tmp_path: Path) -> None:
     write(path)
     path.write_bytes(path.read_bytes()[:30_000])
     check_refused(path, "a.h5", "truncated")
+
+
+def test_reads_in_a_forked_process(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write(path)
+    windows = open_table(DataSpec(path=path)).windows
+    expected = windows.read(np.array([9]))
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if np.array_equal(windows.read(np.array([9])), expected) else 1)
+    assert os.waitpid(child, 0)[1] == 0

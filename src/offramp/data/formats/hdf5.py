@@ -62,4 +62,5 @@ def _table(path: Path, spec: DataSpec, hashed: bool = True) -> Table:
 
 
 def _name(attributes: dict[str, Any], key: str) -> str | None:
-    return str(attributes[key]) if key in attributes else None
+    name = attributes.get(key)
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name if isinstance(name, str) else None

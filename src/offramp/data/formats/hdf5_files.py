@@ -26,7 +26,7 @@ def holds(path: Path, test: Callable[[h5py.File], bool]) -> bool:
     try:
         with h5py.File(path, "r") as file:
             return test(file)
-    except (OSError, RuntimeError, LookupError, ValueError, TypeError):
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError):
         return False
 
 
