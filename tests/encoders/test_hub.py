@@ -12,13 +12,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from bundles import iq_bundle
 from hugging_face_models import MODELS, save
 from tiny import tiny_encoder
 
+import offramp
+from offramp import pipeline
 from offramp.encoders import from_module
 from offramp.encoders.hub import is_source
 from offramp.encoders.registry import load_encoder
 from offramp.errors import EncoderError
+from offramp.inspection import inspect_target
+from offramp.suite import load_suite
 
 hub = pytest.importorskip("huggingface_hub")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -182,7 +187,10 @@ class Hostile:
         return os.mkdir, (str(self.mark),)
 
 
-@pytest.mark.parametrize("door", ["folder", "local-dir", "hf-hub", "library folder", "library hub", "checkpoint"])
+DOORS = ["folder", "local-dir", "hf-hub", "library folder", "library hub", "checkpoint", "suite", "bundle", "inspect"]
+
+
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.pth"])
 @pytest.mark.parametrize("format", ["zip", "legacy", "pickle"])
 def test_no_door_runs_a_pickle(cache: Path, tmp_path: Path, door: str, name: str, format: str) -> None:
@@ -201,6 +209,20 @@ def test_no_door_runs_a_pickle(cache: Path, tmp_path: Path, door: str, name: str
     if door == "checkpoint":
         refused("lwm", checkpoint=folder / name)
         refused("iq-resnet", checkpoint=folder / name)
+    elif door == "suite":
+        task = {"name": "t", "data": {"path": "absent.h5", "target": "y"}}
+        suite = {"encoder": {"name": "lwm", "checkpoint": f"f/{name}"}, "tasks": [task]}
+        (tmp_path / "suite.yaml").write_text(json.dumps(suite))
+        with pytest.raises(EncoderError, match=r"could run code|not a readable checkpoint"):
+            pipeline.load(load_suite(tmp_path / "suite.yaml"), "cpu")
+    elif door == "bundle":
+        path = iq_bundle(tmp_path / "bundle") / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"encoder_path": str(folder / name)}))
+        with pytest.raises(EncoderError, match=r"could run code|not a readable checkpoint"):
+            offramp.load(tmp_path / "bundle")
+    elif door == "inspect":
+        with pytest.raises(EncoderError, match=r"could run code|not a readable checkpoint"):
+            inspect_target("lwm", checkpoint=folder / name)
     else:
         refused({"local-dir": f"local-dir:{folder}"}.get(door, "hf-hub:lab/x" if "hub" in door else folder))
     assert not mark.exists()
