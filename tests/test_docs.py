@@ -37,7 +37,16 @@ from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.registry import load_encoder, random_encoder
 from offramp.encoders.storage import save_encoder
 from offramp.suite import EncoderSpec, SelectionSpec, Suite, load_suite
-from offramp.tasks import DataSpec, HeadSpec, SplitSpec, SyntheticSpec, TaskSpec
+from offramp.tasks import (
+    ChannelSpec,
+    DataSpec,
+    DegradeSpec,
+    HeadSpec,
+    SpectrogramSpec,
+    SplitSpec,
+    SyntheticSpec,
+    TaskSpec,
+)
 from offramp.training.pretrain import PretrainingConfig
 
 ROOT = Path(__file__).parents[1]
@@ -228,6 +237,14 @@ MODELS: dict[str, type[BaseModel]] = {
     "data.synthetic.": SyntheticSpec,
     "split.": SplitSpec,
 }
+SETTINGS: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
+    "data.synthetic.models": (ChannelSpec, {"scenario": "channels"}),
+    "transform.name": (DegradeSpec, {"snr_db": 0}),
+    "transform.snr_db": (DegradeSpec, {"name": "degrade"}),
+    "transform.antennas": (DegradeSpec, {"name": "degrade"}),
+    "transform.frames": (SpectrogramSpec, {"name": "spectrogram"}),
+}
+"""Keys of mappings that stand in place of another, and what each cannot do without."""
 
 
 def key_rows() -> dict[str, list[str]]:
@@ -241,6 +258,8 @@ def keys() -> Iterator[tuple[str, type[BaseModel], str]]:
     for prefix, model in MODELS.items():
         for field in model.model_fields:
             yield ("" if prefix == "task " else prefix) + field, model, field
+    for key, (model, _) in SETTINGS.items():
+        yield key, model, key.rsplit(".", 1)[1]
 
 
 @pytest.mark.parametrize(("key", "model", "field"), keys(), ids=lambda value: value if isinstance(value, str) else "")
@@ -251,6 +270,8 @@ def test_every_key_of_a_suite_is_described(key: str, model: type[BaseModel], fie
         assert default == "required"
     elif default == "none":
         assert info.default is None
+    elif default == "all seven":
+        assert len(info.default) == 7
     else:
         written = yaml.safe_load(default.strip("`"))
         expected = info.default
@@ -271,8 +292,11 @@ def part_with(key: str, value: Any) -> dict[str, Any]:
     first, *rest = key.split(".")
     for name in reversed(rest):
         value = {name: value}
-    if key == "encoder.checkpoint":
-        value["name"] = "lwm"
+    if key.startswith("encoder."):
+        value = {"name": "lwm"} | value
+    if key in SETTINGS:
+        within = value["synthetic"] if first == "data" else value
+        within |= {name: setting for name, setting in SETTINGS[key][1].items() if name not in within}
     if key in ("selection.macs", "selection.latency_ms"):
         value["rule"] = "budget"
     if key == "selection.rule" and value["rule"] == "budget":
