@@ -289,6 +289,49 @@ def test_a_broken_encoder_is_caught_by_name(broken: type[Toy], check: str, names
         check_encoder(broken())
 
 
+class Tokens(Toy):
+    """Takes token numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input = InputSpec(("batch", "tokens"), (None,), (1,), maximum=(9,), dtype=torch.int64, values=7)
+        self.stages = nn.ModuleList([nn.Embedding(7, 4), nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.exits = self._measure_exits(["one", "two", "three"], [4] * 3)
+
+    def begin(self, x: Tensor) -> State:
+        return (x % 7,)
+
+    def advance(self, stage: int, state: State) -> State:
+        return (self.stages[stage](state[0]),)
+
+    def pool(self, exit: int, state: State, pooling: str = "default") -> Tensor:
+        return super().pool(exit, (state[0].transpose(1, 2),), pooling)
+
+
+class TakesAnyNumber(Tokens):
+    def _begin_checked(self, x: Tensor) -> State:
+        self.input.check(tuple(x.shape[1:]))
+        if x.dtype != torch.int64:
+            raise EncoderError(f"input is {x.dtype}")
+        return self.begin(x)
+
+
+class TakesAnyLength(Tokens):
+    def _begin_checked(self, x: Tensor) -> State:
+        if x.dim() != 2:
+            raise EncoderError(f"input of shape (N, {', '.join(map(str, x.shape[1:]))})")
+        self.input.check_values(x)
+        return self.begin(x)
+
+
+def test_an_encoder_of_token_numbers_passes_and_its_faults_are_caught() -> None:
+    check_encoder(Tokens())
+    with pytest.raises(AssertionError, match=r"^check_errors: the token number -1 is accepted"):
+        check_encoder(TakesAnyNumber())
+    with pytest.raises(AssertionError, match=r"^check_errors: input of shape \(N, 10\) is accepted"):
+        check_encoder(TakesAnyLength())
+
+
 def test_every_check_catches_something() -> None:
     caught = {name for _, check, _ in BROKEN for name in check.split("|")}
     assert caught == {check.__name__ for check in CHECKS}

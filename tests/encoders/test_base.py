@@ -6,6 +6,8 @@ from contextlib import suppress
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import EXITS, tiny_encoder
 
 from offramp.encoders.base import InputSpec, StagedEncoder, seeded
@@ -95,6 +97,62 @@ def test_sizes_beyond_limits_and_between_steps_are_named_with_what_fits(shape: t
     with pytest.raises(EncoderError) as caught:
         IMAGES.check(shape)
     assert str(caught.value) == f"input of shape (N, {given}) does not fit: this encoder takes {accepted}"
+
+
+TOKENS = InputSpec(("batch", "tokens"), (None,), (1,), maximum=(8,), dtype=torch.int64, values=5)
+
+
+def test_token_numbers_are_described_and_drawn() -> None:
+    assert TOKENS.describe() == "(N, tokens >= 1 and <= 8) torch.int64 below 5"
+    drawn = TOKENS.draw(100, (3,), seed=1)
+    assert drawn.dtype == torch.int64
+    assert set(drawn.flatten().tolist()) == {0, 1, 2, 3, 4}
+    assert torch.equal(drawn, TOKENS.draw(100, (3,), seed=1))
+    assert not torch.equal(drawn, TOKENS.draw(100, (3,), seed=2))
+
+
+@pytest.mark.parametrize("values", [[-1, 2], [0, 5], [2**40]])
+def test_token_numbers_that_do_not_exist_are_named(values: list[int]) -> None:
+    with pytest.raises(EncoderError, match=f"input holds {min(values)} to {max(values)}: this encoder takes 0 to 4"):
+        TOKENS.check_values(torch.tensor([values]))
+    TOKENS.check_values(torch.tensor([[0, 4]]))
+    TOKENS.check_values(torch.zeros(0, 3, dtype=torch.int64))
+
+
+def test_a_wrong_dtype_of_token_numbers_is_named_with_the_mend() -> None:
+    with pytest.raises(
+        EncoderError, match=r"input is torch\.float32: this encoder takes torch\.int64, convert with x\.to"
+    ):
+        TOKENS.check_values(torch.zeros(1, 3))
+
+
+@given(
+    size=st.none() | st.integers(1, 99),
+    least=st.integers(1, 200),
+    room=st.none() | st.integers(0, 50),
+    step=st.integers(1, 40),
+    axes=st.integers(1, 3),
+)
+def test_the_example_shape_is_accepted(size: int | None, least: int, room: int | None, step: int, axes: int) -> None:
+    least = least * step if size is None else 1
+    most = None if room is None or size is not None else least + room * step
+    step = step if size is None else 1
+    spec = InputSpec(
+        ("batch", *"abc"[:axes]), (size,) * axes, (least,) * axes, multiple=(step,) * axes, maximum=(most,) * axes
+    )
+    spec.check(spec.example_shape())
+
+
+def test_parameters_that_stages_share_count_once(x: torch.Tensor) -> None:
+    class Shared(IQShuffleNet):
+        def __init__(self) -> None:
+            super().__init__(channels=[8, 8, 16, 16, 32], repeats=[2, 2, 2])
+            self.stages[1] = self.stages[0]
+            self.exits = self._measure_exits([exit.name for exit in self.exits], [exit.width for exit in self.exits])
+
+    shared = Shared()
+    assert shared.exits[0].params == shared.exits[1].params
+    assert shared.exits[-1].params == sum(parameter.numel() for parameter in shared.parameters())
 
 
 def test_draws_are_a_function_of_the_seed_and_leave_the_global_state_as_it_was() -> None:

@@ -47,6 +47,22 @@ def test_a_folder_gives_back_the_encoder(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "e").iterdir()) == ["config.json", "model.safetensors"]
 
 
+def test_an_encoder_saves_itself(tmp_path: Path) -> None:
+    encoder = tiny_encoder(5)
+    encoder.save(str(tmp_path / "a" / "e"), {"data": "simulated"})
+    save_encoder(encoder, tmp_path / "b", {"data": "simulated"})
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "a" / "e" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_stages_that_share_tensors_are_saved(tmp_path: Path) -> None:
+    encoder = tiny_encoder(5)
+    encoder.stages[2] = encoder.stages[1] = encoder.stages[2]
+    encoder.save(tmp_path)
+    read = read_tensors(tmp_path / "model.safetensors")
+    assert all(torch.equal(read[name], tensor) for name, tensor in encoder.state_dict().items())
+
+
 def test_saving_again_replaces_the_old_one(tmp_path: Path) -> None:
     for seed in (1, 2):
         save_encoder(tiny_encoder(seed), tmp_path)
