@@ -113,7 +113,7 @@ def constant_control(problem: Problem, resampling: Resampling) -> FeatureRow:
         labels = problem.dataset.targets[draw.final]
         if problem.task.kind == "classification":
             answer = np.bincount(labels, minlength=problem.outputs).astype(np.float64)
-        elif problem.metric.name == "mean_error":
+        elif problem.metric.name in ("mean_error", "median_error"):
             answer = np.median(labels, axis=0)
         else:
             answer = labels.mean(0, dtype=np.float64)

@@ -144,7 +144,9 @@ def _values(column: ColumnSummary) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def inspect_target(target: str, checkpoint: Path | None = None, shape: str | None = None) -> Inspection:
+def inspect_target(
+    target: str, checkpoint: Path | None = None, shape: str | None = None, modality: str | None = None
+) -> Inspection:
     """Find out what a target is and look into it.
 
     Args:
@@ -152,6 +154,7 @@ def inspect_target(target: str, checkpoint: Path | None = None, shape: str | Non
             ``hf-hub:org/name`` or ``local-dir:PATH``.
         checkpoint: A foreign checkpoint of a named encoder.
         shape: Input shape without batch to cost an encoder for, e.g. ``"2,4,256"``.
+        modality: Which input of a checkpoint that knows several.
 
     Raises:
         OfframpError: The target is none of these, or cannot be read.
@@ -170,7 +173,7 @@ def inspect_target(target: str, checkpoint: Path | None = None, shape: str | Non
     if target not in known_names() and not path.exists() and not is_source(target):
         known = ", ".join(known_names())
         raise OfframpError(f"{target} is neither a file nor a folder nor an encoder's name ({known})")
-    return _inspect_encoder(target, checkpoint, shape)
+    return _inspect_encoder(target, checkpoint, shape, {} if modality is None else {"modality": modality})
 
 
 def _config_keys(path: Path) -> set[str]:
@@ -181,7 +184,9 @@ def _config_keys(path: Path) -> set[str]:
     return set(content) if isinstance(content, dict) else set()
 
 
-def _inspect_encoder(target: str, checkpoint: Path | None, shape: str | None) -> EncoderInspection:
+def _inspect_encoder(
+    target: str, checkpoint: Path | None, shape: str | None, options: dict[str, Any]
+) -> EncoderInspection:
     from offramp.costs import exit_costs
     from offramp.encoders.hub import is_source
     from offramp.encoders.registry import load_encoder, packaged_weights
@@ -189,7 +194,7 @@ def _inspect_encoder(target: str, checkpoint: Path | None, shape: str | None) ->
     shipped = (
         checkpoint is not None or Path(target).is_dir() or is_source(target) or packaged_weights(target) is not None
     )
-    encoder = load_encoder(target, checkpoint=checkpoint, weights="pretrained" if shipped else "random")
+    encoder = load_encoder(target, checkpoint=checkpoint, weights="pretrained" if shipped else "random", **options)
     sizes = encoder.input.shape
     names = encoder.input.layout[1:]
     input_shape = (

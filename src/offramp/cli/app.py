@@ -130,6 +130,7 @@ def inspect(
     target: Annotated[str, typer.Argument(help="An encoder's name or folder, a bundle, or a data file or folder.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint of a named encoder.")] = None,
     shape: Annotated[str | None, typer.Option(help="Input shape to cost an encoder for, e.g. 2,4,256.")] = None,
+    modality: Annotated[str | None, typer.Option(help="Which input of a checkpoint that knows iq and vision.")] = None,
     json: Json = False,
 ) -> None:
     """Show what an encoder, a bundle or a data file holds.
@@ -140,7 +141,7 @@ def inspect(
     """
     from offramp.inspection import inspect_target
 
-    _show(inspect_target(target, checkpoint, shape), json)
+    _show(inspect_target(target, checkpoint, shape, modality), json)
 
 
 @app.command(cls=Command)

@@ -103,7 +103,11 @@ def load_encoder(
             converted, tensors = architecture.convert_checkpoint(stored_tensors, **config)
             return _filled(architecture, converted, tensors, str(checkpoint)).to(_usable(device))
         if packaged_weights(str(name)) is None:
-            raise EncoderError(f"no weights of {name!r} ship with offramp: give checkpoint=PATH, or weights='random'")
+            twins = [twin for twin in known_names() if twin.startswith(f"{name}-") and twin not in _ARCHITECTURES]
+            also = f" (of our own there are {', '.join(twins)})" if twins else ""
+            raise EncoderError(
+                f"no weights of {name!r} ship with offramp{also}: give checkpoint=PATH, or weights='random'"
+            )
     elif checkpoint is not None or not folder.is_dir():
         raise EncoderError(
             f"unknown encoder {str(name)!r}: give an encoder folder or one of {', '.join(known_names())}"
