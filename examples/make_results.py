@@ -60,7 +60,6 @@ READING = {
         "mere signal level gives, `constant` what no input at all gives.",
     ),
     "uwb-wavesfm": ("Ultra-wideband: WavesFM micro, I/Q", SAME),
-    "uwb-vit": ("Ultra-wideband: the Hugging Face ViT, spectrograms", SAME),
     "wiar": (
         "Wi-Fi CSI of sixteen activities: iq-shufflenet",
         "The same task on an unseen setup and on unseen trials of known setups: the difference is what a new room costs. Within the "
@@ -134,7 +133,7 @@ def make_channels(runs: Path) -> None:
 
 
 VIT_STEPS = "1000"
-BEFORE = {"rtl433-vit": make_vit, "uwb-vit": make_vit, "channels": make_channels}
+BEFORE = {"rtl433-vit": make_vit, "channels": make_channels}
 """What a suite needs that does not ship."""
 
 
@@ -151,7 +150,7 @@ def main() -> None:
     arguments = parser.parse_args()
     parts = [
         "# Results\n",
-        "Written by `make results`. Scores are means over five seeds on test groups that no seed saw; intervals are 95% and "
+        "Written by `make results`. Scores are means over the suite's seeds, five or three, on test groups that no seed saw; intervals are 95% and "
         "paired; a positive gain means that the chosen exit is better than the full encoder. `*` marks a gain that holds after "
         "Holm's correction across the run's tasks, `†` an interval over the windows of fewer than eight groups. How each number "
         "is made: [numbers.md](numbers.md).\n",
