@@ -136,9 +136,8 @@ def with_defaults(table: Table, target: str | None = None, group: str | None = N
 
 def is_shared(values: NDArray[np.generic]) -> bool:
     """Whether there are several values and fewer than windows."""
-    return values.dtype.kind in ("iuU" if values.ndim == 1 else "f") and 1 < len(np.unique(values, axis=0)) < len(
-        values
-    )
+    kinds = "iuU" if values.ndim == 1 else "f"
+    return values.dtype.kind in kinds and 1 < len(np.unique(values, axis=0)) < len(values)
 
 
 def array_summaries(arrays: Mapping[str, StoredArray]) -> tuple[ArraySummary, ...]:
