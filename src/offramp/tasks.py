@@ -132,13 +132,14 @@ class DataSpec(Spec):
         format: Layout of the file, e.g. ``hdf5``; recognised by the file itself if None.
         input: Array that holds the windows; the format's own if None (``sample`` in HDF5 and npz files).
         target: Column with labels or values; None where only windows are needed.
-        group: Column whose values never cross from one split to another; every window on its own if None.
+        group: Column whose values never cross from one split to another; the layout's own if None, and where it has none every
+            window on its own.
         snr: Column with each window's SNR in dB, for scores by SNR.
         labels: Names of the classes 0, 1, ..., where the file has none.
-        window: SigMF: samples per window.
-        hop: SigMF: samples between the starts of windows; ``window`` if None.
+        window: Recordings: samples, or packets, per window.
+        hop: Recordings: samples between the starts of windows; ``window`` if None.
         cut: SigMF: from annotations, from the stretches that no annotation covers, or from everywhere.
-        windows_per_recording: SigMF: at most this many windows of one recording, spread evenly; all if None.
+        windows_per_recording: Recordings: at most this many windows of one recording, spread evenly; all if None.
     """
 
     path: Path | None = None

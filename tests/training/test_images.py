@@ -47,3 +47,8 @@ def test_only_an_encoder_of_images_sees_them() -> None:
     assert torch.equal(images, spectrogram_images(iq))
     with torch.no_grad():
         assert encoder.taps(images)["block1"].shape == (3, 128)
+
+
+def test_an_encoder_of_one_channel_sees_the_first_antenna_alone() -> None:
+    encoder, iq = load_encoder("wavesfm", weights="random", modality="vision", depth=1, channels=1), noise(3, 128)
+    assert torch.equal(as_input(encoder, iq), spectrogram_images(iq[:, :, :1]))

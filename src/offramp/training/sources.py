@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from offramp.data.formats import open_table
 from offramp.data.synthesis.windows import view_pairs
+from offramp.data.table import Table, WindowSource
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import TrainingError
 from offramp.tasks import DataSpec
@@ -161,7 +162,7 @@ def open_source(config: PretrainingConfig) -> Source:
         raise TrainingError(
             f"{config.data} has none of the columns {', '.join(PROBE_COLUMNS)}, which the probe tells apart"
         )
-    parts = [windows] + [table.large[name] for name in (FUTURE,) if name in table.large]
+    parts = [windows, *_slots_to_come(table)]
     slots = sum(part.shape[1] for part in parts)
     channels = torch.empty((windows.count, 2, slots, *windows.shape[2:]), dtype=torch.float16)
     for start in range(0, windows.count, READ_ROWS):
@@ -174,6 +175,17 @@ def open_source(config: PretrainingConfig) -> Source:
     known = {name: values[:kept] for name, values in labels.items()}
     probed = channels[:kept, :, : windows.shape[1]].float()
     return StoredChannels(config.seed, config.batch, channels[kept:], probed, known, facts)
+
+
+def _slots_to_come(table: Table) -> list[WindowSource]:
+    """The slots that follow the windows', where the file has them."""
+    if FUTURE in table.large:
+        return [table.large[FUTURE]]
+    if FUTURE not in table.column_shapes:
+        return []
+    shape = table.column_shapes[FUTURE]
+    values = np.asarray(table.columns[FUTURE]).reshape(-1, *shape)
+    return [WindowSource(FUTURE, len(values), shape, "", lambda rows: values[rows])]
 
 
 def _generator(seed: int, block: int, device: str) -> Generator:
