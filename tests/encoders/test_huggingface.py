@@ -327,6 +327,10 @@ class TestRefusals:
         with pytest.raises(EncoderError, match=r"give the folder that holds config\.json and model\.safetensors"):
             load_encoder("huggingface", checkpoint=folder / "model.safetensors")
 
+    def test_the_name_alone(self) -> None:
+        with pytest.raises(EncoderError, match="huggingface is many models: name a folder"):
+            load_encoder("huggingface", weights="random")
+
     def test_a_configuration_with_an_unknown_key(self) -> None:
         with pytest.raises(EncoderError, match=r"'hiden_size' is no argument of vit: known are .*hidden_size"):
             load_encoder("huggingface", weights="random", model_type="vit", config={"hiden_size": 3})

@@ -281,6 +281,8 @@ class TestRefusals:
             ({"stages": CHAIN, "input": TOKENS, "channels": "last", "pooling": "max"}, "pooling='max'"),
             ({"stages": CHAIN, "input": TOKENS.double()}, "input torch.float64 (N, 5, 4): give a float32 batch"),
             ({"stages": CHAIN, "input": TOKENS[:0]}, "give a float32 batch"),
+            ({"stages": CHAIN, "input": 0 * TOKENS}, "input holds one value, or NaN, which compares nothing"),
+            ({"stages": CHAIN, "input": torch.nan * TOKENS}, "input holds one value, or NaN, which compares nothing"),
             ({"stages": CHAIN, "input": TOKENS.long()}, "for token numbers an InputSpec"),
             (
                 {"stages": CHAIN, "input": TOKENS[..., :3]},

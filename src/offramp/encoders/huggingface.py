@@ -134,8 +134,15 @@ class HuggingFace(StagedEncoder):
 
     architecture: ClassVar[str] = "huggingface"
 
-    def __init__(self, model_type: str, config: Mapping[str, Any], pooling: Pooling | None = None) -> None:
+    def __init__(
+        self, model_type: str = "", config: Mapping[str, Any] | None = None, pooling: Pooling | None = None
+    ) -> None:
         super().__init__()
+        if not model_type or config is None:
+            raise EncoderError(
+                "huggingface is many models: name a folder with the configuration of one, hf-hub:org/name, or for random "
+                "weights model_type= and config="
+            )
         library, configuration = require_transformers(), _configuration(model_type, config)
         with _one_line(model_type):
             model = library.AutoModel.from_config(configuration, dtype=torch.float32, attn_implementation="sdpa")

@@ -218,6 +218,10 @@ def example_windows(input: InputSpec | Tensor | None, model: nn.Module) -> tuple
         spec = InputSpec(("batch", *(f"axis{axis}" for axis in range(1, input.dim()))), shape, shape)
         first, last = input[:1], input[-1:]
         varied = torch.cat([first, last.flip(-1), last.roll(1, -1)]).detach().to(device)
+        if not varied.var() > 0:  # the same everywhere, or NaN
+            raise EncoderError(
+                "input holds one value, or NaN, which compares nothing: give windows as the model gets them"
+            )
         return spec, [varied[:1], varied[1:], varied]
     shape = input.example_shape()
     windows = [input.draw(count, shape, seed=count) for count in (1, 2, 3)]
