@@ -19,7 +19,7 @@ from tiny import tones
 
 import offramp
 from offramp import cli
-from offramp.cli.app import Scenario
+from offramp.cli.data import Scenario
 from offramp.data.synthesis.source import read_synthetic
 from offramp.results import Results
 from offramp.tasks import ChannelSpec, SyntheticSpec
