@@ -71,7 +71,7 @@ def main() -> None:
     prepared = prepare(next(task for task in loaded.tasks if task.name == TASK), loaded)
     train, val = prepared.problem.split.draws[0].folds[0]
     test = read(prepared, prepared.problem.split.test)
-    predictors = [*simple(read(prepared, train), read(prepared, val), test), *exits(run, test)]
+    predictors = [*exits(run, test), *simple(read(prepared, train), read(prepared, val), test)]
     rows = [scores(predictor, test) for predictor in predictors]
     genie = by_speed(test, lambda part: float(genie_efficiency(as_complex(part.future), SNR_DB).mean()))
     result = {"speeds_kmh": SPEEDS_KMH, "snr_db": SNR_DB, "genie": genie, "predictors": rows}
@@ -114,9 +114,8 @@ def exits(run: Path, test: Windows) -> list[Predictor]:
     """Every exit with its head of the first seed."""
     predictor = runtime.load(run / "bundle")
     task, encoder = predictor.bundle.task(TASK), predictor.encoder
-    costs = exit_costs(
-        encoder, test.past.shape[1:], {name: head_module(head) for name, head in task.heads.items()}, seconds=0.3
-    )
+    heads = {name: head_module(head) for name, head in task.heads.items()}
+    costs = exit_costs(encoder, test.past.shape[1:], heads, seconds=0.3, pooling="tokens")
     taps: dict[str, list[Parts]] = {name: [] for name in task.heads}
     for start in range(0, len(test.past), BATCH):
         with torch.inference_mode():
