@@ -258,7 +258,7 @@ def test_what_a_model_draws_leaves_the_global_random_state_alone() -> None:
             return super().forward(x) + 0 * torch.rand(())
 
     before = torch.get_rng_state()
-    from_module(nn.Sequential(Draws(4, 2)), input=torch.ones(1, 4))
+    from_module(nn.Sequential(Draws(4, 2)), input=torch.arange(4.0)[None])
     after = torch.get_rng_state()
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(before)

@@ -230,13 +230,14 @@ class _Memory:
         factors = []
         for step, change, inverse in reversed(self.pairs):
             factors.append(inverse * _dot(step, vector))
-            vector = vector - factors[-1] * change
+            vector = torch.addcmul(vector, factors[-1], change, value=-1)
         vector = vector * self.scale
         for (step, change, inverse), factor in zip(self.pairs, reversed(factors), strict=True):
-            vector = vector + step * (factor - inverse * _dot(change, vector))
+            vector = torch.addcmul(vector, step, factor - inverse * _dot(change, vector))
         return -vector
 
 
 def _dot(first: Tensor, second: Tensor) -> Tensor:
     """Inner product of each problem, ``(P, 1, 1)``."""
-    return torch.einsum("pdk,pdk->p", first, second)[:, None, None]
+    products: Tensor = torch.linalg.vecdot(first.flatten(1), second.flatten(1))
+    return products[:, None, None]
