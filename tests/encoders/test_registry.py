@@ -59,7 +59,9 @@ def test_known_are_the_architectures_and_what_ships(tmp_path: Path, monkeypatch:
     assert known_names() == sorted([*list_encoders(), "tiny"])
     assert load_encoder("tiny").fingerprint() == tiny_encoder().fingerprint()
     assert packaged_weights("tiny") == tmp_path / "tiny"
-    assert packaged_weights("empty") is packaged_weights(f"../{tmp_path.name}/tiny") is packaged_weights("absent") is None
+    assert (
+        packaged_weights("empty") is packaged_weights(f"../{tmp_path.name}/tiny") is packaged_weights("absent") is None
+    )
     monkeypatch.setattr(registry, "_packaged_folder", lambda: tmp_path / "absent")
     assert known_names() == list_encoders()
 
