@@ -198,6 +198,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set(
             xscale="log", xlabel="speed, km/h", ylabel="NMSE, dB", title="Four slots ahead of sixteen, SNR 0 to 25 dB"
         )
+        axes.set_xticks(SPEEDS_KMH, [f"{speed:g}" for speed in SPEEDS_KMH])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
         figure.legend(loc="outside right center", frameon=False, fontsize=8)
         with atomic_path(path) as temporary:
