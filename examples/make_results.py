@@ -278,7 +278,7 @@ def _practice(runs: Path) -> str:
     speedup, seconds = found["speedup"], found["seconds_practice"]
     return f"""## Against the field's own practice
 
-`python benchmarks/probing_practice.py --measured-epochs {found["measured_epochs"]}`: a linear probe of the last exit, trained in a loop of {found["epochs"]} epochs that runs the frozen encoder
+`python benchmarks/probing_practice.py --measured-epochs {found["measured_epochs"]} --draws {found["optimism"]["draws"]}`: a linear probe of the last exit, trained in a loop of {found["epochs"]} epochs that runs the frozen encoder
 again in every epoch and reports its best epoch on the split that it reports; against one pass and heads of all {found["exits"]} exits, {found["seeds"]} seeds and {found["strengths"]} strengths
 together. Same encoder ({found["encoder"]}), data ({found["windows"]:,} simulated windows, {found["classes"]} signal types), labels and split; {found["clock"]}; {found["measured_epochs"]} of the
 epochs were timed.
