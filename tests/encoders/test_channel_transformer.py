@@ -10,7 +10,7 @@ from torch import Tensor
 from offramp.costs import exit_costs
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.channel_transformer import SLOTS, ChannelTransformer, channel_places, unit_power
-from offramp.encoders.registry import load_encoder, packaged_weights
+from offramp.encoders.registry import load_encoder
 from offramp.errors import EncoderError
 from offramp.testing import check_encoder
 
@@ -130,7 +130,6 @@ def test_an_odd_width_is_refused() -> None:
         ChannelTransformer(width=30)
 
 
-@pytest.mark.skipif(packaged_weights("channel-transformer") is None, reason="no weights yet")
 def test_pretraining_predicts_better_than_the_last_slot() -> None:
     """A rotating phase per antenna and subcarrier, as one path with Doppler gives: the least squares head on a few hundred windows."""
     encoder = load_encoder("channel-transformer").eval()
