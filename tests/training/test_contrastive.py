@@ -69,7 +69,7 @@ def test_before_training_the_loss_is_near_that_of_guessing() -> None:
         model = ContrastiveModel(tiny_encoder(), temperature=0.5)
     views = torch.cat(view_pairs(count, 1, 128, (-6.0, 20.0), seed=0, block=0))
     with torch.no_grad():
-        projections = model.project(views)
+        (projections,) = model.project(views)
         loss, _ = model(views, torch.Generator())
     assert projections.shape == (2 * count, PROJECTION_WIDTH)
     torch.testing.assert_close(projections.norm(dim=1), torch.ones(2 * count))
@@ -79,9 +79,18 @@ def test_before_training_the_loss_is_near_that_of_guessing() -> None:
 @pytest.mark.parametrize("depth", [0, 1, 2, 3])
 def test_the_head_has_as_many_linear_layers_as_asked(depth: int) -> None:
     model = ContrastiveModel(tiny_encoder(), depth)
-    assert sum(isinstance(layer, nn.Linear) for layer in model.projection) == depth
-    assert model.project(torch.randn(4, 2, 1, 128)).shape == (4, PROJECTION_WIDTH if depth else 32)
-    assert depth or not list(model.projection.parameters())
+    assert sum(isinstance(layer, nn.Linear) for layer in model.projections[0]) == depth
+    assert model.project(torch.randn(4, 2, 1, 128))[0].shape == (4, PROJECTION_WIDTH if depth else 32)
+    assert depth or not list(model.projections.parameters())
+
+
+def test_exit_aware_every_exit_has_a_head_and_the_loss_is_their_mean() -> None:
+    model = ContrastiveModel(tiny_encoder(), exit_aware=True)
+    views = torch.randn(8, 2, 1, 128)
+    projections = model.project(views)
+    assert [p.shape for p in projections] == [(8, PROJECTION_WIDTH)] * len(model.encoder.exits)
+    losses = [info_nce(*p.chunk(2), temperature=0.1)[0].item() for p in projections]
+    assert model(views, torch.Generator())[0].item() == pytest.approx(sum(losses) / len(losses), rel=1e-4)
 
 
 def correlation(first: Tensor, second: Tensor) -> float:

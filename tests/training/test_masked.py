@@ -46,8 +46,9 @@ def test_half_is_masked_at_every_place() -> None:
 @pytest.mark.parametrize(("antennas", "samples"), [shape[:2] for shape in INPUT_SHAPES])
 def test_every_size_of_window_is_predicted_whole(antennas: int, samples: int) -> None:
     model = MaskedModel(tiny_encoder())
-    assert model.stretch == 16
-    assert model.predict(noise(2, 2, antennas, samples)).shape == (2, 2, antennas, samples)
+    assert model.stretches == [16]
+    (prediction,) = model.predict(noise(2, 2, antennas, samples))
+    assert prediction.shape == (2, 2, antennas, samples)
     loss, matched = model(noise(2, 2, antennas, samples), generator())
     assert matched is None
     assert loss.isfinite()
@@ -56,11 +57,13 @@ def test_every_size_of_window_is_predicted_whole(antennas: int, samples: int) ->
 def test_each_position_predicts_its_own_stretch_of_time() -> None:
     """With tokens that are told apart by their position alone."""
     model = MaskedModel(tiny_encoder())
-    model.full_depth = lambda x, pooling: torch.arange(8.0).repeat(2)[None, :, None].expand(len(x), -1, 32)  # type: ignore[method-assign]
-    torch.nn.init.constant_(model.decoder.weight, 1 / 32)
-    torch.nn.init.zeros_(model.decoder.bias)
+    tokens = torch.arange(8.0).repeat(2)[None, :, None]
+    model.taps = lambda x, pooling: [tokens.expand(len(x), -1, 32)]  # type: ignore[method-assign]
+    (decoder,) = model.decoders
+    torch.nn.init.constant_(decoder.weight, 1 / 32)
+    torch.nn.init.zeros_(decoder.bias)
     stretches = torch.arange(128).div(16, rounding_mode="floor").float()
-    torch.testing.assert_close(model.predict(noise(3, 2, 4, 128)), stretches.expand(3, 2, 4, 128))
+    torch.testing.assert_close(model.predict(noise(3, 2, 4, 128))[0], stretches.expand(3, 2, 4, 128))
 
 
 def test_predicting_nothing_costs_one_and_the_truth_nothing() -> None:
@@ -119,3 +122,16 @@ def test_tokens_that_do_not_follow_time_are_one_line() -> None:
 
     with pytest.raises(TrainingError, match=r"tokens that follow time.*use --objective contrastive"):
         MaskedModel(Averaged([8, 8, 16, 16, 32], [1, 1, 1]))
+
+
+def test_exit_aware_every_exit_predicts_and_the_loss_is_their_mean() -> None:
+    model = MaskedModel(tiny_encoder(), exit_aware=True)
+    views = noise(2, 2, 3, 256)
+    predictions = model.predict(views)
+    assert len(predictions) == len(model.encoder.exits)
+    assert all(prediction.shape == views.shape for prediction in predictions)
+    loss, _ = model(views, generator(3))
+    hidden = masked_spans(2, 256, generator(3))
+    guesses = model.predict(views.masked_fill(hidden[:, None, None], 0))
+    expected = sum(masked_loss(guess, views, hidden).item() for guess in guesses) / len(guesses)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)

@@ -81,8 +81,8 @@ def test_hidden_places_are_not_seen() -> None:
     # The same power elsewhere in the hidden place, so that the channel's scale stays.
     changed[:, :, :, 0:4, 12:16] = changed[:, :, :, 0:4, 12:16].flip(2)
     with torch.no_grad():
-        torch.testing.assert_close(model.restore(changed, hidden), model.restore(noisy, hidden))
-        assert not torch.allclose(model.restore(changed, ~hidden & False), model.restore(noisy, ~hidden & False))
+        torch.testing.assert_close(model.restore(changed, hidden)[0], model.restore(noisy, hidden)[0])
+        assert not torch.allclose(model.restore(changed, ~hidden & False)[0], model.restore(noisy, ~hidden & False)[0])
 
 
 def test_the_loss_is_one_for_a_guess_of_zero_and_falls() -> None:
@@ -90,10 +90,10 @@ def test_the_loss_is_one_for_a_guess_of_zero_and_falls() -> None:
     model = MaskedChannelModel(ChannelTransformer(width=24, depth=1, heads=3))
     still = torch.randn(32, 2, 1, 8, 16, generator=generator()).expand(-1, -1, 20, -1, -1).contiguous()
     with torch.no_grad():
-        for parameter in model.decoder.parameters():
+        for parameter in model.decoders.parameters():
             parameter.zero_()
         assert model(still, generator())[0].item() == pytest.approx(1, abs=1e-5)
-    torch.nn.init.normal_(model.decoder.weight, std=0.02)
+    torch.nn.init.normal_(model.decoders[0].weight, std=0.02)
     optimiser, draws = torch.optim.Adam(model.parameters(), 3e-3), generator()
     losses = []
     for _ in range(60):

@@ -175,6 +175,9 @@ def pretrain(
     projection_depth: Annotated[
         int, typer.Option(min=0, max=3, help="Layers of the contrastive head that is discarded in the end.")
     ] = 2,
+    exit_aware: Annotated[
+        bool, typer.Option("--exit-aware", help="Ask the objective of every exit, not of full depth alone.")
+    ] = False,
     data: Annotated[str, typer.Option(help="A file of channels over time, for channel-transformer.")] = "",
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 4500,
     batch: Annotated[int, typer.Option(min=2, help="Pairs of views, or channels, per step, over all processes.")] = 256,
@@ -201,6 +204,7 @@ def pretrain(
         objective=objective,
         data=data,
         projection_depth=projection_depth,
+        exit_aware=exit_aware,
         steps=steps,
         batch=batch,
         learning_rate=learning_rate,

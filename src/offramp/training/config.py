@@ -55,6 +55,7 @@ class PretrainingConfig:
         temperature: Of the InfoNCE loss.
         snr_low_db: Lower end of the views' SNR.
         snr_high_db: Upper end of the views' SNR.
+        exit_aware: Ask the objective of every exit, not of full depth alone.
         seed: Of initial weights and all data.
     """
 
@@ -70,6 +71,7 @@ class PretrainingConfig:
     temperature: float = 0.1
     snr_low_db: float = -6.0
     snr_high_db: float = 20.0
+    exit_aware: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

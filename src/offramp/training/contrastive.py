@@ -6,6 +6,8 @@ projection head of up to three layers that is discarded after pretraining.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
@@ -18,34 +20,46 @@ PROJECTION_WIDTH = 128
 
 
 class ContrastiveModel(PretrainingModel):
-    """An encoder with a projection head.
+    """An encoder with a projection head, or one per exit.
 
     Args:
         encoder: To be pretrained.
-        depth: Linear layers of the head, 0 to 3, with BatchNorm and ReLU between them; 0 compares the taps themselves.
+        depth: Linear layers of a head, 0 to 3, with BatchNorm and ReLU between them; 0 compares the taps themselves.
         temperature: Of the loss.
+        exit_aware: See :class:`PretrainingModel`. Hidden layers of all heads are as wide as those at full depth.
     """
 
-    def __init__(self, encoder: StagedEncoder, depth: int = 2, temperature: float = 0.1) -> None:
-        super().__init__(encoder)
+    def __init__(
+        self, encoder: StagedEncoder, depth: int = 2, temperature: float = 0.1, exit_aware: bool = False
+    ) -> None:
+        super().__init__(encoder, exit_aware)
         self.temperature = temperature
-        width = encoder.exits[-1].width
-        layers: list[nn.Module] = []
-        for _ in range(depth - 1):
-            layers += [nn.Linear(width, width // 2), nn.BatchNorm1d(width // 2), nn.ReLU()]
-            width //= 2
-        if depth > 0:
-            layers.append(nn.Linear(width, PROJECTION_WIDTH))
-        self.projection = nn.Sequential(*layers)
+        full = encoder.exits[-1].width
+        hidden = [full // 2**layer for layer in range(1, depth)]
+        self.projections = nn.ModuleList([_projection([exit.width, *hidden], depth) for exit in self.exits])
 
-    def project(self, x: Tensor) -> Tensor:
-        """Windows to projections of unit length, float32 ``(N, 128)``, or ``(N, width)`` at depth 0."""
-        return functional.normalize(self.projection(self.full_depth(x)), dim=1)
+    def project(self, x: Tensor) -> list[Tensor]:
+        """Windows to projections of unit length per exit asked, float32 ``(N, 128)``, or ``(N, width)`` at depth 0."""
+        pairs = zip(self.projections, self.taps(x), strict=True)
+        return [functional.normalize(projection(tap), dim=1) for projection, tap in pairs]
 
     def forward(self, views: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """InfoNCE among the views of all processes; nothing is drawn from ``generator``."""
-        first, second = self.project(views).chunk(2)
-        return info_nce(gathered(first), gathered(second), self.temperature)
+        """Mean InfoNCE of the exits among the views of all processes; nothing is drawn from ``generator``."""
+        losses = []
+        for projected in self.project(views):
+            first, second = projected.chunk(2)
+            loss, matched = info_nce(gathered(first), gathered(second), self.temperature)
+            losses.append(loss)
+        return torch.stack(losses).mean(), matched
+
+
+def _projection(widths: list[int], depth: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]
+    if depth > 0:
+        layers.append(nn.Linear(widths[-1], PROJECTION_WIDTH))
+    return nn.Sequential(*layers)
 
 
 def info_nce(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

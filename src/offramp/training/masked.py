@@ -22,7 +22,7 @@ MAX_ANTENNAS = max(antennas for antennas, _, _ in INPUT_SHAPES)
 
 
 class MaskedModel(PretrainingModel):
-    """An encoder with a linear decoder from the last exit's tokens to I/Q samples of up to 8 antennas.
+    """An encoder with a linear decoder from tokens to I/Q samples of up to 8 antennas, at full depth or at every exit.
 
     The tokens must be laid out ``(antennas' x time', channels)``, antenna by antenna. They are averaged over the antennas', so
     that each of the time' positions predicts the samples of all antennas in its own stretch of time.
@@ -31,34 +31,47 @@ class MaskedModel(PretrainingModel):
         TrainingError: The encoder's tokens do not cover a window in equal stretches.
     """
 
-    def __init__(self, encoder: StagedEncoder) -> None:
-        super().__init__(encoder)
-        shapes = {samples: _tokens_of_one_antenna(encoder, samples) for _, samples, _ in INPUT_SHAPES}
-        self.positions = {samples: positions for samples, (positions, _) in shapes.items()}
+    def __init__(self, encoder: StagedEncoder, exit_aware: bool = False) -> None:
+        super().__init__(encoder, exit_aware)
+        shapes = {samples: self._token_shapes(samples) for _, samples, _ in INPUT_SHAPES}
         shortest = min(shapes)
-        self.stretch = math.ceil(shortest / self.positions[shortest])
-        if any(positions * self.stretch < samples for samples, positions in self.positions.items()):
-            raise TrainingError(
-                f"the masked objective needs tokens that follow time, which those of {encoder.architecture} do not: "
-                "use --objective contrastive"
-            )
-        self.decoder = nn.Linear(shapes[shortest][1], 2 * MAX_ANTENNAS * self.stretch)
-        nn.init.trunc_normal_(self.decoder.weight, std=0.02)  # begins near predicting nothing
+        self.positions = {samples: [positions for positions, _ in of_exits] for samples, of_exits in shapes.items()}
+        self.stretches = [math.ceil(shortest / positions) for positions in self.positions[shortest]]
+        for samples, of_exits in self.positions.items():
+            if any(p * stretch < samples for p, stretch in zip(of_exits, self.stretches, strict=True)):
+                raise TrainingError(
+                    f"the masked objective needs tokens that follow time, which those of {encoder.architecture} do not: "
+                    "use --objective contrastive"
+                )
+        widths = [width for _, width in shapes[shortest]]
+        self.decoders = nn.ModuleList(map(_decoder, widths, self.stretches))
 
     def forward(self, views: Tensor, generator: Generator) -> tuple[Tensor, None]:
-        """Mean squared error over the power of what was masked: 1 for a prediction of zero."""
+        """Mean squared error over the power of what was masked, mean over the exits: 1 for a prediction of zero."""
         hidden = masked_spans(len(views), views.shape[3], generator)
-        prediction = self.predict(views.masked_fill(hidden[:, None, None], 0))
-        return masked_loss(prediction, views, hidden), None
+        predictions = self.predict(views.masked_fill(hidden[:, None, None], 0))
+        return torch.stack([masked_loss(prediction, views, hidden) for prediction in predictions]).mean(), None
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Windows ``(N, 2, antennas, samples)`` to a guess at their power-normalised samples, same shape."""
+    def predict(self, x: Tensor) -> list[Tensor]:
+        """Windows ``(N, 2, antennas, samples)`` to every asked exit's guess at their power-normalised samples, same shape."""
+        return [self._samples(tokens, number, x) for number, tokens in enumerate(self.taps(x, "tokens"))]
+
+    def _samples(self, tokens: Tensor, number: int, x: Tensor) -> Tensor:
         antennas, samples = x.shape[2:]
-        tokens = self.full_depth(x, "tokens")
-        tokens = tokens.view(len(x), -1, self.positions[samples], tokens.shape[2]).mean(1)
-        stretches = self.decoder(tokens).view(len(x), -1, 2, MAX_ANTENNAS, self.stretch)
+        tokens = tokens.view(len(x), -1, self.positions[samples][number], tokens.shape[2]).mean(1)
+        stretches = self.decoders[number](tokens).view(len(x), -1, 2, MAX_ANTENNAS, self.stretches[number])
         whole: Tensor = stretches.permute(0, 2, 3, 1, 4).flatten(3)
         return whole[:, :, :antennas, :samples]
+
+    def _token_shapes(self, samples: int) -> list[tuple[int, int]]:
+        """Positions in time and channels of the asked exits' tokens for windows of this length and one antenna."""
+        parameter = next(self.encoder.parameters())
+        training = self.encoder.training
+        self.encoder.eval()
+        with torch.no_grad():
+            taps = self.taps(torch.zeros(1, 2, 1, samples, device=parameter.device), "tokens")
+        self.encoder.train(training)
+        return [(tokens.shape[1], tokens.shape[2]) for tokens in taps]
 
 
 def masked_spans(count: int, samples: int, generator: Generator) -> Tensor:
@@ -88,12 +101,7 @@ def masked_loss(prediction: Tensor, views: Tensor, hidden: Tensor) -> Tensor:
     return ((prediction - target).square() * counted).sum() / (target.square() * counted).sum()
 
 
-def _tokens_of_one_antenna(encoder: StagedEncoder, samples: int) -> tuple[int, int]:
-    """Positions in time and channels of the last exit's tokens for windows of this length."""
-    last = encoder.exits[-1].name
-    parameter = next(encoder.parameters())
-    training = encoder.training
-    with torch.no_grad():
-        tokens = encoder.eval().taps(torch.zeros(1, 2, 1, samples, device=parameter.device), [last], "tokens")[last]
-    encoder.train(training)
-    return tokens.shape[1], tokens.shape[2]
+def _decoder(width: int, stretch: int) -> nn.Linear:
+    decoder = nn.Linear(width, 2 * MAX_ANTENNAS * stretch)
+    nn.init.trunc_normal_(decoder.weight, std=0.02)  # begins near predicting nothing
+    return decoder

@@ -2,7 +2,7 @@
 
 What is hidden follows WiFo (Liu et al., arXiv 2412.08908): the slots to come always, and with them nothing more, places at random, a
 band of subcarriers, or antennas. All places go through the encoder, hidden ones as one learned token, as in SimMIM (Xie et
-al., arXiv 2111.09886), and a linear map of the last exit's tokens gives the newest slot and those to come. The encoder sees the
+al., arXiv 2111.09886), and a linear map of tokens gives the newest slot and those to come. The encoder sees the
 channel in noise; the target is the channel without it.
 """
 
@@ -56,14 +56,14 @@ class MaskedChannelModel(PretrainingModel):
         TrainingError: The encoder is of another architecture.
     """
 
-    def __init__(self, encoder: StagedEncoder) -> None:
+    def __init__(self, encoder: StagedEncoder, exit_aware: bool = False) -> None:
         if not isinstance(encoder, ChannelTransformer):
             raise TrainingError(f"{encoder.architecture} takes no channels over time: leave out --data")
-        super().__init__(encoder)
+        super().__init__(encoder, exit_aware)
         self.channel_encoder = encoder
         width = encoder.config["width"]
         self.hidden_token = nn.Parameter(torch.zeros(width))
-        self.decoder = nn.Linear(width, 2 * (1 + AHEAD) * SIDE**2)
+        self.decoders = nn.ModuleList([nn.Linear(width, 2 * (1 + AHEAD) * SIDE**2) for _ in self.exits])
 
     def forward(self, views: Tensor, generator: Generator) -> tuple[Tensor, None]:
         """Squared error of the newest slot and the four to come over their power, at all places.
@@ -77,10 +77,12 @@ class MaskedChannelModel(PretrainingModel):
         noisy, clean = in_noise(views, newest - past, newest, generator)
         target, grid = channel_places(clean[:, :, newest - 1 :])
         hidden = hidden_places(_choose(generator), len(views), grid, generator)
-        return (self.restore(noisy, hidden) - target).square().sum() / target.square().sum(), None
+        errors = [(guess - target).square().sum() / target.square().sum() for guess in self.restore(noisy, hidden)]
+        return torch.stack(errors).mean(), None
 
-    def restore(self, noisy: Tensor, hidden: Tensor) -> Tensor:
-        """A guess at the newest slot and the four to come, ``(N, places, values)`` in the order of ``channel_places``.
+    def restore(self, noisy: Tensor, hidden: Tensor) -> list[Tensor]:
+        """Every asked exit's guess at the newest slot and the four to come, ``(N, places, values)`` in the order of
+        ``channel_places``.
 
         Args:
             noisy: Past slots ``(N, 2, slots, antennas, subcarriers)``.
@@ -90,10 +92,12 @@ class MaskedChannelModel(PretrainingModel):
         places, positions = encoder.begin(noisy)
         (tokens,) = encoder.advance(0, (places, positions))
         state: State = (torch.where(hidden.unsqueeze(-1), self.hidden_token + positions, tokens),)
+        states = [state]
         for stage in range(1, len(encoder.exits)):
             state = encoder.advance(stage, state)
-        restored: Tensor = self.decoder(encoder.norm(state[0]))
-        return restored
+            states.append(state)
+        asked = zip(self.decoders, self.exits, strict=True)
+        return [decoder(encoder.norm(states[exit.index][0])) for decoder, exit in asked]
 
 
 def in_noise(views: Tensor, start: int, stop: int, generator: Generator) -> tuple[Tensor, Tensor]:

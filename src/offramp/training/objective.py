@@ -11,11 +11,18 @@ from offramp.encoders.base import StagedEncoder
 
 
 class PretrainingModel(nn.Module, ABC):
-    """An encoder at full depth with a module on top that is discarded after pretraining."""
+    """An encoder with a module on top that is discarded after pretraining; or one on top of every exit.
 
-    def __init__(self, encoder: StagedEncoder) -> None:
+    Args:
+        encoder: To be pretrained.
+        exit_aware: Ask the objective of every exit, the mean of whose losses is minimised, so that early stages are useful by
+            themselves (as deeply-supervised nets, Lee et al., arXiv 1409.5185); of full depth alone otherwise.
+    """
+
+    def __init__(self, encoder: StagedEncoder, exit_aware: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
+        self.exits = encoder.exits if exit_aware else encoder.exits[-1:]
 
     @abstractmethod
     def forward(self, views: Tensor, generator: Generator) -> tuple[Tensor, Tensor | None]:
@@ -27,11 +34,12 @@ class PretrainingModel(nn.Module, ABC):
             generator: Of whatever the objective draws, on the device of the views.
 
         Returns:
-            The loss, and the share of views whose partner was found (None if the objective knows no partners).
+            The loss, and the share of views whose partner was found at full depth (None if the objective knows no partners).
         """
 
-    def full_depth(self, x: Tensor, pooling: str = "default") -> Tensor:
-        """The last exit's tap in float32; inside, bfloat16 where the device is an accelerator."""
-        last = self.encoder.exits[-1].name
+    def taps(self, x: Tensor, pooling: str = "default") -> list[Tensor]:
+        """Taps of the exits that the objective asks, in float32; inside, bfloat16 where the device is an accelerator."""
+        names = [exit.name for exit in self.exits]
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
-            return self.encoder.taps(x, [last], pooling)[last].float()
+            taps = self.encoder.taps(x, names, pooling)
+        return [taps[name].float() for name in names]

@@ -115,10 +115,10 @@ def _start(config: PretrainingConfig, out: Path, processes: Processes) -> Traini
 
 def _model(config: PretrainingConfig, encoder: StagedEncoder) -> PretrainingModel:
     if config.data:
-        return MaskedChannelModel(encoder)
+        return MaskedChannelModel(encoder, config.exit_aware)
     if config.objective == "masked":
-        return MaskedModel(encoder)
-    return ContrastiveModel(encoder, config.projection_depth, config.temperature)
+        return MaskedModel(encoder, config.exit_aware)
+    return ContrastiveModel(encoder, config.projection_depth, config.temperature, config.exit_aware)
 
 
 def _run(
