@@ -29,3 +29,7 @@ class BundleError(OfframpError):
 
 class TrainingError(OfframpError):
     """A pretraining run cannot start, go on or be resumed."""
+
+
+class PolicyError(OfframpError):
+    """A policy, a budget or a guarantee cannot be had as it was asked for."""
