@@ -1,25 +1,13 @@
-"""The schema of results.json. `offramp schema results` prints it as JSON Schema; fields are added, none changes meaning."""
+"""results.json from the top down: encoder, tasks, exits, controls."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class Part(BaseModel):
-    """Base of all parts of a result."""
-
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
-
-
-class Score(Part):
-    """A score over seeds, in the metric's own unit."""
-
-    mean: float
-    std: float = Field(description="Sample standard deviation over seeds; 0 for one seed")
-    per_seed: list[float]
-    ci95: tuple[float, float] | None = Field(None, description="Bootstrap over groups crossed with seeds (test scores)")
+from offramp.results.policies import MeasuredPolicies, PolicyComparison
+from offramp.results.scores import Gain, Latency, Part, Score
 
 
 class ExitRow(Part):
@@ -30,20 +18,6 @@ class ExitRow(Part):
     macs_saved_fraction: float = Field(description="Against the full encoder with its head")
     val: Score
     test: Score
-
-
-class Gain(Part):
-    """A paired difference, positive when the first is better, whatever the metric's direction."""
-
-    mean: float
-    ci95: tuple[float, float]
-    unit: Literal["group", "window"] = Field(
-        description="What was resampled: windows where there are fewer than eight groups"
-    )
-    significant: bool = Field(
-        False, description="Above zero after Holm's correction across tasks, and resampled by group"
-    )
-    p_value: float | None = Field(None, description="One-sided bootstrap p-value of no gain")
 
 
 class FeatureRow(Part):
@@ -66,14 +40,6 @@ class ExitControl(Part):
     description: str = ""
 
 
-class Latency(Part):
-    """Milliseconds for one batch."""
-
-    p50: float
-    p95: float
-    p99: float
-
-
 class Measured(Part):
     """What was timed on this machine; not reproduced bit for bit."""
 
@@ -81,6 +47,7 @@ class Measured(Part):
     threads: int
     batch: int
     sentence: str = Field("", description="The task's sentence with the time saved")
+    policies: MeasuredPolicies | None = None
 
 
 class SnrScores(Part):
@@ -118,7 +85,7 @@ class TaskResult(Part):
         True, description="False where too few groups were left to divide train and validation by"
     )
     simulated: bool = False
-    label_names: list[str] = []
+    label_names: list[str] = Field([])
     pooling: Literal["default", "tokens"] = Field("default", description="Of the taps that the heads take")
     exits: list[ExitRow]
     chosen: ExitRow
@@ -129,7 +96,8 @@ class TaskResult(Part):
         None, description="Chosen exit, first seed, test: rows true, columns predicted"
     )
     by_snr: SnrScores | None = None
-    by_group: list[GroupScore] = []
+    by_group: list[GroupScore] = Field([])
+    policies: PolicyComparison | None = Field(None, description="Where the suite asks for policies")
     measured: Measured
     sentence: str = Field(description="Reproduced bit for bit; the one with the time saved is in measured")
 
