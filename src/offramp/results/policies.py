@@ -134,6 +134,7 @@ class PolicyComparison(Part):
 
     budgets: list[BudgetRow]
     chosen: int = Field(description="Index of the budget that is the suite's, or that of the chosen fixed exit")
+    full_cost: float | None = Field(None, description="MACs of full depth with its head alone: what savings refer to")
     oracle: PolicyRow = Field(description="Each window leaves at the first exit that is right: out of reach")
     by_class: dict[str, dict[str, float]] = Field({}, description="Exit shares of the routed policy by class")
     by_snr: list[dict[str, float]] = Field([], description="Exit shares by bin of SNR; the task's by_snr has the edges")
@@ -158,6 +159,7 @@ class MeasuredRow(Part):
     milliseconds: float = Field(description="Median for one window in a batch")
     macs_saved_fraction: float
     time_saved_fraction: float = Field(description="Against full depth with its head alone")
+    score: float | None = Field(None, description="Of the test windows, of what was executed; None if not scored")
 
 
 class MeasuredPolicies(Part):
