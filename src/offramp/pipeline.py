@@ -69,8 +69,8 @@ class Prepared:
         return self.transform.output_shape(self.dataset.windows.shape)
 
     def outside_test(self) -> NDArray[np.int64]:
-        """Indices of the windows that are not in the test set."""
-        return np.setdiff1d(np.arange(self.dataset.windows.count), self.problem.split.test)
+        """Indices of the windows that are neither in the test set nor set aside for guarantees."""
+        return self.problem.split.remaining(self.dataset.windows.count)
 
     def examples(self) -> NDArray[np.float32]:
         """A few raw test windows, for comparing an exported graph with the bundle."""
@@ -157,10 +157,10 @@ def load(loaded: LoadedSuite, device: str) -> StagedEncoder:
 
 
 def prepare(task: TaskSpec, loaded: LoadedSuite) -> Prepared:
-    """Open a task's data, divide it, fit its transform outside the test set."""
+    """Open a task's data, divide it, fit its transform outside the test and the calibration set."""
     dataset = load_dataset(task.data, task.kind)
     split = make_split(dataset, task.split, task.kind, task.shots, loaded.suite.seeds, loaded.suite.seed)
-    outside = np.setdiff1d(np.arange(dataset.windows.count), split.test)
+    outside = split.remaining(dataset.windows.count)
     problem = Problem(
         task,
         dataset,
@@ -401,4 +401,5 @@ def _interleaved(parts: Sequence[FittedExit]) -> FittedExit:
         tuple(parts[seed % count].strengths[seed // count] for seed in seeds),
         np.stack([parts[seed % count].val_sums[seed // count] for seed in seeds]),
         np.stack([parts[seed % count].test_sums[seed // count] for seed in seeds]),
+        tuple(parts[seed % count].val_heads[seed // count] for seed in seeds),
     )

@@ -65,6 +65,8 @@ class FittedExit:
         strengths: The regularisation chosen for each seed.
         val_sums: Metric statistics summed per seed and unit, ``(S, U, q)``; out of fold where shots are cross-validated.
         test_sums: The same on the test set.
+        val_heads: Per seed, the head that was scored on each of the draw's validation folds: the seed's own, or where shots are
+            cross-validated those that did not see the fold.
     """
 
     name: str
@@ -72,6 +74,17 @@ class FittedExit:
     strengths: tuple[float, ...]
     val_sums: Array
     test_sums: Array
+    val_heads: tuple[tuple[Head, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _FittedDraw:
+    """One seed's part of a :class:`FittedExit`."""
+
+    head: Head
+    strength: float
+    val_sums: Array
+    val_heads: tuple[Head, ...]
 
 
 def fit_exit(
@@ -92,14 +105,15 @@ def fit_exit(
     """
     fitted = _fit_draws(problem, features, draws or problem.split.draws, positions)
     test = problem.split.test
-    statistics = head_statistics(problem, [head for head, _, _ in fitted], features, test)
+    statistics = head_statistics(problem, [of_draw.head for of_draw in fitted], features, test)
     test_sums = [problem.test_units.sums(of_seed, test) for of_seed in statistics]
     return FittedExit(
         name,
-        tuple(head for head, _, _ in fitted),
-        tuple(strength for _, strength, _ in fitted),
-        np.stack([sums for _, _, sums in fitted]),
+        tuple(of_draw.head for of_draw in fitted),
+        tuple(of_draw.strength for of_draw in fitted),
+        np.stack([of_draw.val_sums for of_draw in fitted]),
         np.stack(test_sums),
+        tuple(of_draw.val_heads for of_draw in fitted),
     )
 
 
@@ -150,8 +164,7 @@ def _largest(head: Head, features: FeatureRows) -> int:
 
 def _fit_draws(
     problem: Problem, features: FeatureRows, draws: Sequence[Draw], positions: NDArray[np.int64] | None
-) -> list[tuple[Head, float, Array]]:
-    """Each seed's head, its strength, and validation sums per unit at that strength."""
+) -> list[_FittedDraw]:
     if all(len(draw.folds) == 1 for draw in draws):
         training_sets = [draw.folds[0][0] for draw in draws]
         grids = _solve(problem, features, training_sets, draws[0].seed, _strengths(problem.task), positions)
@@ -161,8 +174,8 @@ def _fit_draws(
 
 def _pick(
     problem: Problem, features: FeatureRows, draw: Draw, grids: Sequence[Sequence[Head]]
-) -> tuple[Head, float, Array]:
-    """The strength that is best on validation, over all folds; its head in the last fold."""
+) -> _FittedDraw:
+    """The strength that is best on validation, over all folds; the head is that of the last fold."""
     strengths = _strengths(problem.task)
     totals = [np.zeros((problem.val_units.count, 1)) for _ in strengths]
     for (_, val), heads in zip(draw.folds, grids, strict=True):
@@ -170,15 +183,15 @@ def _pick(
             totals[number] = totals[number] + problem.val_units.sums(statistics, val)
     sign = 1.0 if problem.metric.higher_is_better else -1.0
     best = int(np.argmax([sign * problem.metric.score(total.sum(0)) for total in totals]))
-    return grids[-1][best], strengths[best], totals[best]
+    return _FittedDraw(grids[-1][best], strengths[best], totals[best], tuple(heads[best] for heads in grids))
 
 
-def _cross_validate(problem: Problem, features: FeatureRows, draw: Draw) -> tuple[Head, float, Array]:
+def _cross_validate(problem: Problem, features: FeatureRows, draw: Draw) -> _FittedDraw:
     """Choose the strength out of fold, then fit once more on all of the draw's labels."""
     grids = list(_solve(problem, features, [train for train, _ in draw.folds], draw.seed, _strengths(problem.task)))
-    _, strength, sums = _pick(problem, features, draw, grids)
-    ((head,),) = _solve(problem, features, [draw.final], draw.seed, [strength])
-    return head, strength, sums
+    picked = _pick(problem, features, draw, grids)
+    ((head,),) = _solve(problem, features, [draw.final], draw.seed, [picked.strength])
+    return replace(picked, head=head)
 
 
 def _strengths(task: TaskSpec) -> tuple[float, ...]:
