@@ -170,7 +170,7 @@ class MeasuredPolicies(Part):
     rows: list[MeasuredRow]
     at_matched_time: BudgetRow | None = Field(None, description="The budget is the fixed exit's measured time")
     executed: list[MeasuredRow] = Field(
-        [], description="The fixed exit and the routed policy of the matched time, executed"
+        [], description="The fixed exit, then the routed policy of the matched time, executed"
     )
     arrivals: list[Arrivals] = Field([])
     sentence: str = ""
