@@ -75,12 +75,12 @@ def leaving(certain: NDArray[np.float32], thresholds: NDArray[np.float64]) -> ND
     return left
 
 
-def check_finite(answers: NDArray[np.float32]) -> None:
-    """Raise :class:`DataError` that names the first window whose answer is not finite."""
+def check_finite(answers: NDArray[np.float32], first: int = 0) -> None:
+    """Raise :class:`DataError` that names the first window whose answer is not finite; ``first`` is the number of row 0."""
     finite = np.isfinite(answers).all(axis=1)
     if not finite.all():
         raise DataError(
-            f"window {int(np.argmin(finite))}: the outputs are not finite at the last exit; check the heads and the encoder's weights"
+            f"window {first + int(np.argmin(finite))}: the outputs are not finite at the last exit; check the heads and the encoder's weights"
         )
 
 
