@@ -167,11 +167,14 @@ class SplitSpec(Spec):
 
     Attributes:
         test: Names of groups, or the fraction of windows (whole groups) to hold out.
+        calibration: Fraction of the windows outside the test set (whole groups) that is set aside, once for all seeds, for the
+            guarantees of policies and for nothing else; none if None.
         validation: Fraction of the remaining windows (whole groups) that each seed holds out for choosing.
         file: A split saved earlier (``splits/TASK.json`` of a run), instead of ``test``.
     """
 
     test: tuple[str, ...] | Annotated[float, Field(gt=0, lt=1)] = 0.25
+    calibration: Annotated[float, Field(gt=0, lt=1)] | None = None
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.25
     file: Path | None = None
 

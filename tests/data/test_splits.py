@@ -211,3 +211,92 @@ def test_saved_and_loaded(make_dataset, tmp_path: Path) -> None:
         load_split(path, dataset)
     with pytest.raises(DataError, match="does not exist"):
         load_split(tmp_path / "none.json", dataset)
+
+
+@relaxed
+@given(
+    groups=st.integers(24, 50),
+    fraction=st.sampled_from([0.2, 0.3, 0.5]),
+    shots=st.sampled_from([None, 4]),
+    named=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_calibration_groups_are_set_aside(
+    make_dataset, groups: int, fraction: float, shots: int | None, named: bool, seed: int
+) -> None:
+    """Nothing is in two places, no group crosses, and neither seeds nor the validation fraction move the calibration set."""
+    rng = np.random.default_rng(seed)
+    of_window = np.repeat(np.arange(groups), rng.integers(5, 20, groups))
+    dataset = make_dataset(of_window % 3, of_window)
+    test = tuple(str(group) for group in range(6)) if named else 0.25
+
+    def split_of(seeds: list[int], **fields) -> Split:
+        return make_split(dataset, SplitSpec(test=test, **fields), "classification", shots, seeds, seed)
+
+    split = split_of(SEEDS, calibration=fraction)
+    plain = split_of(SEEDS)
+    if named:
+        assert split.test.tolist() == plain.test.tolist()
+    assert split.sha256 != plain.sha256
+    assert split_of([7], calibration=fraction, validation=0.4).calibration.tolist() == split.calibration.tolist()
+    assert set(dataset.targets[split.calibration]) == {0, 1, 2}
+    outside = np.setdiff1d(np.arange(dataset.windows.count), split.test)
+    assert len(split.calibration) / len(outside) == pytest.approx(fraction, abs=0.2)
+    np.testing.assert_array_equal(
+        split.remaining(dataset.windows.count), np.setdiff1d(outside, split.calibration, assume_unique=True)
+    )
+    held = set(dataset.groups[split.calibration])
+    assert not held & set(dataset.groups[split.test])
+    for draw in split.draws:
+        used = np.concatenate([draw.final, *(part for fold in draw.folds for part in fold)])
+        assert not held & set(dataset.groups[used])
+        if shots is None:
+            np.testing.assert_array_equal(np.unique(used), split.remaining(dataset.windows.count))
+
+
+def test_calibration_is_drawn_beside_a_saved_test_set(make_dataset, tmp_path: Path) -> None:
+    dataset = make_dataset(RNG.integers(0, 3, 400), np.arange(400) // 10)
+    path = tmp_path / "task.json"
+    first = make_split(dataset, SplitSpec(calibration=0.3), "classification", None, SEEDS, 0)
+    save_split(first, dataset, path)
+    loaded = load_split(path, dataset)
+    assert loaded.calibration.tolist() == first.calibration.tolist()
+    assert loaded.sha256 == first.sha256
+    redrawn = make_split(dataset, SplitSpec(file=path, calibration=0.5), "classification", None, SEEDS, 4)
+    assert redrawn.test.tolist() == first.test.tolist()
+    assert 0.4 < len(redrawn.calibration) / (400 - len(first.test)) < 0.6
+    assert not len(make_split(dataset, SplitSpec(file=path), "classification", None, SEEDS, 4).calibration)
+
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"calibration": content["calibration"][1:]}))
+    with pytest.raises(DataError, match="hash"):
+        load_split(path, dataset)
+    del content["calibration"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="hash"):
+        load_split(path, dataset)
+
+
+def test_splits_without_calibration_are_what_they_were(make_dataset, tmp_path: Path) -> None:
+    """Hash and file as they were before there was a calibration set: files saved then still load."""
+    dataset = make_dataset(np.arange(120) % 3, np.arange(120) // 5)
+    split = make_split(dataset, SplitSpec(), "classification", None, [0, 1], 0)
+    assert split.sha256 == "91313e4cd444836394f66804daf8d6531775b8e4e72c6c769d4672ffeba27393"
+    save_split(split, dataset, tmp_path / "task.json")
+    assert "calibration" not in json.loads((tmp_path / "task.json").read_text())
+    assert not len(load_split(tmp_path / "task.json", dataset).calibration)
+
+
+def test_too_few_groups_for_a_calibration_set_are_named(make_dataset) -> None:
+    dataset = make_dataset(np.arange(50) % 2, np.arange(50) // 10)
+    spec = SplitSpec(test=("0", "1", "2"), calibration=0.5)
+    with pytest.raises(
+        DataError, match=r"2 groups, which cannot be divided into calibration, validation and training sets; it takes 3"
+    ):
+        make_split(dataset, spec, "classification", None, SEEDS, 0)
+    three = make_dataset(np.arange(30) % 2, np.arange(30) // 10)
+    with pytest.raises(DataError, match=r"into test, calibration, validation and training sets; it takes 4"):
+        make_split(three, SplitSpec(calibration=0.5), "classification", None, SEEDS, 0)
+    for wrong in (0, 1, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="calibration"):
+            SplitSpec(calibration=wrong)

@@ -1,4 +1,4 @@
-"""Which windows train, choose and test. Test groups are fixed once; seeds redraw the rest; groups never cross."""
+"""Which windows train, choose, certify and test. Test and calibration groups are fixed once; seeds redraw the rest; groups never cross."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,14 @@ QUANTILES = 10
 SHOT_FOLDS = 5
 """Folds of the cross-validation inside the shots."""
 
-TEST, VALIDATION = 1, 2
+TEST, VALIDATION, CALIBRATION = 1, 2, 3
 """Keep the random streams apart."""
 
 Indices = NDArray[np.int64]
+
+
+def _none() -> Indices:
+    return np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -57,27 +61,34 @@ class Draw:
 
 @dataclass(frozen=True)
 class Split:
-    """The test set, and one draw per seed; all indices sorted, int64.
+    """The test set, one draw per seed, and what is set aside for guarantees; all indices sorted, int64.
 
     Attributes:
         test: Indices of the test set, the same for all seeds.
         draws: One per seed.
         sha256: Over the windows' fingerprint and all indices.
+        calibration: Indices of the windows that guarantees are computed on and that nothing else is fitted to or chosen on, the
+            same for all seeds; empty where the suite asked for none.
     """
 
     test: Indices
     draws: tuple[Draw, ...]
     sha256: str
+    calibration: Indices = field(default_factory=_none)
+
+    def remaining(self, count: int) -> Indices:
+        """Which of ``count`` windows are neither in the test set nor in the calibration set: what may be fitted to."""
+        return np.setdiff1d(np.arange(count), np.union1d(self.test, self.calibration))
 
 
 def make_split(
     dataset: Dataset, spec: SplitSpec, kind: Kind, shots: int | None, seeds: Sequence[int], base_seed: int
 ) -> Split:
-    """Fix the test set, then draw train and validation once per seed.
+    """Fix the test set and the calibration set, then draw train and validation once per seed.
 
     Fractions are met by whole groups as well as they allow, with classes (or quantile bins of a regression target) spread evenly:
     some of the folds of scikit-learn's ``StratifiedGroupKFold``, or ``StratifiedKFold`` where every window is its own group.
-    A class is in train and validation of every seed, and in the test set too unless that was named.
+    A class is in train and validation of every seed, in the calibration set, and in the test set too unless that was named.
 
     Without ``shots`` a draw has one fold. If only one group is left outside the test set, its windows are divided
     (``Draw.by_group`` is then False). With ``shots`` a draw has that many windows of each class, and min(5, shots) folds of
@@ -86,33 +97,39 @@ def make_split(
 
     Args:
         dataset: What to divide.
-        spec: The test set and the validation fraction. From a saved split only the test set is taken.
+        spec: The test set, the calibration and the validation fraction. From a saved split only the test set is taken.
         kind: ``classification`` or ``regression``.
         shots: Windows per class for train and validation together; None for all.
         seeds: One draw each.
-        base_seed: Seeds the test set and, with each seed, its draw.
+        base_seed: Seeds the test set, the calibration set and, with each seed, its draw.
 
     Raises:
         DataError: Unknown test groups, a single group, or a class with fewer windows or groups than the division needs.
     """
     divider = _Divider(dataset, kind)
-    test = _test_set(divider, spec, base_seed, keep=2 if shots is None else 1)
+    later = ("validation", "training") if shots is None else ("training",)
+    test = _test_set(divider, spec, base_seed, later if spec.calibration is None else ("calibration", *later))
     rest = np.setdiff1d(np.arange(dataset.windows.count), test)
     if not len(rest):
         raise DataError(f"{divider.name}: all windows are in the test set: name fewer test groups")
     divider.check_known(test, rest)
+    calibration = _none()
+    if spec.calibration is not None:
+        rest, calibration = divider.hold_out(
+            rest, spec.calibration, [CALIBRATION, base_seed], "calibration", later=later
+        )
     draws = tuple(
         divider.draw(rest, spec.validation, [VALIDATION, base_seed, seed], seed)
         if shots is None
         else divider.draw_shots(rest, shots, [VALIDATION, base_seed, seed], seed)
         for seed in seeds
     )
-    return Split(test, draws, _digest(dataset, test, draws))
+    return Split(test, draws, _digest(dataset, test, draws, calibration), calibration)
 
 
 def save_split(split: Split, dataset: Dataset, path: Path) -> None:
     """Write a split as JSON."""
-    content = {
+    content: dict[str, Any] = {
         "schema": SCHEMA,
         "fingerprint": dataset.windows.fingerprint,
         "sha256": split.sha256,
@@ -129,6 +146,8 @@ def save_split(split: Split, dataset: Dataset, path: Path) -> None:
             for draw in split.draws
         ],
     }
+    if len(split.calibration):
+        content["calibration"] = split.calibration.tolist()
     write_text(path, json.dumps(content) + "\n")
 
 
@@ -151,19 +170,20 @@ def load_split(path: Path, dataset: Dataset) -> Split:
             for draw in content["draws"]
         )
         fingerprint, sha256 = content["fingerprint"], content["sha256"]
+        calibration = _indices(content.get("calibration", []))
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: correct split.file") from error
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(f"{path} is not a saved split: take splits/TASK.json of a run") from error
     if fingerprint != dataset.windows.fingerprint:
         raise DataError(f"{path} belongs to other windows than {dataset.windows.name}: draw a new split")
-    if sha256 != _digest(dataset, test, draws):
+    if sha256 != _digest(dataset, test, draws, calibration):
         raise DataError(f"{path} was changed after it was saved: its hash differs; draw a new split")
-    return Split(test, draws, sha256)
+    return Split(test, draws, sha256, calibration)
 
 
-def _test_set(divider: _Divider, spec: SplitSpec, base_seed: int, keep: int) -> Indices:
-    """The test set; if it is a fraction, ``keep`` groups of every class stay outside."""
+def _test_set(divider: _Divider, spec: SplitSpec, base_seed: int, later: tuple[str, ...]) -> Indices:
+    """The test set; if it is a fraction, a group of every class stays outside for each of the sets divided off ``later``."""
     dataset = divider.dataset
     everything = np.arange(dataset.windows.count)
     if spec.file is not None:
@@ -173,7 +193,7 @@ def _test_set(divider: _Divider, spec: SplitSpec, base_seed: int, keep: int) -> 
             f"{divider.name} has the single group {dataset.group_names[0]!r}: choose another data.group or leave it out"
         )
     if isinstance(spec.test, float):
-        return divider.hold_out(everything, spec.test, [TEST, base_seed], "test", keep=keep)[1]
+        return divider.hold_out(everything, spec.test, [TEST, base_seed], "test", later=later)[1]
     unknown = [name for name in spec.test if name not in dataset.group_names]
     if unknown or not spec.test:
         known = ", ".join(dataset.group_names[:10]) + (", ..." if len(dataset.group_names) > 10 else "")
@@ -230,15 +250,25 @@ class _Divider:
         return Draw(seed, tuple((final[~held], final[held]) for held in folds), final, by_group=self.groups is None)
 
     def hold_out(
-        self, pool: Indices, fraction: float, entropy: list[int], purpose: str, by_group: bool = True, keep: int = 1
+        self,
+        pool: Indices,
+        fraction: float,
+        entropy: list[int],
+        purpose: str,
+        by_group: bool = True,
+        later: tuple[str, ...] = ("training",),
     ) -> tuple[Indices, Indices]:
-        """Divide ``pool`` into what stays, with at least ``keep`` groups of every class, and about ``fraction`` that is held out."""
+        """Divide ``pool`` into what stays and about ``fraction`` that is held out.
+
+        What stays has a group of every class for each of the sets into which it is divided ``later``.
+        """
+        keep = len(later)
         groups = self.groups[pool] if self.groups is not None and by_group else None
         units = np.arange(len(pool)) if groups is None else groups
         share = _share(fraction)
         strata, fewest = self._strata(pool, units, share.denominator)
         if fewest <= keep:
-            raise DataError(self._impossible(pool, units, purpose, keep))
+            raise DataError(self._impossible(pool, units, (purpose, *later)))
         # with as many folds as the rarest class has groups, each fold has one of them: the fraction gives way to the classes
         number = max(keep + 1, min(fewest, MAX_FOLDS))
         nearest = Fraction(min(max(1, round(fraction * number)), number - keep), number)
@@ -256,7 +286,7 @@ class _Divider:
                 and self._complete(pool, pool[~held], keep)
             ):
                 return pool[~held], pool[held]
-        raise DataError(self._impossible(pool, units, purpose, keep))
+        raise DataError(self._impossible(pool, units, (purpose, *later)))
 
     def _strata(self, pool: Indices, units: Indices, folds: int) -> tuple[Indices, int]:
         """What to spread evenly, and the fewest units that a stratum has."""
@@ -279,7 +309,7 @@ class _Divider:
         present, number = _units_per_class(self.classes[part], self.dataset.groups[part])
         return len(present) == len(np.unique(self.classes[pool])) and int(number.min()) >= least
 
-    def _impossible(self, pool: Indices, units: Indices, purpose: str, keep: int) -> str:
+    def _impossible(self, pool: Indices, units: Indices, sets: tuple[str, ...]) -> str:
         unit, mend = "group", "choose a finer data.group, name test groups, set shots or leave the class out"
         if self.groups is None or len(np.unique(units)) == len(pool):
             unit, mend = "window", "add windows of it or leave the class out"
@@ -291,9 +321,9 @@ class _Divider:
             number = int(numbers.min())
             subject = f"{self.name}: class {self._label(least)} with {(self.classes[pool] == least).sum()} windows"
         counted = f"{number} {unit}" + "s" * (number != 1)
-        sets = f"{purpose}, validation and training" if keep > 1 else f"{purpose} and training"
-        needed = "" if number > keep else f"; it takes {keep + 1} at least"
-        return f"{subject} has {counted}, which cannot be divided into {sets} sets{needed}: {mend}"
+        named = f"{', '.join(sets[:-1])} and {sets[-1]}"
+        needed = "" if number >= len(sets) else f"; it takes {len(sets)} at least"
+        return f"{subject} has {counted}, which cannot be divided into {named} sets{needed}: {mend}"
 
     def _label(self, label: Any) -> str:
         return repr(self.dataset.label_names[int(label)])
@@ -338,12 +368,13 @@ def _indices(values: list[int]) -> Indices:
     return np.asarray(values, dtype=np.int64)
 
 
-def _digest(dataset: Dataset, test: Indices, draws: Sequence[Draw]) -> str:
+def _digest(dataset: Dataset, test: Indices, draws: Sequence[Draw], calibration: Indices) -> str:
     digest = hashlib.sha256(dataset.windows.fingerprint.encode())
     for draw_indices in [
         test,
         *(part for draw in draws for fold in draw.folds for part in fold),
         *(draw.final for draw in draws),
+        *([calibration] if len(calibration) else []),
     ]:
         digest.update(len(draw_indices).to_bytes(8, "little"))
         digest.update(draw_indices.astype("<i8").tobytes())
