@@ -11,6 +11,7 @@ import typer
 
 from offramp.cli.data import data_app
 from offramp.cli.help import Command, Group
+from offramp.cli.training import train
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -225,6 +226,9 @@ def pretrain(
         folder = start(config, out, device, on_step)
     if leads():
         print(folder)
+
+
+app.command(cls=Command)(train)
 
 
 @app.command(cls=Command)

@@ -1,0 +1,70 @@
+"""The command that trains an encoder for its exits: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    suite: Annotated[Path, typer.Argument(help="Suite file; its encoder is what training starts from.")],
+    task: Annotated[str, typer.Option(help="Task whose training windows are learned.")],
+    out: Annotated[Path, typer.Option(help="Folder of the training; an interrupted one is resumed.", file_okay=False)],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="joint, progressive, alternating, two-stage, self-distillation, layerskip; or up to one exit: low-rank, full."
+        ),
+    ] = "joint",
+    weights: Annotated[
+        str, typer.Option(help="Of the exits' losses: uniform, linear, square-root, inverse or macs.")
+    ] = "uniform",
+    order: Annotated[str, typer.Option(help="progressive: shallow-to-deep or deep-to-shallow.")] = "shallow-to-deep",
+    exit: Annotated[str | None, typer.Option(help="low-rank, full: up to which exit; the last if left out.")] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
+    batch: Annotated[int, typer.Option(help="Windows per step.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    temperature: Annotated[float, typer.Option(help="self-distillation: of the last exit's answers.")] = 3.0,
+    rank: Annotated[int, typer.Option(help="low-rank: of the adapters.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of heads and minibatches.")] = 0,
+    device: Annotated[str, typer.Option(help="Where it trains, e.g. cpu or cuda.")] = "cpu",
+) -> None:
+    """Train an encoder for its exits on one task; the suite's encoder stays as it is.
+
+    Leaves a new encoder folder in OUT/encoder, which a suite can name as its encoder. It learns the training windows of the
+    suite's first seed, never a test window.
+
+    Example: offramp train suite.yaml --task los --method joint --out runs/joint
+    """
+    from offramp.cli.progress import Steps
+    from offramp.suite import load_suite
+    from offramp.training.exits.config import ExitTraining
+    from offramp.training.exits.on_task import train_on_task
+    from offramp.training.exits.trainer import ExitStep
+
+    config = ExitTraining(
+        method=method,  # type: ignore[arg-type]
+        weights=weights,  # type: ignore[arg-type]
+        order=order,  # type: ignore[arg-type]
+        exit=exit,
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        temperature=temperature,
+        rank=rank,
+        seed=seed,
+    )
+    with Steps() as shown:
+
+        def on_step(done: ExitStep) -> None:
+            shown("training", done.step, steps)
+            if done.step % 100 == 0:
+                shown.note(f"step {done.step}: loss {done.loss:.3f}")
+
+        trained = train_on_task(load_suite(suite), task, config, out, device, on_step)
+    width = max(map(len, trained.validation))
+    for name, score in trained.validation.items():
+        print(f"{name:{width}}  validation {trained.metric} {score:.4g}")
+    print(trained.folder)
