@@ -143,20 +143,27 @@ def by_snr(
     problem: Problem, chosen: tuple[FittedExit, FeatureRows], full: tuple[FittedExit, FeatureRows]
 ) -> SnrScores | None:
     """Test scores in bins of SNR that hold equally many windows. None where the data has no SNR."""
-    if problem.dataset.snr_db is None:
+    divided = snr_bins(problem)
+    if divided is None:
         return None
-    test = problem.split.test
-    snr = problem.dataset.snr_db[test]
-    # "lower" puts every edge on a value that occurs, so that no bin is empty
-    edges = np.unique(np.quantile(snr, np.linspace(0, 1, SNR_BINS + 1), method="lower"))
-    if len(edges) < 2:
-        return None
-    bins = np.clip(np.searchsorted(edges, snr, side="right") - 1, 0, len(edges) - 2)
+    edges, bins = divided
     return SnrScores(
         edges_db=edges.tolist(),
         chosen=_by_part(problem, *chosen, bins, len(edges) - 1),
         full=_by_part(problem, *full, bins, len(edges) - 1),
     )
+
+
+def snr_bins(problem: Problem) -> tuple[NDArray[np.floating], NDArray[np.int64]] | None:
+    """Edges of bins of SNR, one more than there are bins, and the bin of every test window. None where the data has no SNR."""
+    if problem.dataset.snr_db is None:
+        return None
+    snr = problem.dataset.snr_db[problem.split.test]
+    # "lower" puts every edge on a value that occurs, so that no bin is empty
+    edges = np.unique(np.quantile(snr, np.linspace(0, 1, SNR_BINS + 1), method="lower"))
+    if len(edges) < 2:
+        return None
+    return edges, np.clip(np.searchsorted(edges, snr, side="right") - 1, 0, len(edges) - 2)
 
 
 def by_group(

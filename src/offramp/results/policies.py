@@ -47,7 +47,7 @@ class ReliabilityRow(Part):
 
     exit: str
     temperature: float = Field(description="Mean over seeds, fitted on validation")
-    survivors_temperature: float = Field(
+    survivors_temperature: float | None = Field(
         description="Fitted to the validation windows that reach the exit under the routed policy"
     )
     survivors_share: float = Field(description="Share of test windows that reach the exit")

@@ -1,0 +1,1 @@
+"""Fixed exits beside policies, for one task: the section ``policies:`` of a suite."""

@@ -1,0 +1,104 @@
+"""A threshold that is certified on the calibration groups, and what becomes of the certificate on other windows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from offramp.comparison.budgets import Contest
+from offramp.comparison.gathering import Sample
+from offramp.metrics import Array
+from offramp.policies.guarantees import certify, group_losses, window_losses
+from offramp.policies.policy import Policy
+from offramp.policies.search import Candidate, candidate, exit_temperatures, shared_thresholds
+from offramp.policies.simulation import certainties, leaving
+from offramp.policies.spec import GuaranteeSpec
+from offramp.results import Certified
+
+THRESHOLDS = 50
+"""Tested in fixed sequence, from one that lets none leave; quantiles of the certainty on validation, so that they are fixed before
+the calibration groups are looked at."""
+
+
+def check_groups(groups: int, asked: GuaranteeSpec) -> None:
+    """Raise :class:`PolicyError` that says how many calibration groups are needed where these cannot certify anything."""
+    certify(np.zeros((1, groups)), asked.level, asked.delta, asked.method)
+
+
+def certified_policy(
+    contest: Contest, calibration: Sample, routed: Policy, asked: GuaranteeSpec, exchangeable: bool
+) -> tuple[Certified, Policy | None]:
+    """Certify one threshold for the routed policy's criterion and exits, full depth being its last; first seed.
+
+    Args:
+        contest: The task.
+        calibration: Windows used for nothing else, seen by the heads of the first seed.
+        routed: Gives criterion and exits.
+        asked: Risk, level, delta and method.
+        exchangeable: Whether test groups were drawn as the calibration groups were.
+
+    Returns:
+        The part of the results, and the policy if a threshold is certified.
+
+    Raises:
+        PolicyError: There are too few calibration groups.
+    """
+    val, kind, metric = contest.val[0].windows, contest.problem.task.kind, contest.problem.metric
+    consulted = [contest.exits.index(exit) for exit in routed.exits]
+    with_full = tuple(dict.fromkeys([*consulted, len(contest.exits) - 1]))
+    tried = candidate(val, kind, routed.criterion, with_full, exit_temperatures(val, kind))
+    thresholds = shared_thresholds(tried.certain[:-1], THRESHOLDS)
+    losses = np.stack([_losses(calibration, tried, threshold, asked) for threshold in thresholds])
+    groups = contest.problem.dataset.groups[calibration.indices]
+    certificate = certify(group_losses(losses, groups), asked.level, asked.delta, asked.method)
+    test = contest.test[0]
+    full_score = float(metric.score(test.windows.statistics[-1].sum(0)))
+    result = Certified(
+        risk=asked.risk,
+        level=asked.level,
+        delta=certificate.delta,
+        method=asked.method,
+        criterion=routed.criterion,
+        exits=list(tried.policy.exits),
+        groups=certificate.groups,
+        windows=calibration.windows.count,
+        thresholds=len(thresholds),
+        threshold=None,
+        calibration_risk=certificate.mean_loss,
+        test_risk=None,
+        macs_saved_fraction=None,
+        score=None,
+        full_score=full_score,
+        exchangeable=exchangeable,
+    )
+    if certificate.index is None:
+        return result, None
+    threshold = float(thresholds[certificate.index])
+    policy = replace(tried.policy, thresholds=(threshold,) * (len(with_full) - 1))
+    decided = test.decide(policy)
+    cost = float(contest.leaving_costs(policy)[decided.exit].mean())
+    found = {
+        "threshold": threshold if np.isfinite(threshold) else None,
+        "test_risk": risk_of(contest, test, policy, asked),
+        "macs_saved_fraction": 1 - cost / float(contest.costs.fixed()[-1]),
+        "score": float(metric.score(test.statistics(decided, policy).sum(0))),
+    }
+    return result.model_copy(update=found), policy
+
+
+def risk_of(contest: Contest, sample: Sample, policy: Policy, asked: GuaranteeSpec) -> float:
+    """A policy's risk on some windows, mean over their groups."""
+    full = sample.windows.outputs[sample.windows.exits[-1]]
+    answers, targets = sample.decide(policy).outputs, sample.windows.targets
+    losses = window_losses(asked.risk, policy.kind, answers, full, targets, asked.limit)
+    return float(group_losses(losses[None], contest.problem.dataset.groups[sample.indices]).mean())
+
+
+def _losses(sample: Sample, tried: Candidate, threshold: float, asked: GuaranteeSpec) -> Array:
+    """Loss of every calibration window at one threshold, ``(N,)``."""
+    windows, policy = sample.windows, tried.policy
+    left = leaving(certainties(policy, windows.outputs), np.full(len(policy.exits) - 1, threshold))
+    outputs = np.stack([windows.outputs[exit] for exit in policy.exits])
+    answers = outputs[left, np.arange(windows.count)]
+    return window_losses(asked.risk, policy.kind, answers, outputs[-1], windows.targets, asked.limit)

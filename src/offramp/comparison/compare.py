@@ -1,0 +1,139 @@
+"""Fixed exits beside policies for one task, top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from offramp.comparison import behaviour
+from offramp.comparison.budgets import Budget, Contest, oracle_row, run_contest
+from offramp.comparison.certificate import certified_policy, risk_of
+from offramp.comparison.gathering import Sample, Taps, final_sample, validation_sample
+from offramp.evaluation import Resampling
+from offramp.fitting.fit import FittedExit, Problem
+from offramp.policies.policy import Policy
+from offramp.policies.search import CascadeCosts
+from offramp.policies.spec import PoliciesSpec
+from offramp.resampling import resampling_units
+from offramp.results import Certified, PolicyComparison, ShiftRow
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """What a comparison leaves.
+
+    Attributes:
+        contest: What it was made from.
+        comparison: The part of the results, without warnings and sentence.
+        chosen: The chosen budget with its policies.
+        policies: For the bundle, by name: those of the chosen budget for the first seed; ``routed`` is the best on validation,
+            ``certified`` has a guarantee, ``rejecting`` abstains.
+    """
+
+    contest: Contest
+    comparison: PolicyComparison
+    chosen: Budget
+    policies: dict[str, Policy]
+
+
+def compare_policies(
+    problem: Problem,
+    fitted: Sequence[FittedExit],
+    taps: Taps,
+    costs: CascadeCosts,
+    fixed: int,
+    asked: PoliciesSpec,
+    resampling: Resampling,
+    seed: int,
+    others: Mapping[str, tuple[Sample, bool]],
+) -> Compared:
+    """Find policies on validation and compare them with fixed exits on test.
+
+    Args:
+        problem: The task.
+        fitted: Heads of every exit.
+        taps: Features of every exit.
+        costs: Of one window, MACs.
+        fixed: Index of the chosen fixed exit.
+        asked: The suite's section.
+        resampling: Of validation and test units.
+        seed: Of the bootstrap over validation groups.
+        others: Other populations for the rows on shifts, by name: windows, and whether the heads know their classes.
+
+    Raises:
+        PolicyError: A budget, a service level or a guarantee cannot be had.
+    """
+    seeds = range(len(problem.split.draws))
+    test, units = problem.split.test, problem.test_units
+    contest = Contest(
+        problem,
+        fitted,
+        [validation_sample(problem, fitted, taps, seed) for seed in seeds],
+        [final_sample(problem, fitted, taps, seed, test, units) for seed in seeds],
+        costs,
+        resampling,
+    )
+    amounts = [(exit, float(cost)) for exit, cost in zip(contest.exits, costs.fixed(), strict=True)]
+    if asked.budget is not None:
+        amounts.append(("asked", asked.budget.macs))
+    worst = asked.service_level.macs if asked.service_level else None
+    number = fixed if asked.budget is None else len(amounts) - 1
+    budgets = run_contest(contest, asked.criteria_for(problem.task.kind), amounts, worst)
+    chosen, routed = budgets[number], budgets[number].routed[0]
+    policies = {name: of_seeds[0] for name, of_seeds in chosen.policies.items()} | {"routed": routed}
+    certified = _certified(contest, taps, asked, routed, policies)
+    if asked.reject_error is not None and problem.task.kind == "classification":
+        policies["rejecting"], _ = behaviour.rejecting(contest, routed, asked.reject_error)
+    guarded = policies.get("certified", routed)
+    comparison = PolicyComparison(
+        budgets=[budget.row for budget in budgets],
+        chosen=number,
+        full_cost=float(costs.fixed()[-1]),
+        oracle=oracle_row(contest),
+        by_class=behaviour.shares_by_class(contest, routed),
+        by_snr=behaviour.shares_by_snr(contest, routed),
+        reliability=behaviour.reliability(contest, chosen.routed) if problem.task.kind == "classification" else [],
+        certified=certified,
+        rejection=behaviour.rejection_curve(contest, routed),
+        shifts=_shifts(contest, asked, guarded, others),
+        instability=behaviour.instability(contest, routed, amounts[number][1], seed),
+        overthinking=behaviour.overthought(contest),
+    )
+    return Compared(contest, comparison, chosen, policies)
+
+
+def _certified(
+    contest: Contest, taps: Taps, asked: PoliciesSpec, routed: Policy, policies: dict[str, Policy]
+) -> Certified | None:
+    """The certificate if one is asked for; its policy is added to ``policies``."""
+    if asked.guarantee is None:
+        return None
+    problem = contest.problem
+    held = problem.split.calibration
+    units = resampling_units(problem.dataset.groups, problem.dataset.grouped, held)
+    calibration = final_sample(problem, contest.fitted, taps, 0, held, units)
+    exchangeable = isinstance(problem.task.split.test, float) and problem.task.split.file is None
+    certified, policy = certified_policy(contest, calibration, routed, asked.guarantee, exchangeable)
+    if policy is not None:
+        policies["certified"] = policy
+    return certified
+
+
+def _shifts(
+    contest: Contest,
+    asked: PoliciesSpec,
+    policy: Policy,
+    others: Mapping[str, tuple[Sample, bool]],
+) -> list[ShiftRow]:
+    """Validation, test, each test group where there are few, and other populations; with the guarantee's risk if there is one."""
+    test = contest.test[0]
+    populations: list[tuple[str, Sample, bool]] = [("validation", contest.val[0], True), ("test", test, True)]
+    populations += behaviour.test_groups(contest)
+    populations += [(name, sample, known) for name, (sample, known) in others.items()]
+    rows = []
+    for name, sample, known in populations:
+        row = behaviour.shift_row(contest, name, sample, policy, known)
+        if asked.guarantee is not None and known:
+            row = row.model_copy(update={"risk": risk_of(contest, sample, policy, asked.guarantee)})
+        rows.append(row)
+    return rows

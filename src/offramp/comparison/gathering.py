@@ -1,0 +1,99 @@
+"""What the heads of every exit say about a task's windows, seed by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.fitting.fit import FittedExit, Problem, head_outputs
+from offramp.fitting.rows import FeatureRows
+from offramp.metrics import Array
+from offramp.policies.policy import Policy
+from offramp.policies.search import Windows
+from offramp.policies.simulation import Decisions, simulate
+from offramp.resampling import Units
+
+Taps = Callable[[str], FeatureRows]
+"""Features of one exit by its name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Some windows of a task as the heads of one seed see them.
+
+    Attributes:
+        windows: Outputs at every exit, and targets.
+        indices: Into the data set, int64 ``(N,)``.
+        units: What the bootstrap resamples.
+    """
+
+    windows: Windows
+    indices: NDArray[np.int64]
+    units: Units
+
+    def statistics(self, decided: Decisions, policy: Policy) -> Array:
+        """Metric statistics ``(N, q)`` of the answers under a policy."""
+        consulted = np.asarray([self.windows.exits.index(exit) for exit in policy.exits])
+        answers: Array = self.windows.statistics[consulted[decided.exit], np.arange(self.windows.count)]
+        return answers
+
+    def sums(self, statistics: Array) -> Array:
+        """Statistics summed per unit, ``(U, q)``."""
+        return self.units.sums(statistics, self.indices)
+
+    def decide(self, policy: Policy) -> Decisions:
+        """Run a policy on these windows."""
+        return simulate(policy, self.windows.outputs)
+
+
+def validation_sample(problem: Problem, fitted: Sequence[FittedExit], taps: Taps, seed: int) -> Sample:
+    """Validation windows of one seed, each seen by heads that did not learn from it."""
+    folds = problem.split.draws[seed].folds
+    outputs = {}
+    for exit in fitted:
+        rows = taps(exit.name)
+        heads = exit.val_heads[seed]
+        outputs[exit.name] = np.concatenate(
+            [head_outputs(head, rows, held) for head, (_, held) in zip(heads, folds, strict=True)]
+        )
+    indices = np.concatenate([held for _, held in folds])
+    return _sample(problem, fitted, outputs, indices, problem.val_units)
+
+
+def final_sample(
+    problem: Problem,
+    fitted: Sequence[FittedExit],
+    taps: Taps,
+    seed: int,
+    indices: NDArray[np.int64],
+    units: Units,
+    rows: NDArray[np.int64] | None = None,
+) -> Sample:
+    """Windows that no head learned from, seen by the final heads of one seed.
+
+    Args:
+        problem: The task.
+        fitted: Heads of every exit.
+        taps: Features.
+        seed: Number of the seed.
+        indices: Of the windows in the data set.
+        units: Of the bootstrap.
+        rows: Where their features are, if those are of other windows than the whole data set.
+    """
+    rows = indices if rows is None else rows
+    outputs = {exit.name: head_outputs(exit.heads[seed], taps(exit.name), rows) for exit in fitted}
+    return _sample(problem, fitted, outputs, indices, units)
+
+
+def _sample(
+    problem: Problem,
+    fitted: Sequence[FittedExit],
+    outputs: dict[str, NDArray[np.float32]],
+    indices: NDArray[np.int64],
+    units: Units,
+) -> Sample:
+    exits = tuple(exit.name for exit in fitted)
+    return Sample(Windows(exits, outputs, problem.dataset.targets[indices], problem.metric), indices, units)

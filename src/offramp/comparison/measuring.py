@@ -1,0 +1,186 @@
+"""Policies really executed and timed on this machine, and the comparison again at matched time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from offramp.comparison.budgets import Budget, Contest, run_contest
+from offramp.costs import time_interleaved
+from offramp.encoders.base import StagedEncoder
+from offramp.metrics import Array
+from offramp.policies.arrivals import bursty_arrivals, cascade_service, fit_stage_times, queueing_latency
+from offramp.policies.execution import run_cascade
+from offramp.policies.policy import Policy
+from offramp.policies.search import CascadeCosts
+from offramp.results import Arrivals, MeasuredPolicies, MeasuredRow
+
+STAGE_ROUNDS = 5
+"""Rounds in which every exit's way is timed."""
+RUN_ROUNDS = 9
+"""Rounds in which policies are executed."""
+UTILISATION = 0.5
+"""Mean load of the arrival trace: of what full depth answers in full batches."""
+ARRIVED = 20_000
+"""Windows in the arrival trace."""
+LEAST_SECONDS = 1e-7
+
+
+@dataclass(frozen=True, eq=False)
+class Machine:
+    """What is executed: an encoder with the heads of one seed.
+
+    Attributes:
+        encoder: Frozen.
+        heads: Per exit, on the encoder's device.
+        pooling: Of the taps that the heads take.
+        inputs: A batch of test windows behind the transform, ``(n, ...)`` on the encoder's device.
+    """
+
+    encoder: StagedEncoder
+    heads: Mapping[str, nn.Module]
+    pooling: str
+    inputs: Tensor
+
+    def fixed(self, exit: str) -> Callable[[], object]:
+        """A call that answers the batch at a fixed exit."""
+        network, head = self.encoder.truncate(exit, self.pooling), self.heads[exit]
+        return lambda: head(network(self.inputs)).cpu()
+
+    def routed(self, policy: Policy) -> Callable[[], object]:
+        """A call that answers the batch under a policy."""
+        return lambda: run_cascade(self.encoder, self.heads, policy, self.inputs, self.pooling)
+
+
+def measure_policies(
+    contest: Contest,
+    machine: Machine,
+    chosen: Budget,
+    fixed: str,
+    criteria: Sequence[str],
+    seed: int,
+) -> MeasuredPolicies:
+    """Time what was compared at matched MACs, search again at matched time, and execute that too.
+
+    Args:
+        contest: The task, its costs in MACs.
+        machine: The encoder with the heads of the first seed.
+        chosen: Policies at the chosen budget in MACs.
+        fixed: The fixed exit of that budget.
+        criteria: Names of criteria.
+        seed: Of the arrival trace.
+    """
+    full, batch = contest.exits[-1], len(machine.inputs)
+    milliseconds = stage_milliseconds(machine, contest.exits)
+    timed = replace(contest, costs=milliseconds)
+    budget = float(milliseconds.fixed()[contest.exits.index(fixed)])
+    (matched,) = run_contest(timed, criteria, [(fixed, budget)], None)
+    at_time = matched.row.fixed.name
+    policies = {"routed at matched MACs": chosen.routed[0], "routed at matched time": matched.routed[0]}
+    exits = dict.fromkeys([full, fixed, at_time])
+    calls: dict[str, Callable[[], object]] = {exit: machine.fixed(exit) for exit in exits}
+    calls |= {name: machine.routed(policy) for name, policy in policies.items()}
+    times = {name: float(np.median(runs)) for name, runs in time_interleaved(calls, 0.0, RUN_ROUNDS).items()}
+
+    def row(name: str, of: str, macs: float, score: float | None) -> MeasuredRow:
+        return MeasuredRow(
+            name=name,
+            milliseconds=1e3 * times[of] / batch,
+            macs_saved_fraction=1 - macs / float(contest.costs.fixed()[-1]),
+            time_saved_fraction=1 - times[of] / times[full],
+            score=score,
+        )
+
+    def fixed_row(name: str, exit: str) -> MeasuredRow:
+        index = contest.exits.index(exit)
+        sums = contest.fitted[index].test_sums[0].sum(0)
+        return row(name, exit, float(contest.costs.fixed()[index]), float(contest.problem.metric.score(sums)))
+
+    def routed_row(name: str) -> MeasuredRow:
+        policy, test = policies[name], contest.test[0]
+        decided = test.decide(policy)
+        score = float(contest.problem.metric.score(test.statistics(decided, policy).sum(0)))
+        return row(name, name, float(contest.leaving_costs(policy)[_executed(machine, policy)].mean()), score)
+
+    rows = [fixed_row("full depth", full), fixed_row(f"fixed {fixed}", fixed), routed_row("routed at matched MACs")]
+    return MeasuredPolicies(
+        batch=batch,
+        threads=1,
+        rows=rows,
+        at_matched_time=matched.row,
+        executed=[fixed_row(f"fixed {at_time}", at_time), routed_row("routed at matched time")],
+        arrivals=_arrivals(contest, machine, milliseconds, fixed, policies["routed at matched time"], seed),
+    )
+
+
+def stage_milliseconds(machine: Machine, exits: Sequence[str]) -> CascadeCosts:
+    """Time of one window to every exit, and of the head and a decision there, in batches as they come; medians."""
+    taps = _taps(machine)
+    calls: dict[tuple[str, str], Callable[[], object]] = {}
+    for exit in exits:
+        network = machine.encoder.truncate(exit, machine.pooling)
+        calls["reach", exit] = lambda network=network: network(machine.inputs)  # type: ignore[misc]
+        decide = Policy("regression", "agreement", (exit, ""), (np.inf,), (1.0, 1.0), (1.0, 1.0))
+        calls["consult", exit] = lambda exit=exit, decide=decide: _consult(machine, taps, exit, decide)  # type: ignore[misc]
+    times = {name: float(np.median(runs)) for name, runs in time_interleaved(calls, 0.0, STAGE_ROUNDS).items()}
+    scale = 1e3 / len(machine.inputs)
+    reach = np.maximum.accumulate([times["reach", exit] for exit in exits]) * scale
+    return CascadeCosts(tuple(reach.tolist()), tuple(times["consult", exit] * scale for exit in exits))
+
+
+def _consult(machine: Machine, taps: Mapping[str, Tensor], exit: str, decide: Policy) -> object:
+    outputs = machine.heads[exit](taps[exit]).cpu().numpy()
+    return decide.step(exit, outputs, decide.start(len(outputs)))
+
+
+@torch.inference_mode()
+def _taps(machine: Machine) -> dict[str, Tensor]:
+    return machine.encoder.taps(machine.inputs, pooling=machine.pooling)
+
+
+def _executed(machine: Machine, policy: Policy) -> NDArray[np.int64]:
+    """Where the windows of the batch leave."""
+    return run_cascade(machine.encoder, machine.heads, policy, machine.inputs, machine.pooling).exit
+
+
+def _arrivals(
+    contest: Contest, machine: Machine, batched: CascadeCosts, fixed: str, routed: Policy, seed: int
+) -> list[Arrivals]:
+    """Latency of full depth, the fixed exit and the routed policy under one bursty trace, windows in order of the test set."""
+    batch, exits = len(machine.inputs), contest.exits
+    if batch < 2:
+        return []
+    single = stage_milliseconds(replace(machine, inputs=machine.inputs[:1]), exits)
+    rate = UTILISATION * 1e3 / float(batched.fixed()[-1])
+    times = bursty_arrivals(rate, ARRIVED / rate, seed)
+    ways = {
+        "full depth": ((len(exits) - 1,), np.zeros(1, dtype=np.int64)),
+        f"fixed {fixed}": ((exits.index(fixed),), np.zeros(1, dtype=np.int64)),
+        "routed at matched time": (
+            tuple(exits.index(exit) for exit in routed.exits),
+            contest.test[0].decide(routed).exit,
+        ),
+    }
+    rows = []
+    for name, (consulted, left) in ways.items():
+        stages = [_stage_seconds(costs, consulted) * size for costs, size in ((single, 1), (batched, batch))]
+        service = cascade_service(*fit_stage_times(np.stack(stages), np.asarray([1, batch])))
+        places = np.resize(left, len(times))
+        latency = 1e3 * queueing_latency(times, places, service, batch)
+        p50, p95, p99 = (float(value) for value in np.percentile(latency, (50, 95, 99)))
+        load = rate * service(np.resize(left, batch)) / batch
+        rows.append(Arrivals(name=name, p50_ms=p50, p95_ms=p95, p99_ms=p99, utilisation=load))
+    return rows
+
+
+def _stage_seconds(costs: CascadeCosts, consulted: Sequence[int]) -> Array:
+    """Seconds of one window from one consulted exit to the next, head and decision included."""
+    reach = np.asarray(costs.reach)[list(consulted)]
+    seconds = (np.diff(reach, prepend=0.0) + np.asarray(costs.consult)[list(consulted)]) / 1e3
+    positive: Array = np.maximum(seconds, LEAST_SECONDS)
+    return positive
