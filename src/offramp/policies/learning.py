@@ -77,10 +77,11 @@ def learned_parameters(
         losses = np.stack([_loss(exit, outputs[exit], values, scale) for exit in names])
     _check_losses(losses, (len(names), len(targets)), kind)
     lost = losses.astype(np.float64)
-    seen = list(_seen(policy, outputs))
+    with np.errstate(over="ignore", invalid="ignore"):
+        seen = list(_seen(policy, outputs))
+        described = [_described(exit, one, scale) for exit, one in zip(names, seen, strict=True)]
     if criterion == "bin_accuracy":
         return _bins([confidence(one.outputs) for one in seen], lost)
-    described = [_described(exit, one, scale) for exit, one in zip(names, seen, strict=True)]
     if criterion == "benefit":
         return _benefit(described, lost) | scale
     return _halting(described, 1 - lost if kind == "classification" else 1 - np.tanh(lost)) | scale
