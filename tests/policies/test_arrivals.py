@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offramp.errors import DataError
@@ -67,6 +67,7 @@ class TestBurstyArrivals:
 
 class TestStageTimes:
     @given(st.lists(st.tuples(st.floats(1e-5, 1e-2), st.floats(1e-7, 1e-3)), min_size=1, max_size=5))
+    @settings(deadline=None, max_examples=60)
     def test_two_sizes_give_both_parts_back(self, stages: list[tuple[float, float]]) -> None:
         fixed, per_window = np.array(stages).T
         sizes = np.array([1, 64])
@@ -161,6 +162,7 @@ class TestQueueingLatency:
         assert p99(8, 16) < 0.5 * p99(8, 1)
 
     @given(st.lists(st.floats(0, 5), min_size=1, max_size=40), st.integers(1, 8))
+    @settings(deadline=None, max_examples=60)
     def test_nobody_is_answered_before_those_who_came_earlier(self, gaps: list[float], batch_most: int) -> None:
         arrivals = np.cumsum(gaps)
         latency = queueing_latency(arrivals, np.zeros(len(gaps), int), constant(1.0), batch_most)

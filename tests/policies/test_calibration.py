@@ -101,6 +101,7 @@ class TestCalibrationError:
         assert expected_calibration_error(np.array([0.0, 1.0]), np.array([True, False])) == 1
 
     @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50), st.integers(1, 20))
+    @settings(deadline=None, max_examples=60)
     def test_between_the_gap_of_the_means_and_one(self, pairs: list[tuple[float, bool]], bins: int) -> None:
         confidence, right = (np.array(column) for column in zip(*pairs, strict=True))
         error = expected_calibration_error(confidence, right, bins)
@@ -117,6 +118,7 @@ class TestCalibrationError:
 
 class TestFailureAuroc:
     @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
+    @settings(deadline=None, max_examples=60)
     def test_is_the_area_that_scikit_learn_finds_ties_included(self, pairs: list[tuple[int, bool]]) -> None:
         certainty, right = (np.array(column) for column in zip(*pairs, strict=True))
         found = failure_auroc(certainty.astype(np.float32), right)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offramp.errors import DataError
@@ -13,12 +13,14 @@ triples = st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_s
 
 class TestShares:
     @given(triples)
+    @settings(deadline=None, max_examples=60)
     def test_premature_counts_early_and_wrong_where_full_depth_is_right(self, rows: list[tuple[bool, ...]]) -> None:
         early, right, full_right = (np.array(column) for column in zip(*rows, strict=True))
         counted = sum(1 for left, good, full in rows if left and full and not good)
         assert premature(early, right, full_right) == pytest.approx(counted / len(rows))
 
     @given(triples)
+    @settings(deadline=None, max_examples=60)
     def test_overthinking_counts_windows_that_only_an_earlier_exit_gets_right(self, rows: list) -> None:
         counted = sum(1 for first, second, last in rows if (first or second) and not last)
         assert overthinking(np.array(rows).T) == pytest.approx(counted / len(rows))
@@ -52,6 +54,7 @@ class TestShares:
 
 class TestResampledUnits:
     @given(st.lists(st.integers(-3, 3), min_size=1, max_size=40), st.integers(0, 100))
+    @settings(deadline=None, max_examples=60)
     def test_units_come_whole_and_as_many_as_there_are(self, units: list[int], seed: int) -> None:
         of_window = np.array(units)
         present, sizes = np.unique(of_window, return_counts=True)
