@@ -290,7 +290,7 @@ def _hoeffding_bentkus_test(losses: Array, level: float, delta: float) -> Array:
 def _betting_test(losses: Array, level: float, delta: float) -> Array:
     """P-values ``(T,)`` of the hypotheses that the risk is above ``level``: one over the most capital that betting on less ever had.
 
-    Bets as in proposition 5 of Bates et al. (2021). If the hypothesis holds the capital is a supermartingale, and exceeds ``1 / p`` at any
+    Bets as Bates et al. (2021) place them. If the hypothesis holds the capital is a supermartingale, and exceeds ``1 / p`` at any
     time with a probability of at most p (Ville). That takes groups in an order that says nothing of their losses, and names
     often do: they are shuffled.
     """
@@ -316,7 +316,7 @@ _TESTS: dict[str, Callable[[Array, float, float], Array]] = {
 def _smallest(passes: Callable[[float], bool]) -> float:
     """The smallest value in [0, 1] that passes, where all above it do; 1 if none is found."""
     low, high = 0.0, 1.0
-    for _ in range(50):
+    for _ in range(40):
         middle = (low + high) / 2
         low, high = (low, middle) if passes(middle) else (middle, high)
     return high
