@@ -15,11 +15,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from offramp.control_rows import RANDOM_DRAWS
 from offramp.encoders.base import StagedEncoder
 from offramp.features import batch_size
 from offramp.fitting.fit import Problem, fit_exit
 from offramp.fitting.tokens import target_positions
-from offramp.pipeline import LATENCY_SECONDS, RANDOM_DRAWS, Prepared, check_task, load, prepare
+from offramp.pipeline import LATENCY_SECONDS
+from offramp.preparation import Prepared, check_task, load, prepare
 from offramp.suite import LoadedSuite
 
 RAW_WIDTH = 1024

@@ -15,6 +15,7 @@ from offramp.controls import CONTROLS
 from offramp.encoders.hub import LOCAL
 from offramp.errors import SuiteError
 from offramp.metrics import METRICS
+from offramp.policies.spec import PoliciesSpec
 from offramp.selection import margin
 from offramp.tasks import Spec, TaskSpec
 
@@ -78,6 +79,7 @@ class Suite(Spec):
     tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]
     selection: SelectionSpec = SelectionSpec()
     controls: tuple[Literal[CONTROLS], ...] = ("constant", "random_encoder", "raw_input")  # type: ignore[valid-type]
+    policies: PoliciesSpec | None = None
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -89,6 +91,27 @@ class Suite(Spec):
                     margin(self.selection.tolerance, 1.0, METRICS[task.metric_name])
                 except SuiteError as error:
                     raise ValueError(f"task {task.name!r}: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _policies_fit(self) -> Suite:
+        asked = self.policies
+        for task in self.tasks if asked is not None else ():
+            assert asked is not None
+            if task.head.pooling != "default":
+                raise ValueError(
+                    f"task {task.name!r}: policies decide on one answer per window: use head.pooling: default"
+                )
+            if not asked.criteria_for(task.kind):
+                raise ValueError(f"task {task.name!r}: none of policies.criteria is for {task.kind}")
+            if asked.guarantee is not None and task.split.calibration is None:
+                raise ValueError(
+                    f"task {task.name!r}: policies.guarantee needs windows of its own: add split.calibration, e.g. 0.2"
+                )
+            if asked.guarantee is not None and task.kind == "regression" and asked.guarantee.limit is None:
+                raise ValueError(
+                    f"task {task.name!r}: policies.guarantee.limit says how far off an answer is wrong: add it"
+                )
         return self
 
     @model_validator(mode="after")

@@ -91,7 +91,7 @@ def risk_of(contest: Contest, sample: Sample, policy: Policy, asked: GuaranteeSp
     """A policy's risk on some windows, mean over their groups."""
     full = sample.windows.outputs[sample.windows.exits[-1]]
     answers, targets = sample.decide(policy).outputs, sample.windows.targets
-    losses = window_losses(asked.risk, policy.kind, answers, full, targets, asked.limit)
+    losses = window_losses(asked.risk, policy.kind, answers, full, targets, _limit(policy, asked))
     return float(group_losses(losses[None], contest.problem.dataset.groups[sample.indices]).mean())
 
 
@@ -101,4 +101,9 @@ def _losses(sample: Sample, tried: Candidate, threshold: float, asked: Guarantee
     left = leaving(certainties(policy, windows.outputs), np.full(len(policy.exits) - 1, threshold))
     outputs = np.stack([windows.outputs[exit] for exit in policy.exits])
     answers = outputs[left, np.arange(windows.count)]
-    return window_losses(asked.risk, policy.kind, answers, outputs[-1], windows.targets, asked.limit)
+    return window_losses(asked.risk, policy.kind, answers, outputs[-1], windows.targets, _limit(policy, asked))
+
+
+def _limit(policy: Policy, asked: GuaranteeSpec) -> float | None:
+    """How far off an answer is wrong; a suite with both kinds of tasks has a limit for its regressions alone."""
+    return asked.limit if policy.kind == "regression" else None

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,7 @@ class Windows:
 
     exits: tuple[str, ...]
     outputs: Outputs
-    targets: NDArray[np.int64] | NDArray[np.float32]
+    targets: NDArray[Any]
     metric: Metric
 
     @property

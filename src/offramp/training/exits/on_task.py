@@ -16,7 +16,7 @@ from offramp.encoders.base import StagedEncoder
 from offramp.errors import EncoderError, SuiteError
 from offramp.features import batch_size
 from offramp.files import output_folder, write_text
-from offramp.pipeline import Prepared, load, prepare
+from offramp.preparation import Prepared, load, prepare
 from offramp.suite import LoadedSuite
 from offramp.training.exits.config import ExitTraining
 from offramp.training.exits.trainer import ExitStep, train_exits

@@ -1,0 +1,160 @@
+"""Policies of one task of a run: what they cost, how they compare with fixed exits, and how long they take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from offramp.comparison.certificate import check_groups
+from offramp.comparison.compare import Compared, compare_policies
+from offramp.comparison.gathering import Sample
+from offramp.comparison.measuring import Machine, measure_policies
+from offramp.comparison.populations import class_number, noisy_sample, unseen_class_sample
+from offramp.costs import exit_costs
+from offramp.encoders.base import StagedEncoder
+from offramp.evaluation import Resampling
+from offramp.features import FeatureBank
+from offramp.fitting.fit import FittedExit
+from offramp.policies.policy import Policy
+from offramp.policies.search import CascadeCosts, affordable, exits_within
+from offramp.policies.spec import PoliciesSpec
+from offramp.preparation import Context, Prepared, untrained_heads
+from offramp.report.policy_text import measured_policy_sentence, policy_sentence
+from offramp.report.policy_warnings import policy_warnings
+from offramp.results import MeasuredPolicies, PolicyComparison
+
+
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """What policies add to a task's results and bundle.
+
+    Attributes:
+        comparison: Reproduced bit for bit.
+        measured: Timed on this machine.
+        policies: For the bundle, by name.
+    """
+
+    comparison: PolicyComparison
+    measured: MeasuredPolicies
+    policies: dict[str, Policy]
+
+
+def check_policies(encoder: StagedEncoder, prepared: Prepared, asked: PoliciesSpec) -> None:
+    """Raise before any work if a budget, a service level, a guarantee or an unseen class cannot be had.
+
+    Raises:
+        PolicyError: It says what is the nearest possible.
+    """
+    costs = cascade_costs(encoder, prepared, untrained_heads(encoder, prepared))
+    if asked.budget is not None:
+        affordable(costs, asked.budget.macs, "MACs")
+    if asked.service_level is not None:
+        exits_within(costs, asked.service_level.macs, "MACs")
+    if asked.guarantee is not None:
+        held = prepared.problem.split.calibration
+        check_groups(len(np.unique(prepared.dataset.groups[held])), asked.guarantee)
+    if asked.unseen_class is not None and prepared.task.kind == "classification":
+        class_number(prepared.problem, asked.unseen_class)
+
+
+def cascade_costs(encoder: StagedEncoder, prepared: Prepared, heads: Mapping[str, nn.Module]) -> CascadeCosts:
+    """MACs of one window up to each exit, and those of each exit's head."""
+    bare, whole = (
+        exit_costs(encoder, prepared.input_shape, counted, measure=False, pooling=prepared.task.head.pooling)
+        for counted in (None, heads)
+    )
+    reach = tuple(float(cost.macs) for cost in bare.values())
+    consult = tuple(float(cost.macs) - before for cost, before in zip(whole.values(), reach, strict=True))
+    return CascadeCosts(reach, consult)
+
+
+def route(
+    context: Context,
+    prepared: Prepared,
+    bank: FeatureBank,
+    fitted: Sequence[FittedExit],
+    heads: Mapping[str, nn.Module],
+    fixed: int,
+    asked: PoliciesSpec,
+    resampling: Resampling,
+) -> Routing:
+    """Find, compare and time a task's policies.
+
+    Args:
+        context: Of the run.
+        prepared: The task.
+        bank: Its features.
+        fitted: Heads of every exit.
+        heads: Those of the first seed as modules.
+        fixed: Index of the chosen fixed exit.
+        asked: The suite's section.
+        resampling: Of validation and test units.
+    """
+    problem, seed = prepared.problem, context.loaded.suite.seed
+    context.on_progress(f"{prepared.task.name}: policies", 0, 2)
+    others = _other_populations(context, prepared, bank, fitted, asked)
+    costs = cascade_costs(context.encoder, prepared, heads)
+    compared = compare_policies(problem, fitted, bank.taps, costs, fixed, asked, resampling, seed, others)
+    context.on_progress(f"{prepared.task.name}: policies", 1, 2)
+    measured = _measured(context, prepared, compared, heads, asked)
+    context.on_progress(f"{prepared.task.name}: policies", 2, 2)
+    metric, better = problem.metric.name, problem.metric.higher_is_better
+    comparison = compared.comparison.model_copy(
+        update={
+            "warnings": policy_warnings(compared.comparison, metric, better),
+            "sentence": policy_sentence(compared.comparison, prepared.task.kind, metric, better),
+        }
+    )
+    text = measured_policy_sentence(measured, metric, better)
+    return Routing(comparison, measured.model_copy(update={"sentence": text}), compared.policies)
+
+
+def _other_populations(
+    context: Context,
+    prepared: Prepared,
+    bank: FeatureBank,
+    fitted: Sequence[FittedExit],
+    asked: PoliciesSpec,
+) -> dict[str, tuple[Sample, bool]]:
+    """Test windows under the shifts that the suite asks for, and whether the heads know their classes."""
+    problem, name = prepared.problem, prepared.task.name
+    found: dict[str, tuple[Sample, bool]] = {}
+    if asked.noise_db is not None:
+        noisy = noisy_sample(
+            problem,
+            fitted,
+            context.encoder,
+            prepared.transform,
+            asked.noise_db,
+            context.features,
+            context.device,
+            lambda done, total: context.on_progress(f"{name}: noise added", done, total),
+        )
+        found[f"noise added at {asked.noise_db:g} dB"] = (noisy, True)
+    if asked.unseen_class is not None and prepared.task.kind == "classification":
+        unseen = unseen_class_sample(
+            problem,
+            bank.taps,
+            bank.names,
+            asked.unseen_class,
+            lambda done, total: context.on_progress(f"{name}: heads without {asked.unseen_class}", done, total),
+        )
+        found[f"unseen class {asked.unseen_class}"] = (unseen, False)
+    return found
+
+
+def _measured(
+    context: Context, prepared: Prepared, compared: Compared, heads: Mapping[str, nn.Module], asked: PoliciesSpec
+) -> MeasuredPolicies:
+    test = prepared.problem.split.test
+    spread = test[np.linspace(0, len(test) - 1, min(asked.batch, len(test))).astype(np.int64)]
+    inputs = torch.from_numpy(prepared.transform(prepared.dataset.windows.read(spread))).to(context.device)
+    placed = {exit: head.eval().requires_grad_(False).to(context.device) for exit, head in heads.items()}
+    machine = Machine(context.encoder, placed, prepared.task.head.pooling, inputs)
+    fixed = compared.chosen.row.fixed.name
+    criteria = asked.criteria_for(prepared.task.kind)
+    return measure_policies(compared.contest, machine, compared.chosen, fixed, criteria, context.loaded.suite.seed)
