@@ -36,6 +36,7 @@ from offramp.encoders.iq_resnet import IQResNet
 from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.registry import load_encoder, random_encoder
 from offramp.encoders.storage import save_encoder
+from offramp.policies.spec import CostSpec, GuaranteeSpec, PoliciesSpec
 from offramp.suite import EncoderSpec, SelectionSpec, Suite, load_suite
 from offramp.tasks import (
     ChannelSpec,
@@ -236,6 +237,10 @@ MODELS: dict[str, type[BaseModel]] = {
     "data.": DataSpec,
     "data.synthetic.": SyntheticSpec,
     "split.": SplitSpec,
+    "policies.": PoliciesSpec,
+    "policies.budget.": CostSpec,
+    "policies.service_level.": CostSpec,
+    "policies.guarantee.": GuaranteeSpec,
 }
 SETTINGS: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
     "data.synthetic.models": (ChannelSpec, {"scenario": "channels"}),
@@ -303,6 +308,8 @@ def part_with(key: str, value: Any) -> dict[str, Any]:
         value["macs"] = 1
     if key == "data.synthetic.mismatch":
         value["synthetic"]["scenario"] = "fingerprint"
+    if first == "policies" and rest[:1] == ["guarantee"] and "level" not in value["guarantee"]:
+        value["guarantee"]["level"] = 0.1
     if first == "data":
         value = {"target": "label"} | ({} if "synthetic" in value else {"path": "a.h5"}) | value
     return {first: value}

@@ -76,8 +76,7 @@ def run_suite(
     prepared = [prepare(task, loaded) for task in loaded.tasks]
     for each in prepared:
         check_task(encoder, each, loaded.suite)
-        if loaded.suite.policies is not None:
-            check_policies(encoder, each, loaded.suite.policies)
+        check_policies(encoder, each, loaded.suite.policies)
         save_split(each.problem.split, each.dataset, out / "splits" / f"{each.task.name}.json")
     outcomes = with_significance([run_task(context, each) for each in prepared])
     results = Results(
@@ -112,8 +111,7 @@ def run_task(context: Context, prepared: Prepared) -> Outcome:
     ours = (fitted[chosen], bank.taps(fitted[chosen].name))
     full = (fitted[-1], bank.taps(fitted[-1].name))
     split, dataset, timed = problem.split, problem.dataset, measured(costs)
-    asked = context.loaded.suite.policies
-    routing = route(context, prepared, bank, fitted, heads, chosen, asked, resampling) if asked else None
+    routing = route(context, prepared, bank, fitted, heads, chosen, context.loaded.suite.policies, resampling)
     fields: dict[str, Any] = {
         "kind": task.kind,
         "metric": task.metric_name,

@@ -43,16 +43,18 @@ class Routing:
     policies: dict[str, Policy]
 
 
-def check_policies(encoder: StagedEncoder, prepared: Prepared, asked: PoliciesSpec) -> None:
-    """Raise before any work if a budget, a service level, a guarantee or an unseen class cannot be had.
+def check_policies(encoder: StagedEncoder, prepared: Prepared, asked: PoliciesSpec | None) -> None:
+    """Raise before any work if a budget, a service level, a guarantee or an unseen class cannot be had; where policies are asked for.
 
     Raises:
         PolicyError: It says what is the nearest possible.
     """
+    if asked is None or not asked.applies_to(prepared.task):
+        return
     costs = cascade_costs(encoder, prepared, untrained_heads(encoder, prepared))
-    if asked.budget is not None:
+    if asked.budget is not None and asked.budget.macs is not None:
         affordable(costs, asked.budget.macs, "MACs")
-    if asked.service_level is not None:
+    if asked.service_level is not None and asked.service_level.macs is not None:
         exits_within(costs, asked.service_level.macs, "MACs")
     if asked.guarantee is not None:
         held = prepared.problem.split.calibration
@@ -79,10 +81,10 @@ def route(
     fitted: Sequence[FittedExit],
     heads: Mapping[str, nn.Module],
     fixed: int,
-    asked: PoliciesSpec,
+    asked: PoliciesSpec | None,
     resampling: Resampling,
-) -> Routing:
-    """Find, compare and time a task's policies.
+) -> Routing | None:
+    """Find, compare and time a task's policies; None where there are none for it.
 
     Args:
         context: Of the run.
@@ -94,13 +96,15 @@ def route(
         asked: The suite's section.
         resampling: Of validation and test units.
     """
+    if asked is None or not asked.applies_to(prepared.task):
+        return None
     problem, seed = prepared.problem, context.loaded.suite.seed
     context.on_progress(f"{prepared.task.name}: policies", 0, 2)
     others = _other_populations(context, prepared, bank, fitted, asked)
     costs = cascade_costs(context.encoder, prepared, heads)
     compared = compare_policies(problem, fitted, bank.taps, costs, fixed, asked, resampling, seed, others)
     context.on_progress(f"{prepared.task.name}: policies", 1, 2)
-    measured = _measured(context, prepared, compared, heads, asked)
+    measured, by_time = _measured(context, prepared, compared, heads, asked)
     context.on_progress(f"{prepared.task.name}: policies", 2, 2)
     metric, better = problem.metric.name, problem.metric.higher_is_better
     comparison = compared.comparison.model_copy(
@@ -110,7 +114,8 @@ def route(
         }
     )
     text = measured_policy_sentence(measured, metric, better)
-    return Routing(comparison, measured.model_copy(update={"sentence": text}), compared.policies)
+    policies = compared.policies | {"routed_by_time": by_time}
+    return Routing(comparison, measured.model_copy(update={"sentence": text}), policies)
 
 
 def _other_populations(
@@ -149,12 +154,11 @@ def _other_populations(
 
 def _measured(
     context: Context, prepared: Prepared, compared: Compared, heads: Mapping[str, nn.Module], asked: PoliciesSpec
-) -> MeasuredPolicies:
+) -> tuple[MeasuredPolicies, Policy]:
     test = prepared.problem.split.test
     spread = test[np.linspace(0, len(test) - 1, min(asked.batch, len(test))).astype(np.int64)]
     inputs = torch.from_numpy(prepared.transform(prepared.dataset.windows.read(spread))).to(context.device)
     placed = {exit: head.eval().requires_grad_(False).to(context.device) for exit, head in heads.items()}
     machine = Machine(context.encoder, placed, prepared.task.head.pooling, inputs)
     fixed = compared.chosen.row.fixed.name
-    criteria = asked.criteria_for(prepared.task.kind)
-    return measure_policies(compared.contest, machine, compared.chosen, fixed, criteria, context.loaded.suite.seed)
+    return measure_policies(compared.contest, machine, compared.chosen, fixed, asked, context.loaded.suite.seed)

@@ -96,14 +96,15 @@ class Suite(Spec):
     @model_validator(mode="after")
     def _policies_fit(self) -> Suite:
         asked = self.policies
-        for task in self.tasks if asked is not None else ():
-            assert asked is not None
-            if task.head.pooling != "default":
-                raise ValueError(
-                    f"task {task.name!r}: policies decide on one answer per window: use head.pooling: default"
-                )
-            if not asked.criteria_for(task.kind):
-                raise ValueError(f"task {task.name!r}: none of policies.criteria is for {task.kind}")
+        if asked is None:
+            return self
+        routed = [task for task in self.tasks if asked.applies_to(task)]
+        if not routed:
+            kinds = " and ".join(sorted({task.kind for task in self.tasks}))
+            raise ValueError(
+                f"policies: no task has one answer per window and a criterion for its kind ({kinds}): correct policies.criteria"
+            )
+        for task in routed:
             if asked.guarantee is not None and task.split.calibration is None:
                 raise ValueError(
                     f"task {task.name!r}: policies.guarantee needs windows of its own: add split.calibration, e.g. 0.2"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from offramp.policies.search import SAME, CascadeCosts, Found, search
 from offramp.resampling import paired_gain, summarise
 from offramp.results import BudgetRow, Gain, PolicyRow
 from offramp.selection import best
+
+LOWEST = float(np.finfo(np.float64).min)
+"""Stands for minus infinity, which JSON has not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +147,7 @@ def policy_row(contest: Contest, name: str, policies: Sequence[Policy]) -> tuple
     row = PolicyRow(
         name=name,
         exits=list(policies[0].exits),
-        thresholds=[value if np.isfinite(value) else None for value in policies[0].thresholds],
+        thresholds=[None if value == np.inf else max(value, LOWEST) for value in policies[0].thresholds],
         cost=float(np.mean(cost["test"])),
         val_cost=float(np.mean(cost["val"])),
         val=summarise(np.stack(sums["val"]), metric),
@@ -232,8 +235,3 @@ def verdict(difference: Gain) -> str:
 def by_exit(contest: Contest, shares: Array) -> dict[str, float]:
     """Shares by name of the exit, all exits included."""
     return {exit: float(share) for exit, share in zip(contest.exits, shares, strict=True)}
-
-
-def never_leaving(policy: Policy) -> Policy:
-    """A policy with thresholds that let none leave before the last exit."""
-    return replace(policy, thresholds=(np.inf,) * (len(policy.exits) - 1))

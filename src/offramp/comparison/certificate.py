@@ -48,7 +48,7 @@ def certified_policy(
     consulted = [contest.exits.index(exit) for exit in routed.exits]
     with_full = tuple(dict.fromkeys([*consulted, len(contest.exits) - 1]))
     tried = candidate(val, kind, routed.criterion, with_full, exit_temperatures(val, kind))
-    thresholds = shared_thresholds(tried.certain[:-1], THRESHOLDS)
+    thresholds = shared_thresholds(tried.certain[:-1], THRESHOLDS)[:-1]  # down to the smallest certainty: all leave at once
     losses = np.stack([_losses(calibration, tried, threshold, asked) for threshold in thresholds])
     groups = contest.problem.dataset.groups[calibration.indices]
     certificate = certify(group_losses(losses, groups), asked.level, asked.delta, asked.method)
@@ -72,14 +72,14 @@ def certified_policy(
         full_score=full_score,
         exchangeable=exchangeable,
     )
-    if certificate.index is None:
+    if not certificate.index:  # none, or only the first, which lets none leave
         return result, None
     threshold = float(thresholds[certificate.index])
     policy = replace(tried.policy, thresholds=(threshold,) * (len(with_full) - 1))
     decided = test.decide(policy)
     cost = float(contest.leaving_costs(policy)[decided.exit].mean())
     found = {
-        "threshold": threshold if np.isfinite(threshold) else None,
+        "threshold": threshold,
         "test_risk": risk_of(contest, test, policy, asked),
         "macs_saved_fraction": 1 - cost / float(contest.costs.fixed()[-1]),
         "score": float(metric.score(test.statistics(decided, policy).sum(0))),

@@ -74,10 +74,11 @@ def compare_policies(
         resampling,
     )
     amounts = [(exit, float(cost)) for exit, cost in zip(contest.exits, costs.fixed(), strict=True)]
-    if asked.budget is not None:
+    number = fixed
+    if asked.budget is not None and asked.budget.macs is not None:
+        number = len(amounts)
         amounts.append(("asked", asked.budget.macs))
     worst = asked.service_level.macs if asked.service_level else None
-    number = fixed if asked.budget is None else len(amounts) - 1
     budgets = run_contest(contest, asked.criteria_for(problem.task.kind), amounts, worst)
     chosen, routed = budgets[number], budgets[number].routed[0]
     policies = {name: of_seeds[0] for name, of_seeds in chosen.policies.items()} | {"routed": routed}

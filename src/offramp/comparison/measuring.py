@@ -17,7 +17,8 @@ from offramp.metrics import Array
 from offramp.policies.arrivals import bursty_arrivals, cascade_service, fit_stage_times, queueing_latency
 from offramp.policies.execution import run_cascade
 from offramp.policies.policy import Policy
-from offramp.policies.search import CascadeCosts
+from offramp.policies.search import CascadeCosts, affordable
+from offramp.policies.spec import PoliciesSpec
 from offramp.results import Arrivals, MeasuredPolicies, MeasuredRow
 
 STAGE_ROUNDS = 5
@@ -62,9 +63,9 @@ def measure_policies(
     machine: Machine,
     chosen: Budget,
     fixed: str,
-    criteria: Sequence[str],
+    asked: PoliciesSpec,
     seed: int,
-) -> MeasuredPolicies:
+) -> tuple[MeasuredPolicies, Policy]:
     """Time what was compared at matched MACs, search again at matched time, and execute that too.
 
     Args:
@@ -72,14 +73,24 @@ def measure_policies(
         machine: The encoder with the heads of the first seed.
         chosen: Policies at the chosen budget in MACs.
         fixed: The fixed exit of that budget.
-        criteria: Names of criteria.
+        asked: The suite's section: criteria, and a budget or a service level in milliseconds.
         seed: Of the arrival trace.
+
+    Returns:
+        The part of the results, and the policy of the first seed that was found at matched time.
+
+    Raises:
+        PolicyError: No exit is fast enough.
     """
     full, batch = contest.exits[-1], len(machine.inputs)
     milliseconds = stage_milliseconds(machine, contest.exits)
     timed = replace(contest, costs=milliseconds)
-    budget = float(milliseconds.fixed()[contest.exits.index(fixed)])
-    (matched,) = run_contest(timed, criteria, [(fixed, budget)], None)
+    name, budget = fixed, float(milliseconds.fixed()[contest.exits.index(fixed)])
+    if asked.budget is not None and asked.budget.latency_ms is not None:
+        name, budget = "asked", asked.budget.latency_ms
+    affordable(milliseconds, budget, "ms")
+    worst = asked.service_level.latency_ms if asked.service_level else None
+    (matched,) = run_contest(timed, asked.criteria_for(contest.problem.task.kind), [(name, budget)], worst)
     at_time = matched.row.fixed.name
     policies = {"routed at matched MACs": chosen.routed[0], "routed at matched time": matched.routed[0]}
     exits = dict.fromkeys([full, fixed, at_time])
@@ -108,7 +119,7 @@ def measure_policies(
         return row(name, name, float(contest.leaving_costs(policy)[_executed(machine, policy)].mean()), score)
 
     rows = [fixed_row("full depth", full), fixed_row(f"fixed {fixed}", fixed), routed_row("routed at matched MACs")]
-    return MeasuredPolicies(
+    measured = MeasuredPolicies(
         batch=batch,
         threads=1,
         rows=rows,
@@ -116,6 +127,7 @@ def measure_policies(
         executed=[fixed_row(f"fixed {at_time}", at_time), routed_row("routed at matched time")],
         arrivals=_arrivals(contest, machine, milliseconds, fixed, policies["routed at matched time"], seed),
     )
+    return measured, matched.routed[0]
 
 
 def stage_milliseconds(machine: Machine, exits: Sequence[str]) -> CascadeCosts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,11 +82,6 @@ def check_finite(answers: NDArray[np.float32], first: int = 0) -> None:
         raise DataError(
             f"window {first + int(np.argmin(finite))}: the outputs are not finite at the last exit; check the heads and the encoder's weights"
         )
-
-
-def never(policy: Policy) -> Policy:
-    """The same policy with thresholds that let none leave before the last exit."""
-    return replace(policy, thresholds=(float("inf"),) * (len(policy.exits) - 1))
 
 
 def _of(outputs: Outputs, exit: str) -> NDArray[np.float32]:

@@ -8,17 +8,25 @@ from pydantic import Field, field_validator, model_validator
 
 from offramp.policies.criteria import CRITERIA
 from offramp.policies.guarantees import GUARANTEES
-from offramp.tasks import Spec
+from offramp.tasks import Spec, TaskSpec
 
 
 class CostSpec(Spec):
-    """A cost of one window.
+    """A cost of one window, all heads that are consulted included: either in MACs or in measured time.
 
     Attributes:
-        macs: Multiply-accumulate operations, all heads that are consulted included.
+        macs: Multiply-accumulate operations.
+        latency_ms: Milliseconds, in batches of ``batch`` windows on one thread.
     """
 
-    macs: Annotated[float, Field(gt=0)]
+    macs: Annotated[float, Field(gt=0)] | None = None
+    latency_ms: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> CostSpec:
+        if (self.macs is None) == (self.latency_ms is None):
+            raise ValueError("give either macs or latency_ms")
+        return self
 
 
 class GuaranteeSpec(Spec):
@@ -44,8 +52,8 @@ class PoliciesSpec(Spec):
 
     Attributes:
         criteria: Names of criteria; all that fit the kind of the task if left out.
-        budget: Most mean cost of a window; that of the chosen fixed exit if left out.
-        service_level: Most cost of any one window: the cascade ends where it would be exceeded.
+        budget: Most mean cost of a window; that of the chosen fixed exit if left out, in MACs and in time.
+        service_level: Most cost of any one window: a cascade ends before it would be exceeded.
         reject_error: Windows at the last exit are rejected, the least certain first, until the share of wrong answers on validation is
             at most this.
         guarantee: What a threshold is certified for, on ``split.calibration``.
@@ -81,3 +89,7 @@ class PoliciesSpec(Spec):
         """Those of the criteria that are for a kind of task."""
         names = self.criteria or tuple(CRITERIA)
         return tuple(name for name in names if kind in CRITERIA[name].kinds)
+
+    def applies_to(self, task: TaskSpec) -> bool:
+        """Whether a task has one answer per window, and criteria for its kind."""
+        return task.head.pooling == "default" and bool(self.criteria_for(task.kind))

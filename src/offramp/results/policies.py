@@ -17,7 +17,7 @@ class PolicyRow(Part):
     name: str = Field(description="The criterion; with ' per exit' where every exit has a threshold of its own")
     exits: list[str] = Field(description="Consulted, of the first seed, in order of depth")
     thresholds: list[float | None] = Field(
-        [], description="Of the first seed, one less than exits; None lets none leave"
+        [], description="Of the first seed, one less than exits; None lets none leave, the lowest number lets all"
     )
     cost: float = Field(description="Mean per test window, in the budget's unit; every head consulted counts")
     val_cost: float = Field(description="The same on validation, where the budget holds")
@@ -108,7 +108,7 @@ class Certified(Part):
     groups: int = Field(description="Calibration groups: used for nothing else")
     windows: int
     thresholds: int = Field(description="Tested, from the safest on")
-    threshold: float | None = Field(description="The last one certified; None if not even the safest is")
+    threshold: float | None = Field(description="The last one certified; None if none that lets windows leave is")
     calibration_risk: float | None = Field(description="At that threshold, mean over groups")
     test_risk: float | None
     macs_saved_fraction: float | None = Field(description="On test, heads consulted included")
