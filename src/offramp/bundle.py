@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ class BundleTask:
         data: How windows were read (format, input, window, hop, cut ...), JSON types only.
         target_shape: Shape of one window's target before it was flattened: ``outputs.reshape(-1, *target_shape)``. Empty for
             classification.
+        policies: By name, what :meth:`offramp.policies.Policy.to_dict` gives: which windows leave at which exit.
     """
 
     name: str
@@ -111,6 +112,7 @@ class BundleTask:
     val: dict[str, float]
     data: dict[str, Any] = field(default_factory=dict)
     target_shape: tuple[int, ...] = ()
+    policies: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def pooling(self) -> str:
@@ -223,11 +225,12 @@ def _task_to_dict(task: BundleTask) -> dict[str, Any]:
         "layers": {exit: len(head.layers) for exit, head in task.heads.items()},
         "val": task.val,
         "data": task.data,
+        "policies": task.policies,
     }
 
 
 def _task_from_dict(name: str, stored: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> BundleTask:
-    # bundles from before there were heads on tokens do not name the pooling and the target's shape
+    # bundles from before there were heads on tokens, or policies, do not name the pooling, the target's shape and the policies
     on_tokens = stored.get("pooling", "default") == "tokens"
     heads = {
         exit: Head(
@@ -248,6 +251,7 @@ def _task_from_dict(name: str, stored: dict[str, Any], tensors: Mapping[str, NDA
         val=dict(stored["val"]),
         data=dict(stored["data"]),
         target_shape=tuple(stored.get("target_shape", ())),
+        policies={policy: dict(parts) for policy, parts in stored.get("policies", {}).items()},
     )
 
 
@@ -270,6 +274,10 @@ def _check(bundle: Bundle, source: str) -> None:
             problem = _problem(head, task.pooling, widths[exit], outputs)
             if problem:
                 raise BundleError(f"{source}: head of task {task.name!r} at exit {exit!r} {problem}")
+        for name, policy in task.policies.items():
+            problem = _problem_of_policy(policy, task, list(widths))
+            if problem:
+                raise BundleError(f"{source}: policy {name!r} of task {task.name!r} {problem}")
 
 
 def _problem(head: Head, pooling: str, inputs: int, outputs: int) -> str | None:
@@ -294,6 +302,19 @@ def _problem(head: Head, pooling: str, inputs: int, outputs: int) -> str | None:
             return "holds NaN or infinity"
         width = weight.shape[0]
     return None if width == outputs else f"gives {width} outputs instead of {outputs}"
+
+
+def _problem_of_policy(policy: Mapping[str, Any], task: BundleTask, depths: Sequence[str]) -> str | None:
+    """What does not fit between a policy and its task, in words. Whether it is whole is found out where it is run."""
+    exits = policy.get("exits")
+    if policy.get("kind") != task.kind:
+        return f"is for {policy.get('kind')}, and the task is a {task.kind}"
+    if not isinstance(exits, list | tuple) or not exits or not all(isinstance(exit, str) for exit in exits):
+        return "does not name the exits that it consults"
+    if missing := [exit for exit in exits if exit not in task.heads]:
+        return f"consults exit {missing[0]!r}, which has no head"
+    places = [depths.index(exit) for exit in exits]
+    return None if places == sorted(set(places)) else f"consults {', '.join(exits)}, which is not the order of depth"
 
 
 def is_permutation(indices: NDArray[np.int64], count: int) -> bool:

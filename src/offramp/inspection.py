@@ -77,6 +77,10 @@ class BundleInspection:
                 "transform": task.transform.name,
                 "labels": list(task.label_names),
                 "val": task.val,
+                "policies": {
+                    name: {"criterion": policy.get("criterion"), "exits": policy["exits"]}
+                    for name, policy in task.policies.items()
+                },
             }
             for task in self.bundle.tasks.values()
         ]
@@ -87,13 +91,15 @@ class BundleInspection:
         encoder = self.bundle.encoder
         title = Text(f"bundle on {encoder['architecture']} {encoder['sha256'][:16]}")
         table = Table()
-        for column in ("task", "predicts", "windows", "transform", "leaves at", "validation"):
+        policies = ["policies"] if any(task.policies for task in self.bundle.tasks.values()) else []
+        for column in ("task", "predicts", "windows", "transform", "leaves at", "validation", *policies):
             table.add_column(column, overflow="fold")
         for task in self.bundle.tasks.values():
             number = task.heads[task.exit].outputs
             what = f"{number} classes" if task.kind == "classification" else f"{number} value{'s' * (number > 1)}"
             score = f"{task.metric} {task.val[task.exit]:.3g}"
-            table.add_row(escape(task.name), what, str(task.window_shape), task.transform.name, task.exit, score)
+            cells = [task.name, what, str(task.window_shape), task.transform.name, task.exit, score]
+            table.add_row(*map(escape, cells + [", ".join(task.policies) for _ in policies]))
         return Group(title, table)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from offramp.cli.alternatives import alternatives
 from offramp.cli.data import data_app
 from offramp.cli.help import Command, Group
 from offramp.cli.training import train
@@ -135,11 +136,15 @@ def predict(
     task: Annotated[str | None, typer.Option(help="Task; may be left out where the bundle has one.")] = None,
     format: Annotated[Format, typer.Option(help="Output format.")] = Format.csv,
     out: Annotated[Path | None, typer.Option(help="Output file (a folder for sigmf); else standard output.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Policy of the task that says where each window leaves; else its fixed exit.")
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Predict one task for every window of a file.
 
-    The columns are index, task, prediction, confidence and exit; confidence is empty for regression.
+    The columns are index, task, prediction, confidence and exit. Confidence is empty for regression, prediction for windows
+    that the policy rejects.
 
     Example: offramp predict runs/uwb/bundle new.h5 --task los --out predictions.csv
     """
@@ -147,7 +152,7 @@ def predict(
     from offramp.runtime.files import predict_file
 
     with Steps() as steps:
-        predict_file(bundle, file, task, format.value, out, device, steps)
+        predict_file(bundle, file, task, format.value, out, device, steps, policy)
 
 
 @app.command(cls=Command)
@@ -229,6 +234,7 @@ def pretrain(
 
 
 app.command(cls=Command)(train)
+app.command(cls=Command)(alternatives)
 
 
 @app.command(cls=Command)

@@ -28,6 +28,7 @@ def predict_file(
     out: Path | None,
     device: str = "cpu",
     on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    policy: str | None = None,
 ) -> None:
     """Predict one task for every window of a file.
 
@@ -41,9 +42,10 @@ def predict_file(
         out: Where to write, a folder for ``sigmf``; standard output if None.
         device: Where the encoder runs.
         on_progress: Called with what is being done, how much is done and how much there is.
+        policy: Name of one of the task's policies, which then says where each window leaves; None for the fixed exit.
 
     Raises:
-        OfframpError: Bundle, task or file cannot be used.
+        OfframpError: Bundle, task, policy or file cannot be used.
     """
     if output == "sigmf" and out is None:
         raise DataError("--format sigmf writes a file per recording: give a folder in --out")
@@ -54,13 +56,15 @@ def predict_file(
     if task is None and len(tasks) > 1:
         raise BundleError(f"{bundle} has several tasks: choose one with --task ({', '.join(tasks)})")
     chosen = predictor.bundle.task(task or next(iter(tasks)))
+    if policy is not None:
+        predictor.policy(chosen.name, policy)
     table = open_windows(chosen, file)
 
     def predictions() -> Iterator[Prediction]:
         for start in range(0, table.windows.count, BLOCK):
             stop = min(start + BLOCK, table.windows.count)
             windows = table.windows.read(np.arange(start, stop))
-            yield predictor.predict(windows, tasks=[chosen.name])[chosen.name]
+            yield predictor.predict(windows, tasks=[chosen.name], policy=policy, first=start)[chosen.name]
             on_progress("predicting", stop, table.windows.count)
 
     write = write_csv if output == "csv" else write_jsonl

@@ -28,18 +28,20 @@ def rows(predictions: Iterable[Prediction], start: int = 0) -> Iterator[dict[str
         start: Index of the first window.
 
     Yields:
-        ``index`` int; ``prediction`` a label, or a number or list of numbers for regression; ``confidence`` a float, or None
-        for regression.
+        ``index`` int; ``prediction`` a label, or a number or list of numbers for regression, None where a policy rejects the
+        window; ``confidence`` a float, or None for regression; ``exit`` where the window left.
     """
     index = start
     for prediction in predictions:
-        for answer, confidence in _answers(prediction):
-            yield dict(zip(COLUMNS, (index, prediction.task, answer, confidence, prediction.exit), strict=True))
+        windows = zip(_answers(prediction), prediction.exits, prediction.rejected, strict=True)
+        for (answer, confidence), exit, rejected in windows:
+            cells = (index, prediction.task, None if rejected else answer, confidence, exit)
+            yield dict(zip(COLUMNS, cells, strict=True))
             index += 1
 
 
 def write_csv(table: Iterable[dict[str, Any]], stream: IO[str]) -> None:
-    """Rows as CSV with a header. Several values are joined by spaces; a missing confidence is empty."""
+    """Rows as CSV with a header. Several values are joined by spaces; a missing prediction or confidence is empty."""
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in table:
@@ -62,7 +64,8 @@ def write_sigmf(
     source: Path,
     folder: Path,
 ) -> list[Path]:
-    """Write one ``.sigmf-meta`` per recording: its own global part and captures, and an annotation per window.
+    """Write one ``.sigmf-meta`` per recording: its own global part and captures, and an annotation per window, without a
+    label where a policy rejects the window.
 
     Args:
         predictions: Of one task, batch by batch, in the order of ``positions``.
@@ -114,7 +117,7 @@ def _write_meta(name: str, path: Path, answers: list[tuple[int, dict[str, Any]]]
         {
             "core:sample_start": start + offset,
             "core:sample_count": min(shortest.get(start, window), recording.samples - start),
-            "core:label": str(row["prediction"]),
+            **({} if row["prediction"] is None else {"core:label": str(row["prediction"])}),
             "core:comment": _comment(row),
             "core:generator": "offramp",
         }
@@ -128,4 +131,5 @@ def _write_meta(name: str, path: Path, answers: list[tuple[int, dict[str, Any]]]
 
 def _comment(row: dict[str, Any]) -> str:
     confidence = "" if row["confidence"] is None else f"confidence {row['confidence']:.3f}, "
-    return f"{row['task']}: {confidence}exit {row['exit']}"
+    rejected = "rejected, " if row["prediction"] is None else ""
+    return f"{row['task']}: {rejected}{confidence}exit {row['exit']}"

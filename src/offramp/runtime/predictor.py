@@ -1,8 +1,8 @@
-"""One pass of the encoder answers several tasks; it ends at the deepest of their exits."""
+"""One pass of the encoder answers several tasks; it ends at the deepest of their exits, or where policies let the windows leave."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,29 @@ from offramp.encoders.registry import checkpoint_options, load_encoder
 from offramp.errors import BundleError, DataError, OfframpError
 from offramp.features import tap_shapes
 from offramp.heads import head_module
+from offramp.policies.criteria import softmax
+from offramp.policies.execution import Cascade, run_cascades
+from offramp.policies.policy import Policy
+from offramp.policies.simulation import Decisions
+from offramp.runtime.stored import policies_of
 from offramp.transforms import Transform
+
+
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """Where N windows left under a policy.
+
+    Attributes:
+        policy: Its name.
+        exits: Names of the exits that it consults, in order of depth.
+        indices: Which of them each window left at, int64 ``(N,)``.
+        rejected: Windows that the policy would rather not answer, bool ``(N,)``.
+    """
+
+    policy: str
+    exits: tuple[str, ...]
+    indices: NDArray[np.int64]
+    rejected: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +49,10 @@ class Prediction:
     Attributes:
         task: Name of the task.
         kind: ``classification`` or ``regression``.
-        exit: Where its head sits.
+        exit: Where its head sits; under a policy the last exit that windows may reach.
         outputs: Class probabilities ``(N, classes)`` or values ``(N, dimensions)``, float32.
         label_names: Names of the classes; empty for regression.
+        routing: Where each window left; None without a policy.
     """
 
     task: str
@@ -37,6 +60,19 @@ class Prediction:
     exit: str
     outputs: NDArray[np.float32]
     label_names: tuple[str, ...]
+    routing: Routing | None = None
+
+    @property
+    def exits(self) -> list[str]:
+        """Name of the exit where each window left."""
+        if self.routing is None:
+            return [self.exit] * len(self.outputs)
+        return [self.routing.exits[index] for index in self.routing.indices]
+
+    @property
+    def rejected(self) -> NDArray[np.bool_]:
+        """Windows that the policy rejects, bool ``(N,)``: what the other properties say of them is not to be relied on."""
+        return np.zeros(len(self.outputs), np.bool_) if self.routing is None else self.routing.rejected
 
     @property
     def classes(self) -> NDArray[np.int64]:
@@ -70,15 +106,25 @@ class Predictor:
         self.bundle = bundle
         self.encoder = encoder.eval().requires_grad_(False)
         self.device = next(encoder.parameters()).device
-        self._heads: dict[str, nn.Module] = {}
+        self._policies: dict[str, dict[str, Policy]] = {}
+        self._heads: dict[str, dict[str, nn.Module]] = {}
         for task in bundle.tasks.values():
             shape = task.transform.output_shape(task.window_shape)
             encoder.input.check(shape)
-            _check_tokens(task, encoder, shape)
-            self._heads[task.name] = head_module(task.heads[task.exit]).requires_grad_(False).to(self.device)
+            policies = self._policies[task.name] = policies_of(task)
+            exits = {task.exit, *(exit for policy in policies.values() for exit in policy.exits)}
+            _check_tokens(task, exits, encoder, shape)
+            self._heads[task.name] = {
+                exit: head_module(task.heads[exit]).requires_grad_(False).to(self.device) for exit in exits
+            }
 
     def predict(
-        self, x: ArrayLike | Tensor, tasks: Sequence[str] | None = None, batch_size: int = 256
+        self,
+        x: ArrayLike | Tensor,
+        tasks: Sequence[str] | None = None,
+        batch_size: int = 256,
+        policy: str | None = None,
+        first: int = 0,
     ) -> dict[str, Prediction]:
         """Answer some tasks. Tasks with the same transform share one pass.
 
@@ -86,27 +132,47 @@ class Predictor:
             x: Raw windows ``(N, *window_shape)`` of any real dtype, as the tasks' data held them; N may be 0.
             tasks: Names of tasks; all whose windows have this shape if None.
             batch_size: Windows that go through the encoder at a time.
+            policy: Name of a policy that each of the tasks has. A window then leaves a pass as soon as the policies of all tasks
+                that share it let it go, and probabilities are at the temperatures of the policy. None for the tasks' fixed exits.
+            first: Number of the first window, for messages.
 
         Returns:
             Predictions by task, in the order asked.
 
         Raises:
-            BundleError: Unknown task, or no task takes this shape.
-            DataError: Complex or non-numeric windows, another shape than the task's, or NaN or infinity in a window.
+            BundleError: Unknown task or policy, or no task takes this shape.
+            DataError: Complex or non-numeric windows, another shape than the task's, NaN or infinity in a window or, under a
+                policy, in an answer.
         """
         windows = _as_array(x)
         chosen = self._tasks(windows.shape[1:], tasks)
+        policies = {} if policy is None else {task.name: self.policy(task.name, policy) for task in chosen}
         if batch_size < 1:
             raise DataError(f"batch_size={batch_size}: it must be at least 1")
-        outputs: dict[str, list[NDArray[np.float32]]] = {task.name: [] for task in chosen}
+        sharing: dict[Transform, list[BundleTask]] = {}
+        for task in chosen:
+            sharing.setdefault(task.transform, []).append(task)
+        answers: dict[str, list[_Answer]] = {task.name: [] for task in chosen}
         for start in range(0, len(windows), batch_size):
-            batch = _finite(windows[start : start + batch_size], start)
-            for name, output in self._outputs(batch, chosen):
-                outputs[name].append(output)
-        return {
-            task.name: Prediction(task.name, task.kind, task.exit, _joined(outputs[task.name], task), task.label_names)
-            for task in chosen
-        }
+            batch = _finite(windows[start : start + batch_size], first + start)
+            for transform, together in sharing.items():
+                inputs = torch.from_numpy(transform(batch)).to(self.device)
+                found = (
+                    self._routed(inputs, together, policies, first + start)
+                    if policies
+                    else self._fixed(inputs, together)
+                )
+                for name, answer in found:
+                    answers[name].append(answer)
+        return {task.name: _prediction(task, answers[task.name], policy, policies.get(task.name)) for task in chosen}
+
+    def policy(self, task: str, name: str) -> Policy:
+        """A task's policy by name; raises :class:`BundleError` that lists those there are if there is none."""
+        known = self._policies[self.bundle.task(task).name]
+        if name not in known:
+            there = f"it has {', '.join(known)}" if known else "it has none; run a suite with policies: to fit some"
+            raise BundleError(f"task {task!r} has no policy {name!r}: {there}")
+        return known[name]
 
     def _tasks(self, shape: tuple[int, ...], names: Sequence[str] | None) -> list[BundleTask]:
         if names is None:
@@ -126,23 +192,47 @@ class Predictor:
         return chosen
 
     @torch.inference_mode()
-    def _outputs(
-        self, batch: NDArray[np.float32], tasks: Sequence[BundleTask]
-    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        sharing: dict[Transform, list[BundleTask]] = {}
-        for task in tasks:
-            sharing.setdefault(task.transform, []).append(task)
-        for transform, together in sharing.items():
-            inputs = torch.from_numpy(transform(batch)).to(self.device)
-            for exit, state in self.encoder.visit(inputs, {task.exit for task in together}):
-                leaving = [task for task in together if task.exit == exit.name]
-                poolings = {task.pooling for task in leaving}
-                taps = {pooling: self.encoder.pool(exit.index, state, pooling) for pooling in poolings}
-                for task in leaving:
-                    output = self._heads[task.name](taps[task.pooling])
-                    if task.kind == "classification":
-                        output = output.softmax(1)
-                    yield task.name, output.cpu().numpy()
+    def _fixed(self, inputs: Tensor, tasks: Sequence[BundleTask]) -> Iterator[tuple[str, _Answer]]:
+        for exit, state in self.encoder.visit(inputs, {task.exit for task in tasks}):
+            leaving = [task for task in tasks if task.exit == exit.name]
+            poolings = {task.pooling for task in leaving}
+            taps = {pooling: self.encoder.pool(exit.index, state, pooling) for pooling in poolings}
+            for task in leaving:
+                output = self._heads[task.name][task.exit](taps[task.pooling])
+                if task.kind == "classification":
+                    output = output.softmax(1)
+                yield task.name, (output.cpu().numpy(), None)
+
+    def _routed(
+        self, inputs: Tensor, tasks: Sequence[BundleTask], policies: Mapping[str, Policy], first: int
+    ) -> Iterator[tuple[str, _Answer]]:
+        cascades = [Cascade(self._heads[task.name], policies[task.name], task.pooling) for task in tasks]
+        decided = run_cascades(self.encoder, cascades, inputs, first)
+        for task, decisions in zip(tasks, decided, strict=True):
+            output = decisions.outputs
+            if task.kind == "classification":
+                temperatures = np.asarray(policies[task.name].answer_temperatures, np.float32)
+                output = softmax(output / temperatures[decisions.exit, None])
+            yield task.name, (output, decisions)
+
+
+_Answer = tuple[NDArray[np.float32], Decisions | None]
+"""Probabilities or values of a batch and, under a policy, where its windows left."""
+
+
+def _prediction(task: BundleTask, answers: list[_Answer], name: str | None, policy: Policy | None) -> Prediction:
+    empty = np.empty((0, task.heads[task.exit].outputs), dtype=np.float32)
+    outputs = np.concatenate([empty, *(output for output, _ in answers)])
+    if name is None or policy is None:
+        return Prediction(task.name, task.kind, task.exit, outputs, task.label_names)
+    decided = [decisions for _, decisions in answers if decisions is not None]
+    routing = Routing(
+        name,
+        policy.exits,
+        np.concatenate([np.empty(0, np.int64), *(decisions.exit for decisions in decided)]),
+        np.concatenate([np.empty(0, np.bool_), *(decisions.rejected for decisions in decided)]),
+    )
+    return Prediction(task.name, task.kind, policy.exits[-1], outputs, task.label_names, routing)
 
 
 def load(folder: str | Path, device: str = "cpu") -> Predictor:
@@ -177,14 +267,17 @@ def load_bundle_encoder(bundle: Bundle, folder: Path, device: str = "cpu") -> St
     return encoder.eval().requires_grad_(False)
 
 
-def _check_tokens(task: BundleTask, encoder: StagedEncoder, shape: tuple[int, ...]) -> None:
+def _check_tokens(task: BundleTask, exits: Iterable[str], encoder: StagedEncoder, shape: tuple[int, ...]) -> None:
     """A bundle holds the width of every default tap; that of tokens is for the encoder to say."""
-    head = task.heads[task.exit]
-    if head.positions is not None:
-        taken, given = (len(head.positions), head.inputs), tap_shapes(encoder, shape, head.pooling)[task.exit]
-        if taken != given:
+    if task.pooling == "default":
+        return
+    given = tap_shapes(encoder, shape, task.pooling)
+    for exit in exits:
+        head = task.heads[exit]
+        taken = (0 if head.positions is None else len(head.positions), head.inputs)
+        if taken != given[exit]:
             raise BundleError(
-                f"head of task {task.name!r} takes tokens of shape {taken} where the encoder gives {given}: save the bundle again"
+                f"head of task {task.name!r} takes tokens of shape {taken} where the encoder gives {given[exit]}: save the bundle again"
             )
 
 
@@ -206,11 +299,6 @@ def _finite(windows: NDArray[np.generic], start: int) -> NDArray[np.float32]:
     if not finite.all():
         raise DataError(f"window {start + int(np.argmin(finite))} holds NaN or infinity in float32: remove or mend it")
     return batch
-
-
-def _joined(batches: list[NDArray[np.float32]], task: BundleTask) -> NDArray[np.float32]:
-    empty = np.empty((0, task.heads[task.exit].outputs), dtype=np.float32)
-    return np.concatenate([empty, *batches])
 
 
 def _with_batch(shape: tuple[int, ...]) -> str:
