@@ -19,7 +19,7 @@ from offramp.costs import Latency, exit_costs, time_interleaved
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import OfframpError
 from offramp.export.folding import fold_batchnorm
-from offramp.export.graph import INPUT, onnx_bytes, open_session
+from offramp.export.graph import INPUT, cut_graphs, onnx_bytes, open_session
 from offramp.export.modules import EveryExit
 from offramp.heads import head_module
 from offramp.runtime.predictor import load_bundle_encoder
@@ -193,13 +193,6 @@ def _sessions(network: EveryExit, shape: tuple[int, ...], fold: bool) -> dict[st
     They share one memory arena: arenas of their own would take gigabytes together, and favour the small ones.
     """
     names = [exit.name for exit in network.encoder.exits]
-    content = onnx_bytes(network, shape, names, optimize=fold)
-    import onnx
-    import onnx.utils
-
     options: dict[str, Any] = {} if fold else {"disabled_optimizers": UNFOLDED}
-    cutter = onnx.utils.Extractor(onnx.load_from_string(content))
-    return {
-        name: open_session(cutter.extract_model([INPUT], [name]).SerializeToString(), shared_arena=True, **options)
-        for name in names
-    }
+    graphs = cut_graphs(onnx_bytes(network, shape, names, optimize=fold), names)
+    return {name: open_session(graph, shared_arena=True, **options) for name, graph in graphs.items()}

@@ -152,6 +152,16 @@ def onnx_bytes(
     return bytes(model.SerializeToString())
 
 
+def cut_graphs(content: bytes, outputs: Sequence[str]) -> dict[str, bytes]:
+    """A graph cut at each of its outputs, by the output's name: what no other output needs is left out."""
+    require_onnx()
+    import onnx
+    import onnx.utils
+
+    cutter = onnx.utils.Extractor(onnx.load_from_string(content))
+    return {name: cutter.extract_model([INPUT], [name]).SerializeToString() for name in outputs}
+
+
 def open_session(content: bytes, shared_arena: bool = False, **options: Any) -> Any:
     """An ``onnxruntime.InferenceSession`` on one thread.
 
