@@ -199,7 +199,9 @@ def _compacted(state: State, stay: Array) -> State:
 
 def _selected(part: Tensor, keep: Tensor) -> Tensor:
     """Rows of a batch, laid out in memory as the batch is: ``index_select`` alone would undo channels_last, and cost more."""
-    if part.stride(0) == 0:  # one row, seen as a batch
+    if len(part) == 1:  # shared by all windows, for a batch of one is never compacted
+        return part
+    if part.stride(0) == 0:  # one row, expanded
         return part[: len(keep)]
     order = sorted(range(part.dim()), key=part.stride, reverse=True)
     if order == list(range(part.dim())):

@@ -58,6 +58,8 @@ class Policy:
             )
         if self.reject_below is not None and self.kind != "classification":
             raise PolicyError("reject_below is a probability of a class: leave it out for regression")
+        if not all(0 < temperature < np.inf for temperature in (*self.temperatures, *self.answer_temperatures)):
+            raise PolicyError("a temperature is not a positive number: fit the policy again")
         if any(np.isnan(threshold) for threshold in self.thresholds):
             raise PolicyError("a threshold is NaN: fit the policy again")
 
@@ -75,24 +77,24 @@ class Policy:
             memory: From :meth:`start` or the step before, cut to the same windows.
 
         Returns:
-            Which windows leave, bool ``(n,)``, and the memory after this exit, of all n windows.
+            Which windows leave, bool ``(n,)``, and the memory after this exit, of all n windows. At the last exit all leave,
+            whatever the criterion, which is not computed.
 
         Raises:
             PolicyError: The exit is not consulted, or there are no outputs.
         """
         index = self._index(exit)
-        certainty, memory = self.certainty(exit, outputs, memory)
         if index == len(self.exits) - 1:
+            self._check_scores(exit, outputs)
             xp = array_namespace(outputs)
-            return xp.ones_like(certainty, dtype=xp.bool), memory
+            return xp.ones_like(outputs[:, 0], dtype=xp.bool), memory
+        certainty, memory = self.certainty(exit, outputs, memory)
         return certainty >= self.thresholds[index], memory
 
     def certainty(self, exit: str, outputs: Array, memory: Memory) -> tuple[Array, Memory]:
         """How certain an exit is, ``(n,)``, and the memory after it; see :meth:`step`."""
         index = self._index(exit)
-        if getattr(outputs, "ndim", 0) != 2 or outputs.shape[1] < 1 + (self.kind == "classification"):
-            shape = tuple(getattr(outputs, "shape", ()))
-            raise PolicyError(f"a policy needs scores: exit {exit!r} gave outputs of shape {shape}, not (N, classes)")
+        self._check_scores(exit, outputs)
         criterion, temperature = CRITERIA[self.criterion], self.temperatures[index]
         scaled = outputs if temperature == 1 else outputs / temperature
         if not criterion.remembers:
@@ -132,6 +134,11 @@ class Policy:
             parameters={name: np.asarray(value, dtype=np.float32) for name, value in stored["parameters"].items()},
             reject_below=None if stored["reject_below"] is None else float(stored["reject_below"]),
         )
+
+    def _check_scores(self, exit: str, outputs: Array) -> None:
+        if getattr(outputs, "ndim", 0) != 2 or outputs.shape[1] < 1 + (self.kind == "classification"):
+            shape = tuple(getattr(outputs, "shape", ()))
+            raise PolicyError(f"a policy needs scores: exit {exit!r} gave outputs of shape {shape}, not (N, classes)")
 
     def _index(self, exit: str) -> int:
         if exit not in self.exits:
