@@ -109,13 +109,27 @@ def route(
     metric, better = problem.metric.name, problem.metric.higher_is_better
     comparison = compared.comparison.model_copy(
         update={
-            "warnings": policy_warnings(compared.comparison, metric, better),
+            "warnings": [
+                *_unreached(compared.comparison, asked),
+                *policy_warnings(compared.comparison, metric, better),
+            ],
             "sentence": policy_sentence(compared.comparison, prepared.task.kind, metric, better),
         }
     )
     text = measured_policy_sentence(measured, metric, better)
     policies = compared.policies | {"routed_by_time": by_time}
     return Routing(comparison, measured.model_copy(update={"sentence": text}), policies)
+
+
+def _unreached(comparison: PolicyComparison, asked: PoliciesSpec) -> list[str]:
+    """A warning where rejecting windows does not hold the errors as low as asked."""
+    reached = comparison.rejecting_error
+    if reached is None or asked.reject_error is None or reached <= asked.reject_error:
+        return []
+    return [
+        f"Rejection: at most {asked.reject_error:.1%} wrong answers were asked for, and the nearest possible is {reached:.1%} "
+        "on validation: too many windows that leave before the last exit are wrong; raise policies.budget or policies.reject_error."
+    ]
 
 
 def _other_populations(

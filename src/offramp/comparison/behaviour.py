@@ -24,6 +24,8 @@ INSTABILITY_RESAMPLES = 100
 MOST_GROUPS = 12
 """Test groups are shown one by one where there are at most so many."""
 REJECTION_POINTS = 11
+ALL_REJECTED = 2.0
+"""More than any probability: all windows at the last exit are rejected."""
 
 
 def reliability(contest: Contest, routed: Sequence[Policy]) -> list[ReliabilityRow]:
@@ -212,20 +214,19 @@ def rejecting(contest: Contest, policy: Policy, most_error: float) -> tuple[Poli
     """The policy that rejects as few windows at its last exit as hold the share of wrong answers on validation to a limit.
 
     Returns:
-        The policy, and the share of wrong answers that it leaves on validation: more than asked if rejecting all of the last exit's
-        windows is not enough.
+        The policy, and the share of wrong answers that it leaves on validation: the smallest there is, if the limit cannot be held
+        because too many that left before are wrong.
     """
     sample = contest.val[0]
     decided = sample.decide(policy)
     right, _ = _right(sample, decided)
     certain = np.where(decided.exit == len(policy.exits) - 1, _confidence(policy, decided), np.inf)
-    limits = np.unique(np.append(certain[np.isfinite(certain)], 0.0))
-    for limit in [*limits, 2.0]:
-        kept = certain >= limit
-        error = float(1 - right[kept].mean()) if kept.any() else 0.0
-        if error <= most_error:
-            break
-    return replace(policy, reject_below=float(limit)), error
+    limits = np.append(np.unique(np.append(certain[np.isfinite(certain)], 0.0)), ALL_REJECTED)
+    kept = [certain >= limit for limit in limits]
+    errors = [float(1 - right[some].mean()) if some.any() else 0.0 for some in kept]
+    enough = [number for number, error in enumerate(errors) if error <= most_error]
+    chosen = enough[0] if enough else int(np.argmin(errors))
+    return replace(policy, reject_below=float(limits[chosen])), errors[chosen]
 
 
 def overthought(contest: Contest) -> float | None:

@@ -48,7 +48,9 @@ def certified_policy(
     consulted = [contest.exits.index(exit) for exit in routed.exits]
     with_full = tuple(dict.fromkeys([*consulted, len(contest.exits) - 1]))
     tried = candidate(val, kind, routed.criterion, with_full, exit_temperatures(val, kind))
-    thresholds = shared_thresholds(tried.certain[:-1], THRESHOLDS)[:-1]  # down to the smallest certainty: all leave at once
+    thresholds = shared_thresholds(tried.certain[:-1], THRESHOLDS)[
+        :-1
+    ]  # down to the smallest certainty: all leave at once
     losses = np.stack([_losses(calibration, tried, threshold, asked) for threshold in thresholds])
     groups = contest.problem.dataset.groups[calibration.indices]
     certificate = certify(group_losses(losses, groups), asked.level, asked.delta, asked.method)

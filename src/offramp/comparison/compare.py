@@ -83,8 +83,9 @@ def compare_policies(
     chosen, routed = budgets[number], budgets[number].routed[0]
     policies = {name: of_seeds[0] for name, of_seeds in chosen.policies.items()} | {"routed": routed}
     certified = _certified(contest, taps, asked, routed, policies)
+    rejecting_error = None
     if asked.reject_error is not None and problem.task.kind == "classification":
-        policies["rejecting"], _ = behaviour.rejecting(contest, routed, asked.reject_error)
+        policies["rejecting"], rejecting_error = behaviour.rejecting(contest, routed, asked.reject_error)
     guarded = policies.get("certified", routed)
     comparison = PolicyComparison(
         budgets=[budget.row for budget in budgets],
@@ -95,6 +96,7 @@ def compare_policies(
         by_snr=behaviour.shares_by_snr(contest, routed),
         reliability=behaviour.reliability(contest, chosen.routed) if problem.task.kind == "classification" else [],
         certified=certified,
+        rejecting_error=rejecting_error,
         rejection=behaviour.rejection_curve(contest, routed),
         shifts=_shifts(contest, asked, guarded, others),
         instability=behaviour.instability(contest, routed, amounts[number][1], seed),

@@ -250,7 +250,7 @@ class Sweep:
         allowed = np.flatnonzero(self.costs <= budget * SAME)
         if not len(allowed):
             return None
-        order = np.lexsort((self.costs[allowed], -self.scores[allowed]))
+        order = np.lexsort((-allowed, self.costs[allowed], -self.scores[allowed]))  # on a tie, that which lets more leave
         place = int(allowed[order[0]])
         return float(self.scores[place]), -float(self.costs[place]), place
 

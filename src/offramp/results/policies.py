@@ -140,6 +140,10 @@ class PolicyComparison(Part):
     by_snr: list[dict[str, float]] = Field([], description="Exit shares by bin of SNR; the task's by_snr has the edges")
     reliability: list[ReliabilityRow] = Field([])
     certified: Certified | None = None
+    rejecting_error: float | None = Field(
+        None,
+        description="Share of wrong answers on validation that the rejecting policy leaves; None if none was asked for",
+    )
     rejection: list[tuple[float, float]] = Field(
         [], description="Share of test windows rejected and score of the others, by threshold"
     )
