@@ -21,9 +21,13 @@ from offramp.report.numbers import (
     format_number,
     format_percent,
     format_score,
+    metric_heading,
     metric_label,
 )
+from offramp.report.policies import PolicyView, policy_view
+from offramp.report.policy_text import verdict_counts, verdict_sentence
 from offramp.report.summary import SummaryRow, simulated_tasks, summary_notes, summary_row, summary_rows
+from offramp.report.svg import Plot
 from offramp.results import ExitControl, ExitRow, FeatureRow, Results, Score, TaskResult
 
 __all__ = ["load_results", "write_report"]
@@ -38,15 +42,6 @@ _MEANINGS = {
     "beam_dft": "Power in the beams of a discrete Fourier transform across the antennas, under the same head.",
     "noise_only": "Windows that hold no signal. If this does well, labels follow the recording rather than the signal.",
 }
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A picture with its caption."""
-
-    title: str
-    svg: Markup
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -72,6 +67,7 @@ class TaskView:
     exits: list[tuple[str, ...]]
     controls: list[ControlRow]
     groups: list[tuple[str, str, str, str]]
+    policies: PolicyView | None
 
 
 @dataclass(frozen=True)
@@ -85,6 +81,7 @@ class RunView:
     rows: list[SummaryRow]
     notes: list[str]
     simulated: list[str]
+    verdicts: str
     tasks: list[TaskView]
     environment: str
     suite: str
@@ -111,7 +108,9 @@ def write_report(runs: Sequence[tuple[str, Results]], path: Path) -> None:
     )
     views = [_run_view(f"r{index}", name, results) for index, (name, results) in enumerate(runs)]
     comparison = _comparison(runs) if len(runs) > 1 else []
-    write_text(path, environment.get_template("template.html").render(runs=views, comparison=comparison))
+    verdicts = verdict_sentence(verdict_counts(results for _, results in runs)) if len(runs) > 1 else ""
+    page = environment.get_template("template.html").render(runs=views, comparison=comparison, verdicts=verdicts)
+    write_text(path, page)
 
 
 def _run_view(anchor: str, name: str, results: Results) -> RunView:
@@ -124,6 +123,7 @@ def _run_view(anchor: str, name: str, results: Results) -> RunView:
         rows=summary_rows(results),
         notes=summary_notes(results),
         simulated=simulated_tasks(results),
+        verdicts=verdict_sentence(verdict_counts([results])),
         tasks=[_task_view(f"{anchor}-t{i}", task, result) for i, (task, result) in enumerate(results.tasks.items())],
         environment=_yaml(plain["environment"]),
         suite=_yaml(plain["suite"]),
@@ -144,6 +144,7 @@ def _task_view(anchor: str, name: str, task: TaskResult) -> TaskView:
             (one.group, f"{one.n:,}", format_score(one.chosen, task.metric), format_score(one.full, task.metric))
             for one in task.by_group
         ],
+        policies=policy_view(f"{anchor}-p", task),
     )
 
 
@@ -166,10 +167,9 @@ def _facts(task: TaskResult) -> list[str]:
 
 
 def _plots(anchor: str, task: TaskResult) -> list[Plot]:
-    metric = metric_label(task.metric)
     figures = [
         Plot(
-            f"{metric.capitalize() if metric.islower() else metric} against MACs",
+            f"{metric_heading(task.metric)} against MACs",
             Markup(plots.score_plot(task, f"{anchor}-score")),
             "Test score of every exit; the band is the 95% interval. Dotted lines are controls without an encoder.",
         )

@@ -23,6 +23,12 @@ def metric_label(metric: str) -> str:
     return _LABELS.get(metric, metric.replace("_", " "))
 
 
+def metric_heading(metric: str) -> str:
+    """The metric in words, as a heading begins."""
+    label = metric_label(metric)
+    return label.capitalize() if label.islower() else label
+
+
 def is_bounded(metric: str) -> bool:
     """Whether scores lie in [0, 1], so that they are written in percent."""
     return metric in METRICS and METRICS[metric].bounded

@@ -28,11 +28,11 @@ def score_plot(task: TaskResult, name: str) -> str:
 
     def paint(axes: Axes) -> None:
         labels = [("encoder", task.exits[-1].test.mean, BLUE)]
-        _curve(axes, task.exits, BLUE, "-", band=True)
+        curve(axes, task.exits, BLUE, "-", band=True)
         for control_name, control in task.controls.items():
             if isinstance(control, ExitControl):
                 label, colour, line = _CONTROL_STYLES.get(control_name, (control_name, PURPLE, ":"))
-                _curve(axes, control.exits, colour, line, band=control_name == "random_encoder")
+                curve(axes, control.exits, colour, line, band=control_name == "random_encoder")
                 labels.append((label, control.exits[-1].test.mean, colour))
         _limit_scores(axes, task)
         for control_name, control in task.controls.items():
@@ -40,12 +40,12 @@ def score_plot(task: TaskResult, name: str) -> str:
                 axes.axhline(control.test.mean, color=MUTED, linewidth=1, linestyle=(0, (1.5, 2)), zorder=1)
                 low, high = axes.get_ylim()
                 beyond = " ↑" if control.test.mean > high else " ↓" if control.test.mean < low else ""
-                text = f"{_shorten(control_name)} {format_score(control.test.mean, task.metric)}{beyond}"
+                text = f"{shorten(control_name)} {format_score(control.test.mean, task.metric)}{beyond}"
                 labels.append((text, control.test.mean, MUTED))
         _mark_exits(axes, task)
-        _score_axis(axes, task)
-        _macs_axis(axes)
-        _right_labels(axes, labels)
+        score_axis(axes, task)
+        macs_axis(axes)
+        right_labels(axes, labels)
 
     return draw(SIZE, name, f"{metric_label(task.metric)} against MACs", paint)
 
@@ -70,7 +70,7 @@ def latency_plot(task: TaskResult, name: str) -> str:
             axes.annotate(
                 format_number(one.p50), end, (5, 0), textcoords="offset points", va="center", size=8.5, color=MUTED
             )
-        axes.set_yticks(places, [_shorten(exit_) for exit_ in exits])
+        axes.set_yticks(places, [shorten(exit_) for exit_ in exits])
         for tick, exit_ in zip(axes.get_yticklabels(), exits, strict=True):
             if exit_ == task.chosen.exit:
                 tick.set(color=BLUE, fontweight="bold")
@@ -90,9 +90,7 @@ def confusion_plot(confusion: Sequence[Sequence[int]], label_names: Sequence[str
     totals = counts.sum(1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
     named = (
-        [_shorten(label, 26) for label in label_names]
-        if len(label_names) == classes
-        else list(map(str, range(classes)))
+        [shorten(label, 26) for label in label_names] if len(label_names) == classes else list(map(str, range(classes)))
     )
     side = min(1.9 + 0.21 * classes, 6.5)
 
@@ -124,9 +122,9 @@ def snr_plot(task: TaskResult, scores: SnrScores, name: str) -> str:
 
     def paint(axes: Axes) -> None:
         centres = [(low + high) / 2 for low, high in pairwise(scores.edges_db)]
-        lines = [(f"full ({_shorten(task.full.exit)})", scores.full, INK, "--")]
+        lines = [(f"full ({shorten(task.full.exit)})", scores.full, INK, "--")]
         if task.chosen.exit != task.full.exit:
-            lines.append((f"chosen ({_shorten(task.chosen.exit)})", scores.chosen, BLUE, "-"))
+            lines.append((f"chosen ({shorten(task.chosen.exit)})", scores.chosen, BLUE, "-"))
         labels = []
         for label, values, colour, line in lines:
             axes.plot(centres, values, line, marker="o", color=colour)
@@ -135,8 +133,8 @@ def snr_plot(task: TaskResult, scores: SnrScores, name: str) -> str:
             axes.axvline(edge, color=MUTED, linewidth=0.6, alpha=0.25, zorder=0)
         axes.margins(y=0.12)
         axes.set_xlabel("SNR in dB (bins of equal count)")
-        _score_axis(axes, task)
-        _right_labels(axes, labels)
+        score_axis(axes, task)
+        right_labels(axes, labels)
 
     return draw(SIZE, name, f"{metric_label(task.metric)} by SNR", paint)
 
@@ -150,18 +148,19 @@ def comparison_plot(runs: Sequence[tuple[str, TaskResult]], name: str) -> str:
         labels = []
         for index, (run, task) in enumerate(comparable):
             colour = RUN_COLOURS[index % len(RUN_COLOURS)]
-            _curve(axes, task.exits, colour, "-", band=True)
+            curve(axes, task.exits, colour, "-", band=True)
             _ring(axes, task.chosen, colour)
-            labels.append((_shorten(run), task.exits[-1].test.mean, colour))
+            labels.append((shorten(run), task.exits[-1].test.mean, colour))
         axes.margins(y=0.1)
-        _score_axis(axes, first)
-        _macs_axis(axes)
-        _right_labels(axes, labels)
+        score_axis(axes, first)
+        macs_axis(axes)
+        right_labels(axes, labels)
 
     return draw(SIZE, name, f"{metric_label(first.metric)} against MACs, by run", paint)
 
 
-def _curve(axes: Axes, exits: Sequence[ExitRow], colour: str, line: str, *, band: bool) -> None:
+def curve(axes: Axes, exits: Sequence[ExitRow], colour: str, line: str, *, band: bool) -> None:
+    """Score against MACs, with the 95% interval as a band where asked."""
     macs = [max(row.macs, 1) for row in exits]
     axes.plot(macs, [row.test.mean for row in exits], line, marker="o", color=colour, markeredgewidth=0)
     if band:
@@ -197,7 +196,7 @@ def _mark_exits(axes: Axes, task: TaskResult) -> None:
     """Drop a line from the chosen and the full exit, named above the axes, where no data is."""
     same = task.chosen.exit == task.full.exit
     _ring(axes, task.chosen, INK)
-    marks = [("chosen: full depth" if same else f"chosen: {_shorten(task.chosen.exit)}", task.chosen, "right")]
+    marks = [("chosen: full depth" if same else f"chosen: {shorten(task.chosen.exit)}", task.chosen, "right")]
     if not same:
         marks.append(("full", task.full, "center"))
     for text, row, side in marks:
@@ -205,7 +204,8 @@ def _mark_exits(axes: Axes, task: TaskResult) -> None:
         axes.text(max(row.macs, 1), 1.02, text, transform=axes.get_xaxis_transform(), ha=side, weight="bold", size=9)
 
 
-def _macs_axis(axes: Axes) -> None:
+def macs_axis(axes: Axes) -> None:
+    """A logarithmic axis of MACs, after everything is drawn."""
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     decades = math.log10(high / low)
@@ -223,7 +223,8 @@ def _macs_tick(macs: float, _: int) -> str:
     return re.sub(r"\.?0+(?=[A-Z])", "", text) if "." in (text := format_count(macs)) else text
 
 
-def _score_axis(axes: Axes, task: TaskResult) -> None:
+def score_axis(axes: Axes, task: TaskResult) -> None:
+    """The vertical axis in the metric's unit."""
     direction = "" if task.higher_is_better else " (lower is better)"
     if is_bounded(task.metric):
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
@@ -233,7 +234,7 @@ def _score_axis(axes: Axes, task: TaskResult) -> None:
     axes.grid(axis="y")
 
 
-def _right_labels(axes: Axes, labels: Sequence[tuple[str, float, str]]) -> None:
+def right_labels(axes: Axes, labels: Sequence[tuple[str, float, str]]) -> None:
     """Name lines right of the axes, moved apart where they would overlap; ``labels`` are text, height and colour."""
     low, high = axes.get_ylim()
     labels = [label for label in labels if math.isfinite(label[1])]
@@ -258,7 +259,7 @@ def _spaced(wanted: Sequence[float]) -> list[tuple[int, float]]:
     return list(zip(order, places, strict=True))
 
 
-def _shorten(text: str, length: int = 20) -> str:
+def shorten(text: str, length: int = 20) -> str:
     """Cut out the middle of a long name: what tells names apart stands at their ends."""
     half = (length - 1) // 2
     return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"

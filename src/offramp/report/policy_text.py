@@ -139,25 +139,28 @@ def certificate_sentences(certified: Certified, shifts: Sequence[ShiftRow], metr
         f"Certified: {promise}. By {how}; windows leave where {criterion} reaches {format_number(certified.threshold)}, "
         f"the last that passes of {tested} from the safest on."
     ]
-    facts = []
-    if certified.calibration_risk is not None:
-        facts.append(f"the risk is {certified.calibration_risk:.3f} on calibration")
-    if certified.test_risk is not None:
-        facts.append(f"{'' if facts else 'the risk is '}{certified.test_risk:.3f} on test")
+    risks = [
+        f"{value:.3f} on {where}"
+        for value, where in ((certified.calibration_risk, "calibration"), (certified.test_risk, "test"))
+        if value is not None
+    ]
+    clauses = [f"the risk is {' and '.join(risks)}"] if risks else []
     if certified.score is not None:
         full = format_score(certified.full_score, metric)
-        facts.append(f"{metric_label(metric)} is {format_score(certified.score, metric)} against {full} at full depth")
+        clauses.append(
+            f"{metric_label(metric)} is {format_score(certified.score, metric)} against {full} at full depth"
+        )
     if certified.macs_saved_fraction is not None:
-        facts.append(f"with {_change(certified.macs_saved_fraction, 'fewer', 'MACs')}")
-    if facts:
-        told.append(f"{facts[0][0].upper()}{', '.join(facts)[1:]}.")
+        clauses.append(f"it takes {_change(certified.macs_saved_fraction, 'fewer', 'MACs')}")
+    if clauses:
+        told.append(f"With it {'; '.join(clauses)}.")
     told.append(
         "Test groups were drawn as the calibration groups were."
         if certified.exchangeable
         else "Test groups were not drawn as the calibration groups were: the guarantee does not speak of them."
     )
-    moved = [f"{row.name} {row.risk:.3f}" for row in shifted(shifts) if row.risk is not None]
-    measured = f"the risk under shift is: {', '.join(moved)}" if moved else "it was not measured under shift here"
+    moved = [f"{row.risk:.3f} on {row.name}" for row in shifted(shifts) if row.risk is not None]
+    measured = f"the risk under shift is {', '.join(moved)}" if moved else "it was not measured under shift here"
     told.append(f"Shift voids the guarantee; {measured}.")
     return told
 

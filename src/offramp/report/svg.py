@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -48,6 +50,15 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
 }
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture with its title and caption."""
+
+    title: str
+    svg: Markup
+    caption: str
 
 
 def draw(size: tuple[float, float], name: str, label: str, paint: Callable[[Axes], None]) -> str:
