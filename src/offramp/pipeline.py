@@ -194,7 +194,7 @@ def _bundle_task(outcome: Outcome) -> BundleTask:
         val={row.exit: row.val.mean for row in result.exits},
         data=task.data.model_dump(mode="json", exclude={"path", "synthetic"}),
         target_shape=dataset.target_shape,
-        # policies={name: policy.to_dict() for name, policy in outcome.policies.items()},
+        policies={name: policy.to_dict() for name, policy in outcome.policies.items()},
     )
 
 
