@@ -51,7 +51,9 @@ from offramp.tasks import (
 from offramp.training.pretrain import PretrainingConfig
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "results.md")]
+WRITTEN = ("results.md", "policy_results.md")
+"""Pages that a script writes, with commands that take minutes to hours."""
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name not in WRITTEN)]
 LAB = "/lab"
 """The pages' name for the folder in which they are executed."""
 
@@ -221,6 +223,8 @@ def suite_with(part: dict[str, Any]) -> dict[str, Any]:
     """A small suite, with some top-level keys or keys of its task replaced."""
     task: dict[str, Any] = {"name": "t", "data": {"path": "a.h5", "target": "label"}}
     task |= {key: value for key, value in part.items() if key in TaskSpec.model_fields}
+    if "guarantee" in part.get("policies", {}):
+        task["split"] = {"calibration": 0.2}
     suite = {"encoder": "iq-resnet", "tasks": [task]}
     return suite | {key: value for key, value in part.items() if key in Suite.model_fields}
 
