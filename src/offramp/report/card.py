@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from offramp.report.terminal import markdown_table
-from offramp.results import Results
+from offramp.results import Results, TaskResult
 
 
 def model_card(results: Results) -> str:
     """Markdown with the numbers of a run."""
-    sentences = "\n".join(f"- **{name}**: {task.sentence}" for name, task in results.tasks.items())
+    sentences = "\n".join(_sentences(name, task) for name, task in results.tasks.items())
     first = next(iter(results.tasks))
     return f"""# Bundle: {results.encoder.name} with {len(results.tasks)} task(s)
 
@@ -28,3 +28,11 @@ predictor = offramp.load("bundle")
 predictions = predictor.predict(windows, tasks=["{first}"])
 ```
 """
+
+
+def _sentences(name: str, task: TaskResult) -> str:
+    """What to expect of a task, of its routed policy where it has one, and what to beware of."""
+    lines = [f"- **{name}**: {task.sentence}"]
+    if task.policies is not None:
+        lines += [f"  - {text}" for text in (task.policies.sentence, *task.policies.warnings) if text]
+    return "\n".join(lines)

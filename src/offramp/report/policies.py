@@ -100,7 +100,7 @@ def _chosen(task: TaskResult, comparison: PolicyComparison) -> Table:
 
 def _matched_time(task: TaskResult, budget: BudgetRow) -> Table:
     header, rows, note = _ways(task, budget, None, None)
-    header = ["milliseconds" if name == "Mean MACs" else name for name in header]
+    header = ["Milliseconds" if name == "Mean MACs" else name for name in header]
     return Table(f"At the time of {budget.exit}: {format_number(budget.budget)} ms a window", header, rows, note)
 
 
@@ -181,12 +181,12 @@ def _measured(task: TaskResult, measured: MeasuredPolicies) -> Table:
         "ms a window",
         "MACs saved",
         "Time saved",
-        "Of it as time",
+        "Time per MACs saved",
         metric_heading(task.metric),
     ]
     note = (
         f"Batch {measured.batch:,}, {threads}, median of one run. Survivors are compacted and the batch shrinks. "
-        "Savings against full depth with its head alone; of it as time: time saved over MACs saved."
+        "Savings against full depth with its head alone; the last but one is their ratio, 100% where all MACs saved are time saved."
     )
     return Table("Executed on this machine", header, rows, note)
 
@@ -271,7 +271,7 @@ def _gain(row: PolicyRow, budget: BudgetRow, metric: str) -> str:
     if row is budget.fixed:
         return ""
     gain = row.gain or (budget.gain if row.name == budget.routed else None)
-    return format_gain(gain, metric) if gain else MISSING
+    return format_gain(gain, metric) if gain else ""
 
 
 def _consulted(exits: list[str]) -> str:

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from offramp.report.policy_text import policy_line, verdict_counts, verdict_sentence
 from offramp.report.summary import simulated_tasks, summary_notes, summary_rows
 from offramp.results import Results
 
@@ -53,7 +54,10 @@ def markdown_table(results: Results) -> str:
 
 def _notes(results: Results) -> list[str]:
     simulated = simulated_tasks(results)
-    return summary_notes(results) + ([f"This data is simulated: {', '.join(simulated)}."] if simulated else [])
+    notes = summary_notes(results) + ([f"This data is simulated: {', '.join(simulated)}."] if simulated else [])
+    lines = [f"{name}: {line}." for name, task in results.tasks.items() if (line := policy_line(task))]
+    verdicts = verdict_sentence(verdict_counts([results])) if len(lines) > 1 else ""
+    return [*notes, *lines, *([verdicts] if verdicts else [])]
 
 
 def _markdown_row(cells: tuple[str, ...]) -> str:
