@@ -22,6 +22,7 @@ from offramp.fitting.fit import Problem, fit_exit
 from offramp.fitting.tokens import target_positions
 from offramp.pipeline import LATENCY_SECONDS
 from offramp.preparation import Prepared, check_task, load, prepare
+from offramp.routing import check_policies
 from offramp.suite import LoadedSuite
 
 RAW_WIDTH = 1024
@@ -60,6 +61,7 @@ def plan_suite(loaded: LoadedSuite, device: str) -> tuple[PlannedTask, ...]:
     for task in loaded.tasks:
         prepared = prepare(task, loaded)
         check_task(encoder, prepared, loaded.suite)
+        check_policies(encoder, prepared, loaded.suite.policies)
         key = (prepared.dataset.windows.fingerprint, str(prepared.transform), task.head.pooling)
         plans.append(_plan(encoder, prepared, loaded, device, shared=key in seen))
         seen.add(key)
