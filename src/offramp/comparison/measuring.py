@@ -29,6 +29,8 @@ UTILISATION = 0.5
 """Mean load of the arrival trace: of what full depth answers in full batches."""
 ARRIVED = 20_000
 """Windows in the arrival trace."""
+BURST = 20
+"""Mean length of a burst, in mean times between arrivals, so that it means the same for fast and slow encoders."""
 LEAST_SECONDS = 1e-7
 
 
@@ -169,7 +171,7 @@ def _arrivals(
         return []
     single = stage_milliseconds(replace(machine, inputs=machine.inputs[:1]), exits)
     rate = UTILISATION * 1e3 / float(batched.fixed()[-1])
-    times = bursty_arrivals(rate, ARRIVED / rate, seed)
+    times = bursty_arrivals(rate, ARRIVED / rate, seed, burst_s=BURST / rate)
     ways = {
         "full depth": ((len(exits) - 1,), np.zeros(1, dtype=np.int64)),
         f"fixed {fixed}": ((exits.index(fixed),), np.zeros(1, dtype=np.int64)),

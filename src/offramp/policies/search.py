@@ -199,6 +199,14 @@ def search(
     return [{name: with_answer_temperatures(found, windows) for name, found in row.items()} for row in best]
 
 
+def _losses(windows: Windows, consulted: Sequence[int]) -> Array | None:
+    """What a window's answer at each exit loses, ``(k, N)``, where that is not its distance to the target: see :class:`Metric`."""
+    if windows.metric.kind == "classification" or not windows.metric.higher_is_better:
+        return None
+    losses: Array = np.maximum(0, 1 - windows.metric.score(windows.statistics[list(consulted)]))
+    return losses
+
+
 def exit_subsets(exits: int) -> list[tuple[int, ...]]:
     """Two or three exits, and all up to each depth; of a single exit there is one."""
     few = [subset for size in (2, 3) for subset in combinations(range(exits), size)]
@@ -222,11 +230,10 @@ def candidate(
     """A criterion on some exits, its parameters learned on these windows."""
     exits = tuple(windows.exits[index] for index in consulted)
     scale = tuple(temperatures[exit] for exit in exits)
-    parameters = (
-        learned_parameters(criterion, kind, exits, windows.outputs, windows.targets, scale)
-        if CRITERIA[criterion].learned
-        else {}
-    )
+    parameters = {}
+    if CRITERIA[criterion].learned:
+        losses = _losses(windows, consulted)
+        parameters = learned_parameters(criterion, kind, exits, windows.outputs, windows.targets, scale, losses)
     policy = Policy(kind, criterion, exits, (np.inf,) * (len(exits) - 1), scale, scale, parameters)
     return Candidate(policy, consulted, certainties(policy, windows.outputs))
 

@@ -160,7 +160,7 @@ def certificate_sentences(certified: Certified, shifts: Sequence[ShiftRow], metr
     tested = f"{certified.thresholds:,} threshold{'s' * (certified.thresholds != 1)} tested"
     if certified.threshold is None:
         return [
-            f"Asked: {promise}. Not certified by {how}: of {tested} not even the safest passes, "
+            f"Asked: {promise}. Not certified by {how}: of {tested} none that lets windows leave passes, "
             f"so that every window must go to full depth."
         ]
     told = [
