@@ -44,11 +44,17 @@ def policy_row(name: str, cost: float, mean: float, half: float = 0.01, **change
 
 
 def budget_row(
-    exit_: str, budget: float, fixed: float, routed: float, verdict: Any = "neither", sign: int = 1, **changes: Any
+    exit_: str,
+    budget: float,
+    fixed: float,
+    routed_score: float,
+    verdict: Any = "neither",
+    sign: int = 1,
+    **changes: Any,
 ) -> BudgetRow:
-    lead, half = sign * (routed - fixed), abs(fixed) / 60
+    lead, half = sign * (routed_score - fixed), abs(fixed) / 60
     policies = [
-        policy_row(name, budget * (0.97 - 0.02 * index), routed - sign * 0.2 * half * index, half, gain=gain(lead, lead - half, lead + half))
+        policy_row(name, budget * (0.97 - 0.02 * index), routed_score - sign * 0.2 * half * index, half, gain=gain(lead, lead - half, lead + half))
         for index, name in enumerate(CRITERIA)
     ]  # fmt: skip
     values: dict[str, Any] = {
@@ -57,7 +63,7 @@ def budget_row(
         "fixed": policy_row("fixed", budget, fixed, half, exits=[exit_], thresholds=[], exit_share={exit_: 1.0}),
         "policies": policies[::-1],
         "routed": "confidence",
-        "random": policy_row("random", budget * 0.97, routed - sign * 3 * half, half),
+        "random": policy_row("random", budget * 0.97, routed_score - sign * 3 * half, half),
         "gain": gain(lead, lead - half, lead + half),
         "verdict": verdict,
     }

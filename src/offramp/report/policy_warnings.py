@@ -154,7 +154,7 @@ def _guarantee(certified: Certified, shifts: Sequence[ShiftRow]) -> list[str]:
     risk, level = certified.risk.replace("_", " "), f"{certified.level:.3g}"
     if certified.threshold is None:
         return [
-            f"No guarantee: {certified.groups:,} calibration groups do not certify a {risk} of at most {level} at any of "
+            f"No guarantee: {certified.groups:,} calibration groups do not certify that the {risk} is at most {level} at any of "
             f"{certified.thresholds:,} thresholds; give more groups, or ask for less."
         ]
     warnings = []
