@@ -8,7 +8,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from policy_samples import (
+from report_samples import results, task
+from rich.console import Console
+from routed_samples import (
     SHARE,
     comparison,
     full_comparison,
@@ -19,8 +21,6 @@ from policy_samples import (
     shift_row,
     told,
 )
-from report_samples import results, task
-from rich.console import Console
 
 from offramp.report.card import model_card
 from offramp.report.html import load_results, write_report

@@ -3,7 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from policy_samples import (
+from report_samples import gain, results, task
+from routed_samples import (
     budget_row,
     certified,
     comparison,
@@ -15,7 +16,6 @@ from policy_samples import (
     shift_row,
     told,
 )
-from report_samples import gain, results, task
 
 from offramp.report.policy_text import (
     Tally,

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from policy_samples import (
+from report_samples import task
+from routed_samples import (
     budget_row,
     certified,
     comparison,
@@ -14,7 +15,6 @@ from policy_samples import (
     reliability_row,
     shift_row,
 )
-from report_samples import task
 
 from offramp.report.policy_warnings import policy_warnings
 
