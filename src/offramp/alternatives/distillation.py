@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from offramp.alternatives.pruning import kept_width
 from offramp.bundle import Head
 from offramp.encoders.base import StagedEncoder, seeded
 from offramp.encoders.registry import random_encoder
@@ -32,7 +33,7 @@ TEACHER_SHARE = 0.5
 """Of the loss; the labels have the rest."""
 BATCH = 64
 WEIGHT_DECAY = 1e-2
-FROM_SCRATCH, RECOVERY = 2e-3, 5e-4
+FROM_SCRATCH, RECOVERY = 2e-3, 1e-3
 """Peak learning rates."""
 
 
@@ -134,12 +135,12 @@ def narrower(encoder: StagedEncoder, fraction: float, seed: int = 0) -> StagedEn
 def narrower_config(encoder: StagedEncoder, fraction: float) -> dict[str, Any]:
     """Constructor arguments with this fraction of the widths.
 
-    Channels of convolutions become multiples of 8. Transformers keep the width of their attention heads, rounded up to a multiple
+    Channels of convolutions become multiples of 16. Transformers keep the width of their attention heads, rounded up to a multiple
     of 4, and have fewer of them.
     """
     config = dict(encoder.config)
     if isinstance(config.get("channels"), list):
-        return config | {"channels": [8 * max(1, round(fraction * width / 8)) for width in config["channels"]]}
+        return config | {"channels": [kept_width(width, 1 - fraction) for width in config["channels"]]}
     if not {"width", "heads"} <= set(config):
         raise EncoderError(f"no narrower {encoder.architecture} can be built: its configuration names no widths")
     of_head = 4 * math.ceil(config["width"] / config["heads"] / 4)

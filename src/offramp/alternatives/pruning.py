@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from offramp.errors import EncoderError, OfframpError
 
-ROUND_TO = 8
-"""What is left of a width is a multiple of this, which kernels like."""
+BLOCK = 16
+"""Channels that convolution kernels take at a time: what is left of a width is a multiple of it."""
 WIDE = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
 Loss = Callable[[nn.Module], Tensor]
@@ -64,8 +64,8 @@ def feed_forward_pairs(network: nn.Module) -> list[tuple[nn.Linear, nn.Linear]]:
 
 
 def kept_width(width: int, fraction: float) -> int:
-    """What is left of a width: the nearest multiple of 8, at least 8, never more than there was."""
-    return min(width, ROUND_TO * max(1, round((1 - fraction) * width / ROUND_TO)))
+    """What is left of a width: the nearest multiple of 16, at least 16, never more than there was."""
+    return min(width, BLOCK * max(1, round((1 - fraction) * width / BLOCK)))
 
 
 def _prune_pair(first: nn.Linear, second: nn.Linear, fraction: float) -> None:
@@ -87,8 +87,11 @@ def _expected_change(parameter: Tensor) -> Tensor:
 def _prune_channels(network: nn.Sequential, fraction: float, example: Tensor) -> None:
     pruning = require_torch_pruning()
     fixed = fixed_layers(network, example)
-    ignored = _layers_at(network, fixed)
-    if not [part for part in network[0].modules() if isinstance(part, WIDE) and part not in ignored]:
+    ignored = [*_layers_at(network, fixed), _last_linear(network)]
+    ratios = {
+        part: _ratio(part, fraction) for part in network.modules() if isinstance(part, WIDE) and part not in ignored
+    }
+    if not ratios:
         raise EncoderError("its code leaves no width free")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -96,11 +99,17 @@ def _prune_channels(network: nn.Sequential, fraction: float, example: Tensor) ->
             network,
             example,
             importance=pruning.importance.GroupTaylorImportance(),
-            pruning_ratio=fraction,
-            ignored_layers=[*ignored, _last_linear(network)],
-            round_to=ROUND_TO,
+            pruning_ratio_dict=ratios,
+            ignored_layers=ignored,
         )
         pruner.step()
+
+
+def _ratio(layer: nn.Module, fraction: float) -> float:
+    """What the package is told so that :func:`kept_width` is left: it rounds the rest down, so a quarter of an output is added."""
+    width = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    assert isinstance(width, int)
+    return max(0.0, 1 - (kept_width(width, fraction) + 0.25) / width)
 
 
 def fixed_layers(network: nn.Sequential, example: Tensor) -> frozenset[str]:
