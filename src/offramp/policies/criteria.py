@@ -23,6 +23,9 @@ from typing import Any, Literal
 import numpy as np
 from array_api_compat import array_namespace
 
+SATURATED = 40.0
+"""The logistic function of more is 1, and its exponential might overflow."""
+
 Array = Any
 """A NumPy array or a torch tensor."""
 Parameters = Mapping[str, np.ndarray[Any, np.dtype[np.float32]]]
@@ -131,7 +134,8 @@ def learned_halting(seen: Seen, parameters: Parameters) -> Array:
     """Certainty by one linear layer for all exits, through a logistic function, ``(n,)`` in [0, 1]."""
     xp = array_namespace(seen.outputs)
     weight, bias = (_like(parameters[name], seen.outputs) for name in ("weight", "bias"))
-    return 1 / (1 + xp.exp(-(descriptors(seen, parameters) @ weight + bias)))
+    score = xp.clip(descriptors(seen, parameters) @ weight + bias, -SATURATED, SATURATED)
+    return 1 / (1 + xp.exp(-score))
 
 
 def benefit(seen: Seen, parameters: Parameters) -> Array:
