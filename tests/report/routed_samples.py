@@ -169,13 +169,13 @@ def measured_policies(**changes: Any) -> MeasuredPolicies:
         "batch": 256,
         "threads": 1,
         "rows": [
-            measured_row("stem", 0.02, 0.97, 0.94, 0.4),
-            measured_row("stage3.0", 0.121, 0.8, 0.76, 0.82),
-            measured_row("conv5", 0.5, 0.0, 0.0, 0.83),
+            measured_row("fixed stem", 0.02, 0.97, 0.94, 0.4),
+            measured_row("fixed stage3.0", 0.121, 0.8, 0.76, 0.82),
+            measured_row("full depth", 0.5, 0.0, 0.0, 0.83),
             measured_row("int8 stage3.0", 0.09, 0.8, 0.82, 0.79),
         ],
         "at_matched_time": matched,
-        "executed": [measured_row("stage3.0", 0.121, 0.8, 0.76, 0.82), measured_row("confidence", 0.131, 0.76, 0.74, 0.815)],
+        "executed": [measured_row("fixed stage3.0", 0.121, 0.8, 0.76, 0.82), measured_row("routed at matched time", 0.131, 0.76, 0.74, 0.815)],
         "arrivals": [
             Arrivals(name="stage3.0", p50_ms=2.1, p95_ms=4.4, p99_ms=6.1, utilisation=0.61),
             Arrivals(name="confidence", p50_ms=2.4, p95_ms=5.9, p99_ms=9.3, utilisation=0.64),

@@ -136,7 +136,7 @@ def test_rows_without_values(tmp_path: Path) -> None:
     )
     nothing = reliability_row(
         failure_auroc_before=None, failure_auroc_after=None, survivors_ece_before=None, survivors_ece_after=None,
-        survivors_ece_own=None, survivors_failure_auroc=None,
+        survivors_ece_own=None, survivors_failure_auroc=None, survivors_temperature=None,
     )  # fmt: skip
     one = told(one, comparison(one, shifts=[row], reliability=[nothing], rejection=[(0.0, 0.8)], by_snr=[SHARE]))
     assert "Failures under shift" not in pictures(one)

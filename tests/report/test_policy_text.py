@@ -51,7 +51,7 @@ def compared(budget: Any = BUDGET, **changes: Any) -> PolicyComparison:
 def test_at_matched_cost() -> None:
     assert policy_sentence(compared(), *ACCURACY) == (
         "At the cost of stage2.0 (63% fewer MACs) routing by entropy reaches accuracy 61.2% against 62.0% for the fixed exit "
-        "(-0.8 points [-1.9, 0.2]): neither wins; random exits reach 58.3%; an oracle that knows which answers are right would "
+        "(-0.8 points [-1.9, 0.2]): neither wins; random exits reach 58.3%; an oracle that leaves at the first right answer would "
         "reach 80.1% with 90% fewer MACs."
     )
 
@@ -73,7 +73,9 @@ def test_errors_are_better_when_lower() -> None:
     assert "confidence reaches mean error 4.21 against 4.30 for the fixed exit" in text
     assert "(gain +0.090 [0.020, 0.160] over the windows of few groups only)" in text
     assert "random exits do as well: 4.20" in text
-    assert text.endswith("an oracle that knows every error would reach 2.50 with 20% more MACs.")
+    assert text.endswith(
+        "an oracle that leaves at the first answer no worse than that of full depth would reach 2.50 with 20% more MACs."
+    )
 
 
 def test_what_is_not_known_is_left_out() -> None:
@@ -83,6 +85,18 @@ def test_what_is_not_known_is_left_out() -> None:
     none = BUDGET.model_copy(update={"policies": [], "routed": ""})
     text = policy_sentence(compared(none), *ACCURACY)
     assert "no policy keeps to the budget; the fixed exit reaches accuracy 62.0%; an oracle" in text
+
+
+def test_a_budget_of_the_suite_and_full_depth() -> None:
+    fixed = policy_row("fixed", 200, 0.62, exits=["stem"])
+    asked = BUDGET.model_copy(update={"exit": "asked", "budget": 400.0, "fixed": fixed})
+    text = policy_sentence(compared(asked), *ACCURACY)
+    assert text.startswith("At the budget asked for (60% fewer MACs) routing by entropy")
+    assert "for the fixed exit stem (" in text
+    text = measured_policy_sentence(measured_policies(at_matched_time=asked), "accuracy", True)
+    assert text.startswith("At the time asked for (400 ms")
+    full = BUDGET.model_copy(update={"budget": 1000.0})
+    assert policy_sentence(compared(full), *ACCURACY).startswith("At the cost of stage2.0 (full depth) routing")
 
 
 def test_another_fixed_exit_than_that_of_the_budget_is_named() -> None:

@@ -83,6 +83,12 @@ def test_the_worst_is_named_and_all_are_counted() -> None:
     ]
 
 
+def test_premature_exits_of_regression_have_a_level_of_their_own() -> None:
+    assert warned("mean_error", False, shifts=[shift_row(premature=0.5, score=None)]) == []
+    (text,) = warned("mean_error", False, shifts=[shift_row(premature=above(0.5), score=None)])
+    assert "50.0% of windows leave early with a larger error than at full depth (level: 50.0%)" in text
+
+
 def test_survivors_where_all_are_badly_calibrated_too() -> None:
     assert warned(reliability=[reliability_row(ece_after=0.05, survivors_ece_after=0.3)]) == []
     (text,) = warned(reliability=[reliability_row(ece_after=0.049, survivors_ece_after=0.3, survivors_share=0.12)])

@@ -15,7 +15,8 @@ from offramp.report.numbers import (
     metric_heading,
 )
 from offramp.report.policy_plots import policy_figures
-from offramp.report.policy_text import certificate_sentences, instability_sentence, policy_name, routed_row
+from offramp.report.policy_text import certificate_sentences, instability_sentence, policy_name, routed_row, time_of
+from offramp.report.policy_warnings import cost_of
 from offramp.report.svg import Plot
 from offramp.results import (
     BudgetRow,
@@ -95,13 +96,13 @@ def _chosen(task: TaskResult, comparison: PolicyComparison) -> Table:
     """All ways to decide at the chosen budget, in the order of what they are for: fixed, routed, others, random, oracle."""
     budget = comparison.budgets[comparison.chosen]
     table = _ways(task, budget, comparison.oracle, comparison.full_cost)
-    return Table(f"At the cost of {budget.exit}: {format_count(budget.budget)} MACs", *table, open=True)
+    return Table(f"At {cost_of(budget.exit)}: {format_count(budget.budget)} MACs", *table, open=True)
 
 
 def _matched_time(task: TaskResult, budget: BudgetRow) -> Table:
     header, rows, note = _ways(task, budget, None, None)
     header = ["Milliseconds" if name == "Mean MACs" else name for name in header]
-    return Table(f"At the time of {budget.exit}: {format_number(budget.budget)} ms a window", header, rows, note)
+    return Table(f"At the {time_of(budget.exit)}: {format_number(budget.budget)} ms a window", header, rows, note)
 
 
 def _ways(
@@ -173,8 +174,7 @@ def _budgets(task: TaskResult, comparison: PolicyComparison) -> Table:
 
 
 def _measured(task: TaskResult, measured: MeasuredPolicies) -> Table:
-    rows = [_measured_row(one, "", task.metric) for one in measured.rows]
-    rows += [_measured_row(one, "at matched time", task.metric) for one in measured.executed]
+    rows = [_measured_row(one, task.metric) for one in (*measured.rows, *measured.executed)]
     threads = f"{measured.threads} thread{'s' * (measured.threads != 1)}"
     header = [
         "Executed",
@@ -191,7 +191,7 @@ def _measured(task: TaskResult, measured: MeasuredPolicies) -> Table:
     return Table("Executed on this machine", header, rows, note)
 
 
-def _measured_row(row: MeasuredRow, detail: str, metric: str) -> TableRow:
+def _measured_row(row: MeasuredRow, metric: str) -> TableRow:
     realised = row.time_saved_fraction / row.macs_saved_fraction if row.macs_saved_fraction > 0 else None
     cells = [
         format_number(row.milliseconds),
@@ -200,7 +200,7 @@ def _measured_row(row: MeasuredRow, detail: str, metric: str) -> TableRow:
         format_percent(realised),
         MISSING if row.score is None else format_score(row.score, metric),
     ]
-    return TableRow(policy_name(row.name), cells, detail)
+    return TableRow(row.name, cells)
 
 
 def _reliability(reliability: list[ReliabilityRow]) -> Table:
@@ -212,7 +212,11 @@ def _reliability(reliability: list[ReliabilityRow]) -> Table:
                 _arrow(row.ece_before, row.ece_after),
                 _arrow(row.failure_auroc_before, row.failure_auroc_after),
                 format_percent(row.survivors_share),
-                MISSING if row.survivors_temperature is None else f"{row.survivors_temperature:.2f}",
+                MISSING
+                if row.survivors_temperature is None
+                else MISSING
+                if row.survivors_temperature is None
+                else f"{row.survivors_temperature:.2f}",
                 _arrow(row.survivors_ece_before, row.survivors_ece_after),
                 _three(row.survivors_ece_own),
                 _three(row.survivors_failure_auroc),
@@ -251,12 +255,12 @@ def _shifts(task: TaskResult, shifts: list[ShiftRow]) -> Table:
         for row in shifts
     ]
     header = [
-        "Population", "Windows", "Routed", "Full depth", "Mean MACs", "Left before full depth", "Premature", "Overconfident",
+        "Population", "Windows", "Policy", "Full depth", "Mean MACs", "Left before full depth", "Premature", "Overconfident",
         "Mean confidence", "Guarantee's risk",
     ]  # fmt: skip
     note = (
-        "Premature: left early and wrong where full depth is right, of all windows. Overconfident: mean confidence minus share right, of those that left "
-        "early. First seed."
+        "Of the certified policy where there is one, else of the routed one; first seed. Premature: left early and wrong where full depth is right (for "
+        "regression: with a larger error than at full depth), of all windows. Overconfident: mean confidence minus share right, of those that left early."
     )
     return Table("Under shift", header, rows, note, open=True)
 

@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter
 
 from offramp.report.numbers import format_number, format_percent, metric_heading, metric_label
 from offramp.report.plots import SIZE, curve, macs_axis, right_labels, score_axis, shorten
-from offramp.report.policy_text import routed_row
-from offramp.report.policy_warnings import OVERCONFIDENCE, PREMATURE
+from offramp.report.policy_text import routed_row, time_of
+from offramp.report.policy_warnings import OVERCONFIDENCE, cost_of, premature_level
 from offramp.report.svg import BLUE, GOLD, GREEN, GRID, INK, MUTED, ORANGE, PAPER, PURPLE, SKY, Plot, draw
 from offramp.results import (
     Arrivals,
@@ -41,7 +41,7 @@ def policy_figures(anchor: str, task: TaskResult, comparison: PolicyComparison) 
             f"{title} against mean MACs",
             Markup(tradeoff_plot(task, comparison, f"{anchor}-tradeoff")),
             "Test score. The ring is the routed policy at the chosen budget; diamonds are what is routed at the others, small dots "
-            "all other policies, crosses windows dealt to exits at random, the star leaves at the first right exit.",
+            "all other policies, crosses windows dealt to exits at random, the star an oracle that leaves as soon as the answer is right (for regression: no worse than that of full depth).",
         )
     ]
     shares = _shares(task, comparison)
@@ -76,9 +76,9 @@ def policy_figures(anchor: str, task: TaskResult, comparison: PolicyComparison) 
         plots.append(
             Plot(
                 "Failures under shift",
-                Markup(shift_plot(comparison.shifts, f"{anchor}-shift")),
-                "Premature: left early and wrong where full depth is right, of all windows. Overconfident: confidence minus share right, of those that left "
-                f"early. Dotted lines: the levels past which the report warns, {format_percent(PREMATURE)} and {format_percent(OVERCONFIDENCE)}.",
+                Markup(shift_plot(comparison.shifts, task.metric, f"{anchor}-shift")),
+                "Premature: left early and wrong where full depth is right (for regression: with a larger error than at full depth), of all windows. "
+                f"Overconfident: confidence minus share right, of those that left early. Dotted lines: the levels past which the report warns, {format_percent(premature_level(task.metric))} and {format_percent(OVERCONFIDENCE)}.",
             )
         )
     if comparison.rejection:
@@ -86,7 +86,8 @@ def policy_figures(anchor: str, task: TaskResult, comparison: PolicyComparison) 
             Plot(
                 f"{title} when the uncertain are rejected",
                 Markup(rejection_plot(task, comparison.rejection, f"{anchor}-rejection")),
-                "Score of the windows that are answered, against the share that is not.",
+                "Score of the windows that are answered, against the share that is not: of those that reach the last exit consulted, the least certain."
+                + _rejecting(comparison.rejecting_error),
             )
         )
     return plots
@@ -120,13 +121,12 @@ def time_plot(task: TaskResult, measured: MeasuredPolicies, name: str) -> str:
 
     def paint(axes: Axes) -> None:
         labels: list[tuple[str, float, str]] = []
-        exits = {row.exit: row for row in task.exits}
-        fixed = sorted((row for row in rows if row.name in exits), key=lambda row: row.milliseconds)
+        fixed = sorted(filter(_is_fixed, rows), key=lambda row: row.milliseconds)
         if fixed:
             axes.plot([row.milliseconds for row in fixed], list(map(_score, fixed)), "-o", color=BLUE, mew=0)
             labels.append(("fixed exits", _score(fixed[-1]), BLUE))
         for row in rows:
-            if row.name not in exits:
+            if not _is_fixed(row):
                 axes.plot([row.milliseconds], [_score(row)], "D", color=GREEN, markersize=5.5, mew=0)
                 labels.append((shorten(row.name), _score(row), GREEN))
         for row in executed:
@@ -138,7 +138,7 @@ def time_plot(task: TaskResult, measured: MeasuredPolicies, name: str) -> str:
                 labels.append(("fixed exit", budget.fixed.test.mean, BLUE))
             axes.axvline(budget.budget, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
             axes.text(
-                budget.budget, 1.02, f"time of {shorten(budget.exit)}", transform=axes.get_xaxis_transform(),
+                budget.budget, 1.02, time_of(shorten(budget.exit)), transform=axes.get_xaxis_transform(),
                 ha="center", weight="bold", size=9,
             )  # fmt: skip
         axes.margins(y=0.1)
@@ -210,10 +210,10 @@ def rejection_plot(task: TaskResult, rejection: Sequence[tuple[float, float]], n
     return draw(SIZE, name, f"{metric_label(task.metric)} against share rejected", paint)
 
 
-def shift_plot(shifts: Sequence[ShiftRow], name: str) -> str:
+def shift_plot(shifts: Sequence[ShiftRow], metric: str, name: str) -> str:
     """Premature exits and shallow overconfidence of every population, with the levels past which the report warns."""
     series = [
-        ("premature", [row.premature for row in shifts], ORANGE, PREMATURE),
+        ("premature", [row.premature for row in shifts], ORANGE, premature_level(metric)),
         ("overconfident", [row.overconfidence for row in shifts], PURPLE, OVERCONFIDENCE),
     ]
 
@@ -269,6 +269,10 @@ def snr_labels(edges_db: Sequence[float] | None, bins: int) -> list[str]:
     return [f"{low:.0f} to {high:.0f} dB" for low, high in pairwise(edges_db)]
 
 
+def _rejecting(error: float | None) -> str:
+    return "" if error is None else f" The rejecting policy leaves {100 * error:.1f}% wrong answers on validation."
+
+
 def _shares(task: TaskResult, comparison: PolicyComparison) -> list[tuple[str, list[tuple[str, Mapping[str, float]]]]]:
     routed = routed_row(comparison.budgets[comparison.chosen])
     bins = snr_labels(task.by_snr.edges_db if task.by_snr else None, len(comparison.by_snr))
@@ -314,7 +318,7 @@ def _ring(axes: Axes, budget: BudgetRow) -> None:
         axes.plot([max(routed.cost, 1)], [routed.test.mean], "o", markersize=12, mfc="none", mec=INK, mew=2, zorder=5)
     axes.axvline(max(budget.budget, 1), color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
     axes.text(
-        max(budget.budget, 1), 1.02, f"cost of {shorten(budget.exit)}", transform=axes.get_xaxis_transform(),
+        max(budget.budget, 1), 1.02, cost_of(shorten(budget.exit)).removeprefix("the "), transform=axes.get_xaxis_transform(),
         ha="center", weight="bold", size=9,
     )  # fmt: skip
 
@@ -334,6 +338,10 @@ def _bar_legend(axes: Axes) -> None:
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, frameon=False, fontsize=9, borderaxespad=0.2)
+
+
+def _is_fixed(row: MeasuredRow) -> bool:
+    return row.name == "full depth" or row.name.startswith("fixed ")
 
 
 def _score(row: MeasuredRow) -> float:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from offramp.metrics import METRICS
 from offramp.report.numbers import format_count, format_number, format_percent, format_score, is_better, is_bounded
 from offramp.results import BudgetRow, Certified, Instability, PolicyComparison, ReliabilityRow, ShiftRow
 
 PREMATURE = 0.05
 """Share of a population's windows that leave early and wrong where full depth is right."""
+PREMATURE_REGRESSION = 0.5
+"""The same for regression, where half of the windows that leave have a larger error than at full depth even if exits are as good."""
 OVERCONFIDENCE = 0.10
 """Mean confidence minus share right, of the windows that left before the last exit."""
 THRESHOLD_SPREAD = 0.5
@@ -30,7 +33,7 @@ ALL_ECE = 0.05
 def policy_warnings(comparison: PolicyComparison, metric: str, higher_is_better: bool) -> list[str]:
     """One warning for each way in which the policies of a task fail, the worst case named; empty where all is well."""
     warnings = [
-        *_premature(comparison.shifts),
+        *_premature(comparison.shifts, metric),
         *_overconfident(comparison.shifts),
         *(_unstable(comparison.instability, metric) if comparison.instability else []),
         *_overthinking(comparison.overthinking),
@@ -48,14 +51,28 @@ def shifted(shifts: Iterable[ShiftRow]) -> list[ShiftRow]:
     return [row for row in shifts if row.name not in ("validation", "test")]
 
 
-def _premature(shifts: Sequence[ShiftRow]) -> list[str]:
-    past = [(row.premature, row.name) for row in shifts if row.premature is not None and row.premature > PREMATURE]
+def cost_of(exit: str) -> str:
+    """A budget in words; that of the suite has the name ``asked``."""
+    return "the budget asked for" if exit == "asked" else f"the cost of {exit}"
+
+
+def premature_level(metric: str) -> float:
+    """The level of premature exits for a metric's kind of task."""
+    return PREMATURE_REGRESSION if _is_regression(metric) else PREMATURE
+
+
+def _premature(shifts: Sequence[ShiftRow], metric: str) -> list[str]:
+    level = premature_level(metric)
+    past = [(row.premature, row.name) for row in shifts if row.premature is not None and row.premature > level]
     if not past:
         return []
     share, name = max(past)
+    failure = (
+        "with a larger error than at full depth" if _is_regression(metric) else "and wrong where full depth is right"
+    )
     return [
-        f"Premature exits: on {name} {_percent(share)} of windows leave early and wrong where full depth is right"
-        f" ({_past(_percent(PREMATURE), past, 'populations')})."
+        f"Premature exits: on {name} {_percent(share)} of windows leave early {failure} "
+        f"({_past(_percent(level), past, 'populations')})."
     ]
 
 
@@ -129,7 +146,7 @@ def _overspent(budgets: Sequence[BudgetRow]) -> list[str]:
         return []
     excess, name, cost, budget_ = max(past)
     return [
-        f"Budget missed: on test the routed policy at the cost of {name} spends {format_count(cost)} MACs where "
+        f"Budget missed: on test the routed policy at {cost_of(name)} spends {format_count(cost)} MACs where "
         f"{format_count(budget_)} were allowed, {_percent(excess)} more ({_past(_percent(BUDGET_MISSED), past, 'budgets')})."
     ]
 
@@ -180,6 +197,10 @@ def _guarantee(certified: Certified, shifts: Sequence[ShiftRow]) -> list[str]:
 def _past(level: str, past: Sequence[object], noun: str) -> str:
     """The level, and how many of the things compared are past it where the one that is named is not alone."""
     return f"level: {level}" + (f"; {len(past):,} {noun} are past it" if len(past) > 1 else "")
+
+
+def _is_regression(metric: str) -> bool:
+    return metric in METRICS and METRICS[metric].kind == "regression"
 
 
 def _apart(score: float, other: float, metric: str) -> float:
