@@ -22,12 +22,20 @@ from offramp.resampling import summarise as summarise_scores
 
 ACCURACY = METRICS["accuracy"]
 THRESHOLDS, BUDGETS = 200, 16
-TRAININGS = {
+AFTERWARDS = {"deebert": "frozen", "berxit": "berxit-frozen", "joint": "joint-frozen", "layerskip": "layerskip-frozen"}
+"""What a training is called once it has heads of :mod:`offramp.fitting`, fitted to the frozen encoder, in place of its own. That of
+DeeBERT is an encoder that was trained plainly: its first stage asks the last exit alone, and its second leaves the encoder as it is."""
+DRAWN = {
     "frozen": "trained plainly, heads afterwards",
     "joint": "joint training",
     "deebert": "DeeBERT",
     "berxit": "BERxiT",
     "layerskip": "LayerSkip",
+}
+TRAININGS = DRAWN | {
+    "joint-frozen": "joint training, heads afterwards",
+    "berxit-frozen": "BERxiT, heads afterwards",
+    "layerskip-frozen": "LayerSkip, heads afterwards",
 }
 CURVES = {
     "frozen": ("frozen", "confidence"),
@@ -37,6 +45,9 @@ CURVES = {
     "berxit, on outputs": ("berxit", "learned_halting"),
     "berxit, confidence": ("berxit", "confidence"),
     "layerskip": ("layerskip", "confidence"),
+    "joint-frozen": ("joint-frozen", "confidence"),
+    "berxit-frozen": ("berxit-frozen", "hidden"),
+    "layerskip-frozen": ("layerskip-frozen", "confidence"),
 }
 """Training and criterion of every curve."""
 CRITERIA = {"learned_halting": "learned on outputs", "hidden": "learned on hidden states"}
@@ -202,23 +213,22 @@ def _percent(score: dict[str, Any]) -> str:
 
 def draw(summary: dict[str, Any], path: Path) -> None:
     """A panel per training, routing as lines and its fixed exits as points; the last panel has all lines."""
-    colours = dict(zip(TRAININGS, (GREY, BLUE, GREEN, PURPLE, ORANGE), strict=True))
+    colours = dict(zip(DRAWN, (GREY, BLUE, GREEN, PURPLE, ORANGE), strict=True))
     with matplotlib.rc_context({"svg.hashsalt": "offramp", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(11, 6.6), layout="constrained")
         panels = figure.subplots(2, 3, sharex=True, sharey=True)
-        for panel, (training, title) in zip(panels.flat, TRAININGS.items(), strict=False):
+        for panel, (training, title) in zip(panels.flat, DRAWN.items(), strict=False):
             _fixed(panel, summary["fixed"][training])
             styles = iter(("-", "--", ":"))
             for curve in summary["curves"].values():
                 if curve["training"] == training:
-                    style, main = next(styles), curve["criterion"] not in ("learned_halting",)
-                    label = CRITERIA.get(curve["criterion"], curve["criterion"])
-                    _line(panel, curve, colours[training], label, style, band=style == "-" and main)
+                    style, label = next(styles), CRITERIA.get(curve["criterion"], curve["criterion"])
+                    _line(panel, curve, colours[training], label, style, band=style == "-")
             panel.set_title(title)
             panel.legend(frameon=False, fontsize=8, loc="lower right")
         for name, curve in summary["curves"].items():
-            if name in TRAININGS:
-                _line(panels[1, 2], curve, colours[name], TRAININGS[name], "-", band=False)
+            if name in DRAWN:
+                _line(panels[1, 2], curve, colours[name], DRAWN[name], "-", band=False)
         panels[1, 2].set_title("all, thresholds per sample")
         panels[1, 2].legend(frameon=False, fontsize=8, loc="lower right")
         for panel in panels.flat:

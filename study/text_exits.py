@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from text_curves import draw, summarise, table
+from text_curves import AFTERWARDS, draw, summarise, table
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from offramp.bundle import Head
@@ -43,8 +43,7 @@ BATCH, LEARNING_RATE, VALIDATION = 32, 2e-3, 0.2
 PAD, UNKNOWN, START = "[PAD]", "[UNK]", "[CLS]"
 EXITS = tuple(f"layer{number}" for number in range(1, LAYERS + 1))
 """Where the papers put them: behind every layer, none behind the embedding."""
-FULL = ("deebert", "frozen", "joint", "berxit", "layerskip")
-"""``frozen``: the encoder that the first stage of DeeBERT leaves, with heads of :mod:`offramp.fitting` afterwards."""
+TRAINED = ("deebert", "berxit", "joint", "layerskip")
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,18 +156,16 @@ def keep(path: Path, encoder: StagedEncoder, heads: dict[str, Head], texts: Text
 
 def run(arguments: argparse.Namespace) -> None:
     """Train what is missing, then draw the curves and print the table."""
-    arguments.runs.mkdir(parents=True, exist_ok=True)
     for seed in range(arguments.seeds):
         texts = split_texts(arguments.packages, seed)
-        for name in ("deebert", "berxit", "joint", "layerskip"):
-            path = arguments.runs / f"{name}-{seed}.npz"
-            if path.exists():
+        for name in TRAINED:
+            own, afterwards = (arguments.runs / f"{stem}-{seed}.npz" for stem in (name, AFTERWARDS[name]))
+            if own.exists() and afterwards.exists():
                 continue
             started = time.process_time()
             encoder, heads = train(texts, name, seed, arguments.steps)
-            if name == "deebert":
-                keep(arguments.runs / f"frozen-{seed}.npz", encoder, fit_heads(encoder, heads, texts), texts)
-            keep(path, encoder, heads, texts)
+            keep(own, encoder, heads, texts)
+            keep(afterwards, encoder, fit_heads(encoder, heads, texts), texts)
             print(f"seed {seed}, {name}: {time.process_time() - started:.0f} s of processor time", flush=True)
     heads_for_costs = {exit: untrained_head("linear", WIDTH, texts.classes) for exit in EXITS}
     encoder = new_encoder(0)
