@@ -25,6 +25,7 @@ from routed_samples import (
 from offramp.report.card import model_card
 from offramp.report.html import load_results, write_report
 from offramp.report.policies import policy_view
+from offramp.report.policy_plots import snr_labels
 from offramp.report.terminal import markdown_table, results_table
 from offramp.results import Results, TaskResult
 
@@ -162,6 +163,11 @@ def test_pictures_show_what_was_measured(routed: TaskResult) -> None:
     assert all(f">{word}<" in drawn["Latency when windows arrive in bursts"] for word in ("93% busy", "31.0", "p99"))
     assert all(f">{word}<" in drawn["Failures under shift"] for word in ("noise added", "8.3%", "62%", "n/a"))
     assert drawn == pictures(routed)
+
+
+def test_bins_of_snr_are_named_by_their_edges() -> None:
+    assert snr_labels([-6.1, -0.4, 4.0], 2) == ["-6 to 0 dB", "0 to 4 dB"]
+    assert snr_labels([-6.1, -0.4], 2) == snr_labels(None, 2) == ["SNR bin 1 of 2", "SNR bin 2 of 2"]
 
 
 def test_time_without_scores_is_no_picture() -> None:

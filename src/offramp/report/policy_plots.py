@@ -51,7 +51,8 @@ def policy_figures(anchor: str, task: TaskResult, comparison: PolicyComparison) 
             Plot(
                 "Where windows leave",
                 Markup(distribution_plot(shares, exits, f"{anchor}-exits")),
-                "Share of test windows that the routed policy of the chosen budget lets leave at each exit consulted.",
+                "Share of test windows that the routed policy of the chosen budget lets leave at each exit. The first row is the mean over seeds; "
+                "classes and SNR are of the first seed.",
             )
         )
     if measured and (measured.at_matched_time or any(row.score is not None for row in measured.rows)):
@@ -61,7 +62,7 @@ def policy_figures(anchor: str, task: TaskResult, comparison: PolicyComparison) 
                 f"{title} against time",
                 Markup(time_plot(task, measured, f"{anchor}-time")),
                 f"Measured, batch {measured.batch:,}, {threads}. The dashed line is the time to match; the ring is the routed policy as executed, "
-                "whose time may differ from the one that it was chosen by.",
+                "whose time may differ from the one that it was chosen by. Executed: first seed; others: mean over seeds.",
             )
         )
     if measured and measured.arrivals:
@@ -128,7 +129,7 @@ def time_plot(task: TaskResult, measured: MeasuredPolicies, name: str) -> str:
         for row in rows:
             if not _is_fixed(row):
                 axes.plot([row.milliseconds], [_score(row)], "D", color=GREEN, markersize=5.5, mew=0)
-                labels.append((shorten(row.name), _score(row), GREEN))
+                labels.append((shorten(row.name, 24), _score(row), GREEN))
         for row in executed:
             axes.plot([row.milliseconds], [_score(row)], "o", markersize=11, mfc="none", mec=INK, mew=1.6, zorder=5)
         if budget is not None:
@@ -253,7 +254,7 @@ def arrivals_plot(arrivals: Sequence[Arrivals], name: str) -> str:
                 axes.annotate(
                     format_number(value), (value, place + offset), (4, 0), textcoords="offset points", va="center", size=8, color=MUTED
                 )  # fmt: skip
-        axes.set_yticks(places, [f"{shorten(one.name)}\n{100 * one.utilisation:.0f}% busy" for one in arrivals])
+        axes.set_yticks(places, [f"{shorten(one.name, 24)}\n{100 * one.utilisation:.0f}% busy" for one in arrivals])
         axes.set_ylim(len(arrivals) - 0.4, -0.6)
         axes.set_xlim(0, 1.12 * max(max(values) for _, values, _ in series))
         axes.set_xlabel("milliseconds from arrival to answer")
@@ -266,7 +267,7 @@ def snr_labels(edges_db: Sequence[float] | None, bins: int) -> list[str]:
     """Names of bins of SNR, from their edges where these fit."""
     if edges_db is None or len(edges_db) != bins + 1:
         return [f"SNR bin {index + 1} of {bins}" for index in range(bins)]
-    return [f"{low:.0f} to {high:.0f} dB" for low, high in pairwise(edges_db)]
+    return [f"{round(low)} to {round(high)} dB" for low, high in pairwise(edges_db)]
 
 
 def _rejecting(error: float | None) -> str:
