@@ -21,7 +21,7 @@ from offramp.resampling import Resamples, Units, paired_gain
 from offramp.resampling import summarise as summarise_scores
 
 ACCURACY = METRICS["accuracy"]
-THRESHOLDS, BUDGETS = 200, 16
+THRESHOLDS, BUDGETS = 200, 20
 AFTERWARDS = {"deebert": "frozen", "berxit": "berxit-frozen", "joint": "joint-frozen", "layerskip": "layerskip-frozen"}
 """What a training is called once it has heads of :mod:`offramp.fitting`, fitted to the frozen encoder, in place of its own. That of
 DeeBERT is an encoder that was trained plainly: its first stage asks the last exit alone, and its second leaves the encoder as it is."""
@@ -102,10 +102,16 @@ class Routing:
         return cls(rows, costs, Sweep(thresholds, scores, cost), certain)
 
     def within(self, budget: float) -> tuple[NDArray[np.float64], float]:
-        """Statistics ``(N, 2)`` and mean cost on test at the best threshold within a budget on validation."""
+        """Statistics ``(N, 2)`` and mean cost on test at the threshold that is best on validation within a budget."""
         place = self.sweep.within(budget, ACCURACY)
-        threshold = self.sweep.thresholds[-1 if place is None else place[2]]
-        left = leaving(self.certain, np.full(len(self.certain) - 1, threshold))
+        return self._at(-1 if place is None else place[2])
+
+    def spending(self, budget: float) -> tuple[NDArray[np.float64], float]:
+        """The same at the highest threshold within a budget on validation: where every text leaves as late as it may."""
+        return self._at(int(np.argmax(self.sweep.costs <= budget * (1 + 1e-9))))
+
+    def _at(self, number: int) -> tuple[NDArray[np.float64], float]:
+        left = leaving(self.certain, np.full(len(self.certain) - 1, self.sweep.thresholds[number]))
         cost = self.costs.leaving(range(len(self.certain)))[left].mean()
         return self.rows.test.statistics[left, np.arange(self.rows.test.count)], float(cost)
 
@@ -153,8 +159,8 @@ def summarise(
         of_seeds = kept[training]
         routings = [Routing.of(rows, criterion, beside if criterion == "hidden" else costs) for rows in of_seeds]
         curve: dict[str, Any] = {"training": training, "criterion": criterion, "macs": [], "scores": [], "at": {}}
-        for budget in np.linspace(fixed[0], full, BUDGETS):
-            found = [routing.within(budget) for routing in routings]
+        for budget in np.geomspace(*routings[0].costs.leaving(range(len(exits)))[[0, -1]], BUDGETS):
+            found = [routing.spending(budget) for routing in routings]
             curve["macs"].append(float(np.mean([cost for _, cost in found]) / full))
             curve["scores"].append(score(np.stack([sums for sums, _ in found])))
         for label, exit in AT.items():
@@ -225,12 +231,12 @@ def draw(summary: dict[str, Any], path: Path) -> None:
                     style, label = next(styles), CRITERIA.get(curve["criterion"], curve["criterion"])
                     _line(panel, curve, colours[training], label, style, band=style == "-")
             panel.set_title(title)
-            panel.legend(frameon=False, fontsize=8, loc="lower right")
+            panel.legend(frameon=False, fontsize=8, loc="best")
         for name, curve in summary["curves"].items():
             if name in DRAWN:
                 _line(panels[1, 2], curve, colours[name], DRAWN[name], "-", band=False)
-        panels[1, 2].set_title("all, thresholds per sample")
-        panels[1, 2].legend(frameon=False, fontsize=8, loc="lower right")
+        panels[1, 2].set_title("all together, exits per text")
+        panels[1, 2].legend(frameon=False, fontsize=8, loc="best")
         for panel in panels.flat:
             panel.grid(alpha=0.25)
         figure.supxlabel("mean MACs of a text, % of full depth")

@@ -77,6 +77,11 @@ def test_what_knows_the_right_answer_beats_every_fixed_exit_and_counts_its_own_l
     none_leaves = CascadeCosts(tuple(REACH), tuple(cost + WIDTH for cost in CONSULT)).leaving(range(6))[-1]
     assert none_leaves == 600 + 6 * 5
     assert rows.test.count == 120
+    for curve in summary["curves"].values():  # from the first exit to full depth, every head on the way paid
+        layer = WIDTH if curve["criterion"] == "hidden" else 0
+        assert curve["macs"][0] == pytest.approx((103 + layer) / 603, rel=0.02)
+        assert curve["macs"][-1] == pytest.approx((618 + 6 * layer) / 603)
+        assert curve["macs"] == sorted(curve["macs"])
     assert table(summary).count("\n| ") == len(CURVES)  # a row each behind the header
 
 
