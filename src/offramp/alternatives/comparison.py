@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.alternatives.distillation import Lesson
-from offramp.alternatives.networks import METHODS, Candidate, Workshop, build, every_exit_graph, exit_candidates
+from offramp.alternatives.networks import METHODS, Candidate, Workshop, build, count, every_exit_graph, exit_candidates
 from offramp.alternatives.presentation import sentence
 from offramp.alternatives.pruning import require_torch_pruning
 from offramp.alternatives.records import Alternative, Alternatives, Matched, Network, TaskAlternatives, Timing
@@ -160,9 +160,12 @@ def _compare_task(
     workshop = Workshop(encoder, task, prepared.input_shape, lesson, epochs)
     notes: list[str] = []
     candidates = list(exits)
+    total = count(workshop, methods)
+    on_progress(f"{task.name}: networks", 0, total)
     for candidate in build(workshop, exits, methods, notes.append):
         candidates.append(candidate)
-        on_progress(f"{task.name}: {candidate.name}", 1, 1)
+        on_progress(f"{task.name}: networks", len(candidates) - len(exits), total)
+    on_progress(f"{task.name}: networks", total, total)
     examples = inputs(problem.split.test[: max(BATCHES)])
     timings = time_candidates(candidates, len(exits) - 1, examples, clock)
     resamples = Resamples.draw(problem.test_units.count, 1, seed + 1)

@@ -139,7 +139,7 @@ def narrower_config(encoder: StagedEncoder, fraction: float) -> dict[str, Any]:
     of 4, and have fewer of them.
     """
     config = dict(encoder.config)
-    if isinstance(config.get("channels"), list):
+    if {"channels", "repeats"} <= set(config):
         return config | {"channels": [kept_width(width, 1 - fraction) for width in config["channels"]]}
     if not {"width", "heads"} <= set(config):
         raise EncoderError(f"no narrower {encoder.architecture} can be built: its configuration names no widths")

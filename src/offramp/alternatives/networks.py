@@ -120,6 +120,13 @@ def build(
         yield _trained(workshop, "tuned", workshop.task.exit, None, taught)
 
 
+def count(workshop: Workshop, methods: Sequence[str]) -> int:
+    """How many networks :func:`build` makes if none is left out."""
+    sizes = {"int8": 1, "pruned": len(PRUNED), "distilled": len(NARROW)}
+    trained = bool({"pruned", "distilled"} & set(methods))
+    return len(workshop.ends()) * sum(sizes[method] for method in methods) + trained
+
+
 def _quantised(workshop: Workshop, exits: Sequence[Candidate]) -> Iterator[Candidate]:
     train = workshop.lesson.train
     count = min(CALIBRATION_WINDOWS, len(train))
