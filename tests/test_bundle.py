@@ -203,3 +203,62 @@ def drop_tensor(folder: Path, name: str) -> None:
     tensors = load_file(folder / "heads.safetensors")
     del tensors[name]
     save_file(tensors, folder / "heads.safetensors")
+
+
+POLICY = {
+    "kind": "classification",
+    "criterion": "confidence",
+    "exits": ["stem", "stage3.0"],
+    "thresholds": [0.9],
+    "temperatures": [1.0, 2.0],
+    "answer_temperatures": [1.0, 1.5],
+    "parameters": {},
+    "reject_below": None,
+}
+
+
+class TestPolicies:
+    def test_round_trip(self, tmp_path: Path):
+        encoder = small_shufflenet()
+        routed = replace(task(encoder, "a", "stem", IQ_SHAPE, ("x", "y")), policies={"fast": POLICY})
+        folder = write(tmp_path / "bundle", encoder, routed, task(encoder, "b", "stem", IQ_SHAPE, ("x", "y")))
+        loaded = load_bundle(folder)
+        assert loaded.task("a").policies == {"fast": POLICY}
+        assert loaded.task("b").policies == {}
+        assert json.loads((folder / "config.json").read_text())["schema"] == 1
+
+    def test_a_bundle_from_before_there_were_policies(self, folder: Path):
+        change_config(folder, lambda c: [stored.pop("policies") for stored in c["tasks"].values()])
+        assert load_bundle(folder).task("angle").policies == {}
+
+    @pytest.mark.parametrize(
+        ("policies", "message"),
+        [
+            (
+                {"fast": POLICY | {"exits": ["stem", "stage9"]}},
+                "policy 'fast' of task 'device' .* 'stage9', which has no",
+            ),
+            ({"fast": POLICY | {"exits": ["stage3.0", "stem"]}}, "stage3.0, stem, which is not the order of depth"),
+            ({"fast": POLICY | {"exits": ["stem", "stem"]}}, "not the order of depth"),
+            ({"fast": POLICY | {"kind": "regression"}}, "is for regression, and the task is a classification"),
+            ({"fast": POLICY | {"exits": []}}, "does not name the exits"),
+            ({"fast": POLICY | {"exits": [["stem"]]}}, "does not name the exits"),
+            ({"fast": POLICY | {"exits": "stem"}}, "does not name the exits"),
+            ({"fast": {}}, "is for None"),
+            ({"fast": None}, "is damaged"),
+            ([POLICY], "is damaged"),
+        ],
+    )
+    def test_one_that_does_not_fit_is_one_clear_line(self, folder: Path, policies, message: str):
+        change_config(folder, lambda c: c["tasks"]["device"].update(policies=policies))
+        with pytest.raises(BundleError, match=message) as caught:
+            load_bundle(folder)
+        assert "\n" not in str(caught.value)
+
+    def test_one_that_does_not_fit_is_not_saved(self, tmp_path: Path):
+        encoder = small_shufflenet()
+        fitting = task(encoder, "a", "stem", IQ_SHAPE, ("x", "y"))
+        spoilt = replace(fitting, policies={"fast": POLICY | {"exits": ["stage9"]}})
+        with pytest.raises(BundleError, match="which has no head"):
+            save_bundle(bundle_of(encoder, spoilt), tmp_path / "b", "")
+        assert not (tmp_path / "b" / "config.json").exists()
