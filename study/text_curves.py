@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from offramp.files import atomic_path
 from offramp.metrics import METRICS
-from offramp.policies.search import CascadeCosts, Sweep, Windows, candidate, outcomes, shared_thresholds
+from offramp.policies.costs import CascadeCosts
+from offramp.policies.search import Sweep, candidate, outcomes, shared_thresholds
 from offramp.policies.simulation import certainties, leaving
+from offramp.policies.windows import Windows
 from offramp.resampling import Resamples, Units, paired_gain
 from offramp.resampling import summarise as summarise_scores
 
@@ -103,7 +105,7 @@ class Routing:
 
     def within(self, budget: float) -> tuple[NDArray[np.float64], float]:
         """Statistics ``(N, 2)`` and mean cost on test at the threshold that is best on validation within a budget."""
-        place = self.sweep.within(budget, ACCURACY)
+        place = self.sweep.within(budget)
         return self._at(-1 if place is None else place[2])
 
     def spending(self, budget: float) -> tuple[NDArray[np.float64], float]:
@@ -138,8 +140,8 @@ def summarise(
         width: MACs of the layer that learns to exit from the hidden state, at each exit.
     """
     kept = {name: [read(runs / f"{name}-{seed}.npz", exits) for seed in range(seeds)] for name in TRAININGS}
-    costs = CascadeCosts(tuple(map(float, reach)), tuple(map(float, consult)))
-    beside = CascadeCosts(costs.reach, tuple(cost + width for cost in costs.consult))
+    costs = CascadeCosts(tuple(map(float, reach)), tuple(map(float, consult)), "MACs")
+    beside = CascadeCosts(costs.reach, tuple(cost + width for cost in costs.consult), "MACs")
     fixed, full = costs.fixed(), float(costs.fixed()[-1])
     count = kept["joint"][0].test.count
     units, resamples = Units(np.arange(count), count, "group"), Resamples.draw(count, seeds, 0)

@@ -77,7 +77,7 @@ def test_from_the_suite_to_the_bundle(tmp_path: Path) -> None:
     predictor = offramp.load(tmp_path / "out" / "bundle")
     windows, _ = tones(COUNT, level=1.5)
     stored = predictor.bundle.tasks["tone"].policies
-    assert {"routed", "routed_by_time", "rejecting", "confidence", "patience per exit"} <= set(stored)
+    assert {"routed", "rejecting", "confidence", "patience per exit"} <= set(stored)
     for name in stored:
         prediction = predictor.predict(windows[:50], ["tone"], policy=name)["tone"]
         assert len(prediction.outputs) == 50
@@ -101,7 +101,7 @@ def test_the_routed_policy_of_the_bundle_leaves_where_the_results_say(tmp_path: 
         ({"budget": {"macs": 1}}, {}, "nearest possible is"),
         ({"service_level": {"macs": 1}}, {}, "nearest possible is"),
         ({"guarantee": {"level": 0.05}}, {"calibration": 0.2}, "12 calibration groups, and at least 45"),
-        ({"unseen_class": "loud"}, {}, "no class 'loud': the classes are low, middle, high"),
+        ({"unseen_class": "loud"}, {}, "has a class 'loud': there are high, low, middle"),
     ],
 )
 def test_what_cannot_be_had_is_said_before_any_work(

@@ -232,7 +232,7 @@ def executed(
 ) -> dict[str, object]:
     """Everything on one thread, with the first seed's heads: speed, and whether what runs decides as what was counted."""
     windows, heads, encoder = task.windows(task.test), ours.heads[0], task.encoder
-    policy = policies[0]
+    policy = policies[-1]
 
     def cut(exit: str) -> nn.Module:
         return nn.Sequential(encoder.truncate(exit), heads[exit]).eval()
@@ -261,13 +261,13 @@ def executed(
     single: dict[str, Callable[[Tensor], object]] = {
         "earlyon, as its README": routed,
         "earlyon, as its README, staged": staged.infer,
-        f"our policy and heads in earlyon, {BUDGETS[0]}": same,
-        f"our policy and heads in earlyon, {BUDGETS[0]}, staged": same_staged.infer,
+        f"our policy and heads in earlyon, {BUDGETS[-1]}": same,
+        f"our policy and heads in earlyon, {BUDGETS[-1]}, staged": same_staged.infer,
     }
     longer, routings = best
-    if routings[0] is not None:
-        single[f"earlyon at its best, {BUDGETS[0]}, staged"] = (
-            staged_model(routings[0].apply(longer.model)).eval().infer
+    if routings[-1] is not None:
+        single[f"earlyon at its best, {BUDGETS[-1]}, staged"] = (
+            staged_model(routings[-1].apply(longer.model)).eval().infer
         )
     decided = run_cascade(encoder, heads, policy, windows)
     names = [*range(len(policy.exits) - 1), -1]

@@ -12,14 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from offramp.comparison.gathering import final_sample, validation_sample
+from offramp.comparison.samples import final_sample, validation_sample
 from offramp.costs import exit_costs
 from offramp.encoders.base import StagedEncoder
 from offramp.features import FeatureBank
 from offramp.fitting.fit import FittedExit, Problem, fit_exit
 from offramp.heads import head_module
+from offramp.policies.costs import CascadeCosts
 from offramp.policies.policy import Policy
-from offramp.policies.search import CascadeCosts, search
+from offramp.policies.search import Searcher
 from offramp.preparation import Prepared, load, prepare
 from offramp.resampling import Resamples
 from offramp.selection import non_inferior
@@ -90,7 +91,7 @@ class Task:
         bare, whole = (exit_costs(self.encoder, self.shape, each, measure=False) for each in (None, heads))
         reach = [float(cost.macs) for cost in bare.values()]
         return CascadeCosts(
-            tuple(reach), tuple(cost.macs - before for cost, before in zip(whole.values(), reach, strict=True))
+            tuple(reach), tuple(cost.macs - before for cost, before in zip(whole.values(), reach, strict=True)), "MACs"
         )
 
 
@@ -131,7 +132,7 @@ class Ours:
         policies = []
         for seed, of_seed in enumerate(budgets):
             windows = validation_sample(self.problem, self.fitted, self.taps, seed).windows
-            found = search(windows, "classification", ["confidence"], self.costs, of_seed)
+            found = Searcher(windows, "classification").search(["confidence"], self.costs, of_seed)
             policies.append([each["confidence per exit"].policy for each in found])
         return policies
 

@@ -29,7 +29,7 @@ from offramp.report.html import write_report
 from offramp.report.sentences import sentence
 from offramp.resampling import holm
 from offramp.results import Results, TaskResult
-from offramp.routing import check_policies, route
+from offramp.routing import check_policies, check_unseen_class, route
 from offramp.suite import LoadedSuite, SelectionSpec
 
 LATENCY_SECONDS = 0.15
@@ -78,6 +78,7 @@ def run_suite(
         check_task(encoder, each, loaded.suite)
         check_policies(encoder, each, loaded.suite.policies)
         save_split(each.problem.split, each.dataset, out / "splits" / f"{each.task.name}.json")
+    check_unseen_class(prepared, loaded.suite.policies)
     outcomes = with_significance([run_task(context, each) for each in prepared])
     results = Results(
         schema=1,

@@ -22,7 +22,7 @@ from offramp.fitting.fit import Problem, fit_exit
 from offramp.fitting.tokens import target_positions
 from offramp.pipeline import LATENCY_SECONDS
 from offramp.preparation import Prepared, check_task, load, prepare
-from offramp.routing import check_policies
+from offramp.routing import check_policies, check_unseen_class
 from offramp.suite import LoadedSuite
 
 RAW_WIDTH = 1024
@@ -58,11 +58,12 @@ def plan_suite(loaded: LoadedSuite, device: str) -> tuple[PlannedTask, ...]:
     encoder = load(loaded, device)
     seen: set[tuple[object, ...]] = set()
     plans = []
-    for task in loaded.tasks:
-        prepared = prepare(task, loaded)
+    tasks = [prepare(task, loaded) for task in loaded.tasks]
+    check_unseen_class(tasks, loaded.suite.policies)
+    for prepared in tasks:
         check_task(encoder, prepared, loaded.suite)
         check_policies(encoder, prepared, loaded.suite.policies)
-        key = (prepared.dataset.windows.fingerprint, str(prepared.transform), task.head.pooling)
+        key = (prepared.dataset.windows.fingerprint, str(prepared.transform), prepared.task.head.pooling)
         plans.append(_plan(encoder, prepared, loaded, device, shared=key in seen))
         seen.add(key)
     return tuple(plans)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,21 +12,23 @@ from torch import nn
 
 from offramp.comparison.certificate import check_groups
 from offramp.comparison.compare import Compared, compare_policies
-from offramp.comparison.gathering import Sample
 from offramp.comparison.measuring import Machine, measure_policies
-from offramp.comparison.populations import class_number, noisy_sample, unseen_class_sample
+from offramp.comparison.populations import has_class, noisy_sample, unseen_class_sample
+from offramp.comparison.samples import Sample
 from offramp.costs import exit_costs
 from offramp.encoders.base import StagedEncoder
+from offramp.errors import OfframpError, PolicyError
 from offramp.evaluation import Resampling
 from offramp.features import FeatureBank
 from offramp.fitting.fit import FittedExit
+from offramp.policies.costs import CascadeCosts
 from offramp.policies.policy import Policy
-from offramp.policies.search import CascadeCosts, affordable, exits_within
 from offramp.policies.spec import PoliciesSpec
 from offramp.preparation import Context, Prepared, untrained_heads
 from offramp.report.policy_text import measured_policy_sentence, policy_sentence
 from offramp.report.policy_warnings import policy_warnings
 from offramp.results import MeasuredPolicies, PolicyComparison
+from offramp.transforms import degrade
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,23 +47,45 @@ class Routing:
 
 
 def check_policies(encoder: StagedEncoder, prepared: Prepared, asked: PoliciesSpec | None) -> None:
-    """Raise before any work if a budget, a service level, a guarantee or an unseen class cannot be had; where policies are asked for.
+    """Raise before any work if a budget, a service level, a guarantee or noise cannot be had; where policies are asked for.
 
     Raises:
-        PolicyError: It says what is the nearest possible.
+        PolicyError: It names the task and says what is the nearest possible.
+        DataError: The task's windows cannot have noise added.
     """
     if asked is None or not asked.applies_to(prepared.task):
         return
+    try:
+        _check(encoder, prepared, asked)
+    except OfframpError as error:
+        raise type(error)(f"task {prepared.task.name}: {error}") from None
+
+
+def check_unseen_class(tasks: Sequence[Prepared], asked: PoliciesSpec | None) -> None:
+    """Raise :class:`PolicyError` where no task has the class that no head shall see."""
+    if (
+        asked is None
+        or asked.unseen_class is None
+        or any(has_class(each.problem, asked.unseen_class) for each in tasks)
+    ):
+        return
+    known = sorted({name for each in tasks for name in each.dataset.label_names})
+    raise PolicyError(
+        f"policies.unseen_class: no task of three classes or more has a class {asked.unseen_class!r}: there are {', '.join(known) or 'none'}"
+    )
+
+
+def _check(encoder: StagedEncoder, prepared: Prepared, asked: PoliciesSpec) -> None:
     costs = cascade_costs(encoder, prepared, untrained_heads(encoder, prepared))
     if asked.budget is not None and asked.budget.macs is not None:
-        affordable(costs, asked.budget.macs, "MACs")
+        costs.check_budget(asked.budget.macs)
     if asked.service_level is not None and asked.service_level.macs is not None:
-        exits_within(costs, asked.service_level.macs, "MACs")
+        costs.check_service_level(asked.service_level.macs)
     if asked.guarantee is not None:
         held = prepared.problem.split.calibration
         check_groups(len(np.unique(prepared.dataset.groups[held])), asked.guarantee)
-    if asked.unseen_class is not None and prepared.task.kind == "classification":
-        class_number(prepared.problem, asked.unseen_class)
+    if asked.noise_db is not None:
+        degrade(prepared.dataset.windows.read(np.arange(1)), asked.noise_db)
 
 
 def cascade_costs(encoder: StagedEncoder, prepared: Prepared, heads: Mapping[str, nn.Module]) -> CascadeCosts:
@@ -71,7 +96,7 @@ def cascade_costs(encoder: StagedEncoder, prepared: Prepared, heads: Mapping[str
     )
     reach = tuple(float(cost.macs) for cost in bare.values())
     consult = tuple(float(cost.macs) - before for cost, before in zip(whole.values(), reach, strict=True))
-    return CascadeCosts(reach, consult)
+    return CascadeCosts(reach, consult, "MACs")
 
 
 def route(
@@ -110,24 +135,25 @@ def route(
     comparison = compared.comparison.model_copy(
         update={
             "warnings": [
-                *_unreached(compared.comparison, asked),
+                *_unreached(compared.comparison),
                 *policy_warnings(compared.comparison, metric, better),
             ],
             "sentence": policy_sentence(compared.comparison, prepared.task.kind, metric, better),
         }
     )
     text = measured_policy_sentence(measured, metric, better)
-    policies = compared.policies | {"routed_by_time": by_time}
+    timed = any(cost is not None and cost.latency_ms is not None for cost in (asked.budget, asked.service_level))
+    policies = compared.policies | ({"routed_by_time": by_time} if timed else {})
     return Routing(comparison, measured.model_copy(update={"sentence": text}), policies)
 
 
-def _unreached(comparison: PolicyComparison, asked: PoliciesSpec) -> list[str]:
+def _unreached(comparison: PolicyComparison) -> list[str]:
     """A warning where rejecting windows does not hold the errors as low as asked."""
-    reached = comparison.rejecting_error
-    if reached is None or asked.reject_error is None or reached <= asked.reject_error:
+    reached = comparison.rejecting
+    if reached is None or reached.validation_error <= reached.asked:
         return []
     return [
-        f"Rejection: at most {asked.reject_error:.1%} wrong answers were asked for, and the nearest possible is {reached:.1%} "
+        f"Rejection: at most {reached.asked:.1%} wrong answers were asked for, and the nearest possible is {reached.validation_error:.1%} "
         "on validation: too many windows that leave before the last exit are wrong; raise policies.budget or policies.reject_error."
     ]
 
@@ -154,7 +180,7 @@ def _other_populations(
             lambda done, total: context.on_progress(f"{name}: noise added", done, total),
         )
         found[f"noise added at {asked.noise_db:g} dB"] = (noisy, True)
-    if asked.unseen_class is not None and prepared.task.kind == "classification":
+    if asked.unseen_class is not None and has_class(problem, asked.unseen_class):
         unseen = unseen_class_sample(
             problem,
             bank.taps,
@@ -172,7 +198,7 @@ def _measured(
     test = prepared.problem.split.test
     spread = test[np.linspace(0, len(test) - 1, min(asked.batch, len(test))).astype(np.int64)]
     inputs = torch.from_numpy(prepared.transform(prepared.dataset.windows.read(spread))).to(context.device)
-    placed = {exit: head.eval().requires_grad_(False).to(context.device) for exit, head in heads.items()}
+    placed = {exit: copy.deepcopy(head).eval().requires_grad_(False).to(context.device) for exit, head in heads.items()}
     machine = Machine(context.encoder, placed, prepared.task.head.pooling, inputs)
     fixed = compared.chosen.row.fixed.name
     return measure_policies(compared.contest, machine, compared.chosen, fixed, asked, context.loaded.suite.seed)

@@ -8,13 +8,14 @@ import numpy as np
 from tiny import dataset, draw, problem
 
 from offramp.comparison.budgets import Contest
-from offramp.comparison.gathering import final_sample, validation_sample
+from offramp.comparison.samples import final_sample, validation_sample
 from offramp.evaluation import Resampling
 from offramp.fitting.fit import FittedExit, Problem, fit_exit
-from offramp.policies.search import CascadeCosts
+from offramp.policies.costs import CascadeCosts
+from offramp.policies.search import Searcher
 
 EXITS = ("early", "middle", "late")
-COSTS = CascadeCosts((100.0, 200.0, 400.0), (10.0, 10.0, 10.0))
+COSTS = CascadeCosts((100.0, 200.0, 400.0), (10.0, 10.0, 10.0), "MACs")
 COUNT, GROUPS, CLASSES = 600, 60, 3
 
 
@@ -56,10 +57,12 @@ def contest(kind: str = "classification", calibration: int = 0) -> tuple[Contest
 def gathered(made: Problem, fitted: list[FittedExit], taps: dict[str, np.ndarray]) -> Contest:
     """Outputs of all seeds on validation and test."""
     seeds = range(len(made.split.draws))
+    val = [validation_sample(made, fitted, taps.__getitem__, seed) for seed in seeds]
     return Contest(
         made,
         fitted,
-        [validation_sample(made, fitted, taps.__getitem__, seed) for seed in seeds],
+        val,
+        [Searcher(sample.windows, made.task.kind) for sample in val],
         [final_sample(made, fitted, taps.__getitem__, seed, made.split.test, made.test_units) for seed in seeds],
         COSTS,
         Resampling.of(made, 0),

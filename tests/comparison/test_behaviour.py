@@ -13,8 +13,10 @@ from offramp.comparison import behaviour
 from offramp.comparison.budgets import Contest
 from offramp.comparison.certificate import certified_policy, check_groups, risk_of
 from offramp.comparison.compare import compare_policies
-from offramp.comparison.gathering import final_sample
-from offramp.comparison.populations import noisy_windows, unseen_class_sample
+from offramp.comparison.instability import instability
+from offramp.comparison.populations import has_class, noisy_windows, unseen_class_sample
+from offramp.comparison.rejection import rejecting, rejection_curve
+from offramp.comparison.samples import final_sample
 from offramp.errors import PolicyError
 from offramp.evaluation import Resampling
 from offramp.fitting.fit import fit_exit
@@ -34,7 +36,7 @@ def confident(threshold: float) -> Policy:
 
 def test_a_shift_row_by_hand(made: Contest) -> None:
     policy, sample = confident(0.7), made.test[0]
-    row = behaviour.shift_row(made, "test", sample, policy)
+    row = behaviour.shift_row(made, "test", sample, policy, "routed")
     probability = {}
     for exit in EXITS:
         exponential = np.exp(sample.windows.outputs[exit] - sample.windows.outputs[exit].max(1, keepdims=True))
@@ -62,26 +64,30 @@ def test_reliability_of_an_exit_that_all_reach_is_that_of_all(made: Contest) -> 
 
 
 def test_rejection_makes_the_rest_better(made: Contest) -> None:
-    curve = behaviour.rejection_curve(made, confident(0.9))
+    curve = rejection_curve(confident(0.9), made.test[0])
     shares, scores = zip(*curve, strict=True)
     assert shares[0] == 0
     assert list(shares) == sorted(shares)
     assert scores[-1] > scores[0]
-    policy, error = behaviour.rejecting(made, confident(0.99), 0.1)
+    policy, found = rejecting(confident(0.99), 0.1, made.val[0], made.test[0])
     decided = made.val[0].decide(policy)
     kept = ~decided.rejected
     wrong = (decided.outputs[kept].argmax(1) != made.val[0].windows.targets[kept]).mean()
-    assert wrong == pytest.approx(error)
-    assert error <= 0.1
-    assert behaviour.rejecting(made, confident(0.9), 0.99)[0].reject_below == 0
-    hasty = behaviour.rejecting(made, confident(0.0), 0.01)
-    assert hasty[1] > 0.01  # all left at the first exit: there is nothing to reject
+    assert wrong == pytest.approx(found.validation_error)
+    assert found.validation_error <= 0.1
+    tested = made.test[0].decide(policy)
+    assert found.test_share == pytest.approx(tested.rejected.mean())
+    assert rejecting(confident(0.9), 0.99, made.val[0], made.test[0])[0].reject_below == 0
+    hasty = rejecting(confident(0.0), 0.01, made.val[0], made.test[0])[1]
+    assert hasty.validation_error > 0.01  # all left at the first exit: there is nothing to reject
+    assert hasty.test_share == 0
 
 
-def test_instability_is_none_without_a_threshold_and_an_interval_with_one(made: Contest) -> None:
+@pytest.mark.parametrize("rule", ["confidence", "confidence per exit"])
+def test_instability_is_none_without_a_threshold_and_an_interval_with_one(made: Contest, rule: str) -> None:
     alone = Policy("classification", "confidence", ("late",), (), (1,), (1,))
-    assert behaviour.instability(made, alone, 1e9, 0) is None
-    found = behaviour.instability(made, confident(0.8), 300.0, 0)
+    assert instability(made, alone, "confidence", 1e9, 0) is None
+    found = instability(made, confident(0.8), rule, 300.0, 0)
     assert found is not None
     low, high = found.score_ci95
     assert 0 <= low <= high <= 1
@@ -119,8 +125,9 @@ def test_an_unseen_class_is_answered_by_heads_that_never_saw_it() -> None:
     sample = unseen_class_sample(problem, taps.__getitem__, EXITS, "class 1", lambda done, total: None)
     assert (sample.windows.targets == 1).all()
     assert (sample.windows.outputs["late"].argmax(1) == 1).mean() < 0.05
-    with pytest.raises(PolicyError, match="no class 'class 9'"):
-        unseen_class_sample(problem, taps.__getitem__, EXITS, "class 9", lambda done, total: None)
+    assert has_class(problem, "class 1")
+    assert not has_class(problem, "class 9")
+    assert not has_class(grouped_problem("regression")[0], "class 1")
 
 
 def test_noisy_windows_are_some_windows_with_noise() -> None:
@@ -196,7 +203,7 @@ def test_a_regression_has_no_confidence_and_no_rejection() -> None:
 
 
 def test_cross_validated_shots_are_answered_out_of_fold() -> None:
-    from offramp.comparison.gathering import validation_sample
+    from offramp.comparison.samples import validation_sample
     from offramp.data.splits import Draw
 
     problem, taps = grouped_problem()

@@ -11,24 +11,25 @@ from hypothesis import strategies as st
 
 from offramp.errors import PolicyError
 from offramp.metrics import METRICS
+from offramp.policies.costs import CascadeCosts
+from offramp.policies.policy import Policy
 from offramp.policies.search import (
-    CascadeCosts,
-    Windows,
-    affordable,
+    Found,
+    Searcher,
     candidate,
     exit_subsets,
     exit_temperatures,
-    exits_within,
     outcomes,
-    search,
     shared_thresholds,
     survivors,
     sweep,
+    with_answer_temperatures,
 )
 from offramp.policies.simulation import simulate
+from offramp.policies.windows import Windows
 
 EXITS = ("a", "b", "c", "d")
-COSTS = CascadeCosts((10.0, 20.0, 40.0, 80.0), (1.0, 2.0, 3.0, 4.0))
+COSTS = CascadeCosts((10.0, 20.0, 40.0, 80.0), (1.0, 2.0, 3.0, 4.0), "MACs")
 
 
 def classified(seed: int, count: int = 200, classes: int = 3) -> Windows:
@@ -55,11 +56,12 @@ def regressed(seed: int, count: int = 200) -> Windows:
 def test_costs_of_leaving_hold_all_heads_on_the_way() -> None:
     assert COSTS.leaving((0, 2, 3)).tolist() == [10 + 1, 40 + 1 + 3, 80 + 1 + 3 + 4]
     assert COSTS.fixed().tolist() == [11, 22, 43, 84]
+    assert COSTS.of((1, 3)).leaving((0, 1)).tolist() == [22, 86]
 
 
-def test_subsets_are_pairs_triples_and_prefixes() -> None:
+def test_subsets_are_singles_pairs_triples_and_prefixes() -> None:
     found = exit_subsets(5)
-    assert len(found) == 10 + 10 + 2
+    assert len(found) == 5 + 10 + 10 + 2
     assert (0, 1, 2, 3) in found
     assert (0, 1, 2, 3, 4) in found
     assert exit_subsets(1) == [(0,)]
@@ -67,14 +69,27 @@ def test_subsets_are_pairs_triples_and_prefixes() -> None:
 
 def test_a_budget_below_the_cheapest_exit_names_the_nearest() -> None:
     with pytest.raises(PolicyError, match="nearest possible is 11 MACs"):
-        affordable(COSTS, 10, "MACs")
-    affordable(COSTS, 11, "MACs")
+        COSTS.check_budget(10)
+    COSTS.check_budget(11)
 
 
-def test_a_service_level_caps_the_depth() -> None:
-    assert exits_within(COSTS, 43, "MACs") == 3
-    with pytest.raises(PolicyError, match="the first exit costs 11 MACs"):
-        exits_within(COSTS, 5, "MACs")
+def test_a_service_level_below_the_cheapest_exit_names_the_nearest() -> None:
+    with pytest.raises(PolicyError, match="every exit costs more than 5 MACs; the nearest possible is 11 MACs"):
+        COSTS.check_service_level(5)
+    with pytest.raises(PolicyError, match="nearest possible is 11 MACs"):
+        search(classified(0), ("confidence",), [50.0], worst=5)
+
+
+def test_a_service_level_that_one_exit_alone_keeps_is_kept_by_it() -> None:
+    (found,) = search(classified(0), ("confidence",), [50.0], worst=22)  # two heads on the way to b would cost 23
+    assert found["confidence"].policy.exits == ("b",)
+    assert found["confidence"].cost == 22
+
+
+def search(
+    windows: Windows, criteria: tuple[str, ...], budgets: list[float], worst: float | None = None
+) -> list[dict[str, Found]]:
+    return Searcher(windows, windows.metric.kind).search(criteria, COSTS, budgets, worst)
 
 
 @pytest.mark.parametrize("windows", [classified(0), regressed(0)], ids=["classification", "regression"])
@@ -105,9 +120,7 @@ def test_thresholds_go_from_none_leaves_to_all_leave() -> None:
 @given(st.integers(0, 1000), st.sampled_from([11.0, 15.0, 30.0, 60.0, 84.0, 90.0]))
 def test_policies_keep_to_the_budget_and_the_service_level_on_validation(seed: int, budget: float) -> None:
     windows = classified(seed, 120)
-    (found,) = search(
-        windows, "classification", ("confidence", "patience", "learned_halting"), COSTS, [budget], worst=60
-    )
+    (found,) = search(windows, ("confidence", "patience", "learned_halting"), [budget], worst=60)
     assert set(found) == {
         name + rule for name in ("confidence", "patience", "learned_halting") for rule in ("", " per exit")
     }
@@ -122,17 +135,16 @@ def test_policies_keep_to_the_budget_and_the_service_level_on_validation(seed: i
 
 def test_own_thresholds_are_never_worse_on_validation() -> None:
     for windows, kind in ((classified(3), "classification"), (regressed(3), "regression")):
-        sign = 1 if kind == "classification" else -1
         criterion = "entropy" if kind == "classification" else "benefit"
-        for row in search(windows, kind, (criterion,), COSTS, [15.0, 40.0, 70.0]):
-            assert sign * row[f"{criterion} per exit"].score >= sign * row[criterion].score - 1e-12
+        for row in search(windows, (criterion,), [15.0, 40.0, 70.0]):
+            assert row[f"{criterion} per exit"].score >= row[criterion].score - 1e-12
 
 
 def test_the_search_finds_what_brute_force_finds() -> None:
     """All pairs with their thresholds: no shared threshold within the budget scores higher."""
     windows = classified(5, 80)
     budget = 35.0
-    (found,) = search(windows, "classification", ("confidence",), COSTS, [budget])
+    (found,) = search(windows, ("confidence",), [budget])
     temperatures = exit_temperatures(windows, "classification")
     best = -np.inf
     for first, second in product(range(4), repeat=2):
@@ -147,14 +159,48 @@ def test_the_search_finds_what_brute_force_finds() -> None:
 def test_a_task_that_depth_does_not_help_leaves_at_once() -> None:
     windows = classified(7)
     same = Windows(EXITS, dict.fromkeys(EXITS, windows.outputs["d"]), windows.targets, windows.metric)
-    (found,) = search(same, "classification", ("confidence",), COSTS, [200.0])
+    (found,) = search(same, ("confidence",), [200.0])
     assert found["confidence"].cost == pytest.approx(11)
+
+
+def test_a_regression_finds_the_exits_that_benefit_would_choose() -> None:
+    """Agreement knows nothing at a first exit: it must not be what ranks subsets."""
+    windows = regressed(11, 400)
+    (found,) = search(windows, ("benefit",), [60.0])
+    temperatures = dict.fromkeys(EXITS, 1.0)
+    for subset in exit_subsets(4):
+        points = sweep(candidate(windows, "regression", "benefit", subset, temperatures), windows, COSTS)
+        place = points.within(60.0)
+        assert place is None or found["benefit"].score >= place[0] - 1e-12
+
+
+def test_losses_of_a_metric_that_grows_and_of_windows_with_nothing_to_gain() -> None:
+    gains = np.asarray([[1.0, 3.0], [0.0, 0.0]], dtype=np.float32)
+    outputs = {
+        "a": np.asarray([[1.0, 0.0], [1.0, 0.0]], dtype=np.float32),
+        "b": np.asarray([[0.0, 1.0], [1.0, 0.0]], dtype=np.float32),
+    }
+    windows = Windows(("a", "b"), outputs, gains, METRICS["spectral_efficiency"])
+    np.testing.assert_allclose(windows.losses, [[1 - np.log2(2) / np.log2(4), 0], [0, 0]])
+    assert windows.right.tolist() == [[False, True], [True, True]]
+
+
+def test_an_answer_of_a_regression_that_hardly_differs_is_as_good() -> None:
+    windows = regressed(2)
+    nearly = dict(windows.outputs) | {"a": windows.outputs["d"] + np.float32(1e-5)}
+    assert Windows(EXITS, nearly, windows.targets, windows.metric).right[0].all()
+
+
+def test_a_policy_of_one_exit_is_the_fixed_exit() -> None:
+    windows = classified(1)
+    policy = Policy("classification", "confidence", ("c",), (), (1.0,), (1.0,))
+    assert (simulate(policy, windows.outputs).exit == 0).all()
 
 
 def test_survivors_shrink_with_depth_and_have_temperatures_of_their_own() -> None:
     windows = classified(9, 2000)
-    (found,) = search(windows, "classification", ("confidence",), COSTS, [40.0])
-    policy = found["confidence"].policy
+    (found,) = search(windows, ("confidence",), [40.0])
+    policy = with_answer_temperatures(found["confidence"].policy, windows)
     reached = [len(rows) for rows in survivors(policy, windows.outputs)]
     assert reached[0] == 2000
     assert reached == sorted(reached, reverse=True)

@@ -8,7 +8,7 @@ import text_curves
 from text_curves import AT, CURVES, TRAININGS, Routing, read, summarise, table
 
 from offramp.errors import DataError
-from offramp.policies.search import CascadeCosts
+from offramp.policies.costs import CascadeCosts
 
 EXITS = tuple(f"layer{number}" for number in range(1, 7))
 REACH, CONSULT, WIDTH = [100, 200, 300, 400, 500, 600], [3] * 6, 2
@@ -32,7 +32,7 @@ def keep(folder: Path, count: int = 120) -> None:
 def test_routing_is_one_threshold_found_on_validation_and_applied_to_test(tmp_path: Path):
     keep(tmp_path)
     rows = read(tmp_path / "joint-0.npz", EXITS)
-    costs, budget = CascadeCosts(tuple(REACH), tuple(CONSULT)), 330.0
+    costs, budget = CascadeCosts(tuple(REACH), tuple(CONSULT), "MACs"), 330.0
     statistics, cost = Routing.of(rows, "confidence", costs).within(budget)
 
     def run(part: str, threshold: float) -> tuple[list[bool], float]:
@@ -74,7 +74,7 @@ def test_what_knows_the_right_answer_beats_every_fixed_exit_and_counts_its_own_l
         assert summary["shares"][label] == pytest.approx((REACH[EXITS.index(exit)] + 3) / 603)
     assert summary["full_macs"] == 603
     rows = read(tmp_path / "berxit-0.npz", EXITS)
-    none_leaves = CascadeCosts(tuple(REACH), tuple(cost + WIDTH for cost in CONSULT)).leaving(range(6))[-1]
+    none_leaves = CascadeCosts(tuple(REACH), tuple(cost + WIDTH for cost in CONSULT), "MACs").leaving(range(6))[-1]
     assert none_leaves == 600 + 6 * 5
     assert rows.test.count == 120
     for curve in summary["curves"].values():  # from the first exit to full depth, every head on the way paid

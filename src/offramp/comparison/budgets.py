@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offramp.comparison.gathering import Sample
+from offramp.comparison.samples import Sample
 from offramp.evaluation import Resampling
 from offramp.fitting.fit import FittedExit, Problem
 from offramp.metrics import Array
+from offramp.policies.costs import SAME, CascadeCosts
 from offramp.policies.policy import Policy
-from offramp.policies.search import SAME, CascadeCosts, Found, search
+from offramp.policies.search import Found, Searcher
 from offramp.resampling import paired_gain, summarise
 from offramp.results import BudgetRow, Gain, PolicyRow
 from offramp.selection import best
@@ -29,6 +30,7 @@ class Contest:
         problem: The task.
         fitted: Heads of every exit.
         val: Validation windows of every seed.
+        searchers: Over the validation windows of every seed.
         test: Test windows of every seed.
         costs: Of one window.
         resampling: Of validation and test units.
@@ -37,6 +39,7 @@ class Contest:
     problem: Problem
     fitted: Sequence[FittedExit]
     val: Sequence[Sample]
+    searchers: Sequence[Searcher]
     test: Sequence[Sample]
     costs: CascadeCosts
     resampling: Resampling
@@ -80,23 +83,25 @@ def run_contest(
         budgets: Name and mean cost of each.
         worst: Most cost of any one window; None for any.
     """
-    kind = contest.problem.task.kind
     amounts = [amount for _, amount in budgets]
-    found = [search(sample.windows, kind, criteria, contest.costs, amounts, worst) for sample in contest.val]
+    found = [searcher.search(criteria, contest.costs, amounts, worst) for searcher in contest.searchers]
     return [
-        _budget(contest, name, amount, [of_seed[number] for of_seed in found])
+        _budget(contest, name, amount, worst, [of_seed[number] for of_seed in found])
         for number, (name, amount) in enumerate(budgets)
     ]
 
 
-def _budget(contest: Contest, name: str, amount: float, found: Sequence[dict[str, Found]]) -> Budget:
+def _budget(
+    contest: Contest, name: str, amount: float, worst: float | None, found: Sequence[dict[str, Found]]
+) -> Budget:
     policies = {way: tuple(of_seed[way].policy for of_seed in found) for way in found[0]}
-    fixed_row, fixed_sums = fixed_exit(contest, amount)
     rows, sums = {}, {}
     for way, of_seeds in policies.items():
         rows[way], sums[way] = policy_row(contest, way, of_seeds)
     sign = 1.0 if contest.problem.metric.higher_is_better else -1.0
     routed = max(rows, key=lambda way: (sign * rows[way].val.mean, -rows[way].val_cost))
+    # a policy that spends more on test than on validation is held against a fixed exit that may spend as much
+    fixed_row, fixed_sums = fixed_exit(contest, min(max(amount, rows[routed].cost), worst or np.inf))
     gains = {way: gain(contest, of_way, fixed_sums) for way, of_way in sums.items()}
     row = BudgetRow(
         exit=name,
@@ -182,9 +187,9 @@ def random_row(contest: Contest, row: PolicyRow, policies: Sequence[Policy]) -> 
 
 
 def oracle_row(contest: Contest) -> PolicyRow:
-    """Each window leaves at the first exit that is right, at the first of all where none is; all heads on the way are paid for.
+    """Each window leaves at the first of the exits whose answer loses least; all heads on the way are paid for.
 
-    For regression, right is an answer that is as near to the target as that of full depth.
+    For classification that is the first exit that is right, and the first of all where none is.
     """
     metric = contest.problem.metric
     sums: dict[str, list[Array]] = {"val": [], "test": []}
@@ -193,7 +198,7 @@ def oracle_row(contest: Contest) -> PolicyRow:
     shares = np.zeros(len(contest.exits))
     for val, test in zip(contest.val, contest.test, strict=True):
         for which, sample in (("val", val), ("test", test)):
-            left = right_exits(sample).argmax(0)
+            left = sample.windows.losses.argmin(0)
             sums[which].append(sample.sums(sample.windows.statistics[left, np.arange(sample.windows.count)]))
             cost[which].append(float(paid[left].mean()))
         shares += np.bincount(left, minlength=len(shares)) / len(left)
@@ -208,25 +213,13 @@ def oracle_row(contest: Contest) -> PolicyRow:
     )
 
 
-def right_exits(sample: Sample) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
-    """Which exits are right about which windows, bool ``(E, N)``; see :func:`oracle_row` for regression."""
-    windows = sample.windows
-    outputs = np.stack([windows.outputs[exit] for exit in windows.exits])
-    if windows.metric.kind == "classification":
-        right: np.ndarray[tuple[int, int], np.dtype[np.bool_]] = outputs.argmax(2) == windows.targets
-        return right
-    error = np.linalg.norm(outputs.astype(np.float64) - windows.targets, axis=2)
-    near: np.ndarray[tuple[int, int], np.dtype[np.bool_]] = error <= error[-1]
-    return near
-
-
 def gain(contest: Contest, better: Array, reference: Array) -> Gain:
     """Paired over units and seeds, on test."""
     return paired_gain(better, reference, contest.problem.metric, contest.resampling.test, contest.problem.test_units)
 
 
 def verdict(difference: Gain) -> str:
-    """Who wins: an interval that is clear of zero decides."""
+    """Who wins: an interval that is clear of zero decides; see ``gain.unit`` for whether it is one over groups."""
     if difference.ci95[0] > 0:
         return "routing"
     return "fixed" if difference.ci95[1] < 0 else "neither"

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from offramp.comparison.budgets import Contest
-from offramp.comparison.gathering import Sample
+from offramp.comparison.samples import Sample
 from offramp.metrics import Array
 from offramp.policies.guarantees import certify, group_losses, window_losses
 from offramp.policies.policy import Policy
-from offramp.policies.search import Candidate, candidate, exit_temperatures, shared_thresholds
+from offramp.policies.search import shared_thresholds
 from offramp.policies.simulation import certainties, leaving
 from offramp.policies.spec import GuaranteeSpec
 from offramp.results import Certified
@@ -44,17 +44,16 @@ def certified_policy(
     Raises:
         PolicyError: There are too few calibration groups.
     """
-    val, kind, metric = contest.val[0].windows, contest.problem.task.kind, contest.problem.metric
+    metric, test = contest.problem.metric, contest.test[0]
     consulted = [contest.exits.index(exit) for exit in routed.exits]
     with_full = tuple(dict.fromkeys([*consulted, len(contest.exits) - 1]))
-    tried = candidate(val, kind, routed.criterion, with_full, exit_temperatures(val, kind))
+    tried = contest.searchers[0].candidate(routed.criterion, with_full)
     thresholds = shared_thresholds(tried.certain[:-1], THRESHOLDS)[
         :-1
     ]  # down to the smallest certainty: all leave at once
-    losses = np.stack([_losses(calibration, tried, threshold, asked) for threshold in thresholds])
+    losses = _losses(calibration, tried.policy, thresholds, asked)
     groups = contest.problem.dataset.groups[calibration.indices]
     certificate = certify(group_losses(losses, groups), asked.level, asked.delta, asked.method)
-    test = contest.test[0]
     full_score = float(metric.score(test.windows.statistics[-1].sum(0)))
     result = Certified(
         risk=asked.risk,
@@ -67,7 +66,7 @@ def certified_policy(
         windows=calibration.windows.count,
         thresholds=len(thresholds),
         threshold=None,
-        calibration_risk=certificate.mean_loss,
+        calibration_risk=None,
         test_risk=None,
         macs_saved_fraction=None,
         score=None,
@@ -82,6 +81,7 @@ def certified_policy(
     cost = float(contest.leaving_costs(policy)[decided.exit].mean())
     found = {
         "threshold": threshold,
+        "calibration_risk": certificate.mean_loss,
         "test_risk": risk_of(contest, test, policy, asked),
         "macs_saved_fraction": 1 - cost / float(contest.costs.fixed()[-1]),
         "score": float(metric.score(test.statistics(decided, policy).sum(0))),
@@ -97,13 +97,18 @@ def risk_of(contest: Contest, sample: Sample, policy: Policy, asked: GuaranteeSp
     return float(group_losses(losses[None], contest.problem.dataset.groups[sample.indices]).mean())
 
 
-def _losses(sample: Sample, tried: Candidate, threshold: float, asked: GuaranteeSpec) -> Array:
-    """Loss of every calibration window at one threshold, ``(N,)``."""
-    windows, policy = sample.windows, tried.policy
-    left = leaving(certainties(policy, windows.outputs), np.full(len(policy.exits) - 1, threshold))
+def _losses(sample: Sample, policy: Policy, thresholds: Array, asked: GuaranteeSpec) -> Array:
+    """Loss of every calibration window at every threshold, ``(T, N)``."""
+    windows = sample.windows
+    certain = certainties(policy, windows.outputs)
     outputs = np.stack([windows.outputs[exit] for exit in policy.exits])
-    answers = outputs[left, np.arange(windows.count)]
-    return window_losses(asked.risk, policy.kind, answers, outputs[-1], windows.targets, _limit(policy, asked))
+    losses = []
+    for threshold in thresholds:
+        left = leaving(certain, np.full(len(policy.exits) - 1, threshold))
+        answers = outputs[left, np.arange(windows.count)]
+        loss = window_losses(asked.risk, policy.kind, answers, outputs[-1], windows.targets, _limit(policy, asked))
+        losses.append(loss)
+    return np.stack(losses)
 
 
 def _limit(policy: Policy, asked: GuaranteeSpec) -> float | None:

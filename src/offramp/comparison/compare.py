@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from offramp.comparison import behaviour
 from offramp.comparison.budgets import Budget, Contest, oracle_row, run_contest
 from offramp.comparison.certificate import certified_policy, risk_of
-from offramp.comparison.gathering import Sample, Taps, final_sample, validation_sample
+from offramp.comparison.instability import instability
+from offramp.comparison.rejection import rejecting, rejection_curve
+from offramp.comparison.samples import Sample, Taps, final_sample, validation_sample
 from offramp.evaluation import Resampling
 from offramp.fitting.fit import FittedExit, Problem
+from offramp.policies.costs import CascadeCosts
 from offramp.policies.policy import Policy
-from offramp.policies.search import CascadeCosts
+from offramp.policies.search import Searcher, with_answer_temperatures
 from offramp.policies.spec import PoliciesSpec
 from offramp.resampling import resampling_units
 from offramp.results import Certified, PolicyComparison, ShiftRow
@@ -65,10 +68,12 @@ def compare_policies(
     """
     seeds = range(len(problem.split.draws))
     test, units = problem.split.test, problem.test_units
+    val = [validation_sample(problem, fitted, taps, seed) for seed in seeds]
     contest = Contest(
         problem,
         fitted,
-        [validation_sample(problem, fitted, taps, seed) for seed in seeds],
+        val,
+        [Searcher(sample.windows, problem.task.kind) for sample in val],
         [final_sample(problem, fitted, taps, seed, test, units) for seed in seeds],
         costs,
         resampling,
@@ -80,13 +85,13 @@ def compare_policies(
         amounts.append(("asked", asked.budget.macs))
     worst = asked.service_level.macs if asked.service_level else None
     budgets = run_contest(contest, asked.criteria_for(problem.task.kind), amounts, worst)
-    chosen, routed = budgets[number], budgets[number].routed[0]
+    chosen = calibrated(contest, budgets[number])
+    routed = chosen.routed[0]
     policies = {name: of_seeds[0] for name, of_seeds in chosen.policies.items()} | {"routed": routed}
     certified = _certified(contest, taps, asked, routed, policies)
-    rejecting_error = None
+    rejection = None
     if asked.reject_error is not None and problem.task.kind == "classification":
-        policies["rejecting"], rejecting_error = behaviour.rejecting(contest, routed, asked.reject_error)
-    guarded = policies.get("certified", routed)
+        policies["rejecting"], rejection = rejecting(routed, asked.reject_error, contest.val[0], contest.test[0])
     comparison = PolicyComparison(
         budgets=[budget.row for budget in budgets],
         chosen=number,
@@ -96,13 +101,25 @@ def compare_policies(
         by_snr=behaviour.shares_by_snr(contest, routed),
         reliability=behaviour.reliability(contest, chosen.routed) if problem.task.kind == "classification" else [],
         certified=certified,
-        rejecting_error=rejecting_error,
-        rejection=behaviour.rejection_curve(contest, routed),
-        shifts=_shifts(contest, asked, guarded, others),
-        instability=behaviour.instability(contest, routed, amounts[number][1], seed),
+        rejecting=rejection,
+        rejection=rejection_curve(routed, contest.test[0]) if problem.task.kind == "classification" else [],
+        shifts=_shifts(contest, asked, policies, others),
+        instability=instability(contest, routed, chosen.row.routed, amounts[number][1], seed),
         overthinking=behaviour.overthought(contest),
     )
     return Compared(contest, comparison, chosen, policies)
+
+
+def calibrated(contest: Contest, budget: Budget) -> Budget:
+    """The same policies, whose answers have the temperatures of the windows that reach their exits; first to last seed."""
+    policies = {
+        name: tuple(
+            with_answer_temperatures(policy, sample.windows)
+            for policy, sample in zip(of_seeds, contest.val, strict=True)
+        )
+        for name, of_seeds in budget.policies.items()
+    }
+    return replace(budget, policies=policies)
 
 
 def _certified(
@@ -125,17 +142,18 @@ def _certified(
 def _shifts(
     contest: Contest,
     asked: PoliciesSpec,
-    policy: Policy,
+    policies: Mapping[str, Policy],
     others: Mapping[str, tuple[Sample, bool]],
 ) -> list[ShiftRow]:
     """Validation, test, each test group where there are few, and other populations; with the guarantee's risk if there is one."""
-    test = contest.test[0]
+    policy_name = "certified" if "certified" in policies else "routed"
+    policy, test = policies[policy_name], contest.test[0]
     populations: list[tuple[str, Sample, bool]] = [("validation", contest.val[0], True), ("test", test, True)]
     populations += behaviour.test_groups(contest)
     populations += [(name, sample, known) for name, (sample, known) in others.items()]
     rows = []
     for name, sample, known in populations:
-        row = behaviour.shift_row(contest, name, sample, policy, known)
+        row = behaviour.shift_row(contest, name, sample, policy, policy_name, known)
         if asked.guarantee is not None and known:
             row = row.model_copy(update={"risk": risk_of(contest, sample, policy, asked.guarantee)})
         rows.append(row)

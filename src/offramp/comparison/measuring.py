@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,19 +13,22 @@ from torch import Tensor, nn
 
 from offramp.comparison.budgets import Budget, Contest, run_contest
 from offramp.costs import time_interleaved
-from offramp.encoders.base import StagedEncoder
+from offramp.encoders.base import StagedEncoder, State
 from offramp.metrics import Array
 from offramp.policies.arrivals import bursty_arrivals, cascade_service, fit_stage_times, queueing_latency
+from offramp.policies.costs import CascadeCosts
 from offramp.policies.execution import run_cascade
 from offramp.policies.policy import Policy
-from offramp.policies.search import CascadeCosts, affordable
+from offramp.policies.search import with_answer_temperatures
 from offramp.policies.spec import PoliciesSpec
-from offramp.results import Arrivals, MeasuredPolicies, MeasuredRow
+from offramp.results import Arrivals, BudgetRow, MeasuredPolicies, MeasuredRow
 
 STAGE_ROUNDS = 5
 """Rounds in which every exit's way is timed."""
 RUN_ROUNDS = 9
 """Rounds in which policies are executed."""
+SLOWER = 1.05
+"""A policy that is executed takes longer than a fixed exit if it takes so many times as long."""
 UTILISATION = 0.5
 """Mean load of the arrival trace: of what full depth answers in full batches."""
 ARRIVED = 20_000
@@ -90,11 +94,12 @@ def measure_policies(
     name, budget = fixed, float(milliseconds.fixed()[contest.exits.index(fixed)])
     if asked.budget is not None and asked.budget.latency_ms is not None:
         name, budget = "asked", asked.budget.latency_ms
-    affordable(milliseconds, budget, "ms")
+    milliseconds.check_budget(budget)
     worst = asked.service_level.latency_ms if asked.service_level else None
     (matched,) = run_contest(timed, asked.criteria_for(contest.problem.task.kind), [(name, budget)], worst)
     at_time = matched.row.fixed.name
-    policies = {"routed at matched MACs": chosen.routed[0], "routed at matched time": matched.routed[0]}
+    by_time = with_answer_temperatures(matched.routed[0], contest.val[0].windows)
+    policies = {"routed at matched MACs": chosen.routed[0], "routed at matched time": by_time}
     exits = dict.fromkeys([full, fixed, at_time])
     calls: dict[str, Callable[[], object]] = {exit: machine.fixed(exit) for exit in exits}
     calls |= {name: machine.routed(policy) for name, policy in policies.items()}
@@ -125,36 +130,46 @@ def measure_policies(
         batch=batch,
         threads=1,
         rows=rows,
-        at_matched_time=matched.row,
+        at_matched_time=_as_executed(matched.row, times["routed at matched time"] / times[at_time]),
         executed=[fixed_row(f"fixed {at_time}", at_time), routed_row("routed at matched time")],
         arrivals=_arrivals(contest, machine, milliseconds, fixed, policies["routed at matched time"], seed),
     )
-    return measured, matched.routed[0]
+    return measured, by_time
 
 
-def stage_milliseconds(machine: Machine, exits: Sequence[str]) -> CascadeCosts:
-    """Time of one window to every exit, and of the head and a decision there, in batches as they come; medians."""
-    taps = _taps(machine)
-    calls: dict[tuple[str, str], Callable[[], object]] = {}
-    for exit in exits:
-        network = machine.encoder.truncate(exit, machine.pooling)
-        calls["reach", exit] = lambda network=network: network(machine.inputs)  # type: ignore[misc]
-        decide = Policy("regression", "agreement", (exit, ""), (np.inf,), (1.0, 1.0), (1.0, 1.0))
-        calls["consult", exit] = lambda exit=exit, decide=decide: _consult(machine, taps, exit, decide)  # type: ignore[misc]
-    times = {name: float(np.median(runs)) for name, runs in time_interleaved(calls, 0.0, STAGE_ROUNDS).items()}
-    scale = 1e3 / len(machine.inputs)
-    reach = np.maximum.accumulate([times["reach", exit] for exit in exits]) * scale
-    return CascadeCosts(tuple(reach.tolist()), tuple(times["consult", exit] * scale for exit in exits))
-
-
-def _consult(machine: Machine, taps: Mapping[str, Tensor], exit: str, decide: Policy) -> object:
-    outputs = machine.heads[exit](taps[exit]).cpu().numpy()
-    return decide.step(exit, outputs, decide.start(len(outputs)))
+def _as_executed(row: BudgetRow, longer: float) -> BudgetRow:
+    """Routing that takes longer than the fixed exit when it is executed has not won at matched time."""
+    if row.verdict == "routing" and longer > SLOWER:
+        return row.model_copy(update={"verdict": "neither"})
+    return row
 
 
 @torch.inference_mode()
-def _taps(machine: Machine) -> dict[str, Tensor]:
-    return machine.encoder.taps(machine.inputs, pooling=machine.pooling)
+def stage_milliseconds(machine: Machine, exits: Sequence[str]) -> CascadeCosts:
+    """Time of one window to every exit, and of pooling, head and a decision there, in batches as they come; medians."""
+    states = {exit.name: state for exit, state in machine.encoder.visit(machine.inputs, exits)}
+    calls: dict[tuple[str, str], Callable[[], object]] = {}
+    for exit in exits:
+        calls["reach", exit] = partial(_reach, machine, exit)
+        calls["consult", exit] = partial(_consult, machine, exit, states[exit])
+    times = {name: float(np.median(runs)) for name, runs in time_interleaved(calls, 0.0, STAGE_ROUNDS).items()}
+    scale = 1e3 / len(machine.inputs)
+    reach = np.maximum.accumulate([times["reach", exit] for exit in exits]) * scale
+    return CascadeCosts(tuple(reach.tolist()), tuple(times["consult", exit] * scale for exit in exits), "ms")
+
+
+def _reach(machine: Machine, exit: str) -> None:
+    ((_, state),) = machine.encoder.visit(machine.inputs, [exit])
+    state[0].flatten()[:1].cpu()  # reading something back waits for an accelerator
+
+
+def _consult(machine: Machine, exit: str, state: State) -> None:
+    """Pool, answer, and decide whom to let go by the distance to an answer before, where the runtime decides."""
+    outputs = machine.heads[exit](machine.encoder.pool(machine.encoder.exit_index(exit), state, machine.pooling))
+    decided = outputs.numpy() if outputs.device.type == "cpu" else outputs
+    policy = Policy("regression", "agreement", (exit, ""), (np.inf,), (1.0, 1.0), (1.0, 1.0))
+    leave, _ = policy.step(exit, decided, (policy.start(len(outputs))[0], decided))
+    int(leave.sum())
 
 
 def _executed(machine: Machine, policy: Policy) -> NDArray[np.int64]:
@@ -187,7 +202,8 @@ def _arrivals(
         places = np.resize(left, len(times))
         latency = 1e3 * queueing_latency(times, places, service, batch)
         p50, p95, p99 = (float(value) for value in np.percentile(latency, (50, 95, 99)))
-        load = rate * service(np.resize(left, batch)) / batch
+        spread = left[np.linspace(0, len(left) - 1, batch).astype(np.int64)]
+        load = rate * service(spread) / batch
         rows.append(Arrivals(name=name, p50_ms=p50, p95_ms=p95, p99_ms=p99, utilisation=load))
     return rows
 

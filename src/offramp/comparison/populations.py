@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.comparison.gathering import Sample, Taps, final_sample
+from offramp.comparison.samples import Sample, Taps, final_sample
 from offramp.data.table import WindowSource
 from offramp.encoders.base import StagedEncoder
-from offramp.errors import PolicyError
 from offramp.features import digest, fill_bank
 from offramp.fitting.fit import FittedExit, Problem, fit_exit
 from offramp.transforms import Transform, degrade
@@ -62,15 +61,9 @@ def noisy_windows(windows: WindowSource, indices: NDArray[np.int64], noise_db: f
 def unseen_class_sample(
     problem: Problem, taps: Taps, exits: Sequence[str], name: str, on_progress: Callable[[int, int], None]
 ) -> Sample:
-    """Test windows of a class, seen by heads of the first seed that were fitted without it.
-
-    Raises:
-        PolicyError: There is no such class, or only two, or the test set has no window of it.
-    """
-    label = class_number(problem, name)
+    """Test windows of a class that a task :func:`has <has_class>`, seen by heads of the first seed that were fitted without it."""
+    label = problem.dataset.label_names.index(name)
     targets, split = problem.dataset.targets, problem.split
-    if not (targets[split.test] == label).any():
-        raise PolicyError(f"policies.unseen_class: the test set has no window of {name!r}: choose another class")
     draw = split.draws[0]
     folds = tuple((train[targets[train] != label], val[targets[val] != label]) for train, val in draw.folds)
     without = replace(draw, folds=folds, final=draw.final[targets[draw.final] != label])
@@ -82,12 +75,9 @@ def unseen_class_sample(
     return final_sample(problem, fitted, taps, 0, held, problem.test_units)
 
 
-def class_number(problem: Problem, name: str) -> int:
-    """The number of a class by name, of a task that has more than two."""
+def has_class(problem: Problem, name: str) -> bool:
+    """Whether a task can do without a class: it has it, in its test set too, and two others at least."""
     names = problem.dataset.label_names
-    if name not in names:
-        known = ", ".join(names) or "none, for this is a regression"
-        raise PolicyError(f"policies.unseen_class: there is no class {name!r}: the classes are {known}")
-    if len(names) < 3:
-        raise PolicyError(f"policies.unseen_class: without {name!r} one class is left: leave it out")
-    return names.index(name)
+    if problem.task.kind != "classification" or name not in names or len(names) < 3:
+        return False
+    return bool((problem.dataset.targets[problem.split.test] == names.index(name)).any())

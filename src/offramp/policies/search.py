@@ -1,100 +1,45 @@
 """Policies within a budget: which exits to consult, by what criterion and at what thresholds, all chosen on validation.
 
-Every head that is consulted costs, so that a cascade may do better with a few exits than with all. Subsets of two and three exits
-and those of all exits up to a depth are tried with the cheapest criterion; the criteria then compete on the subsets that it found.
+Every head that is consulted costs, so that a cascade may do better with a few exits than with all. Single exits, pairs, triples and
+all exits up to a depth are tried with one criterion that is quickly fitted; the criteria then compete on the best of these subsets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import combinations
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.errors import PolicyError
 from offramp.metrics import Array, Metric
 from offramp.policies.calibration import fit_temperature
+from offramp.policies.costs import SAME, CascadeCosts
 from offramp.policies.criteria import CRITERIA
 from offramp.policies.learning import learned_parameters
 from offramp.policies.policy import Policy
 from offramp.policies.simulation import Outputs, certainties, leaving
+from offramp.policies.windows import Windows
 
 THRESHOLDS = 24
-"""Tried for one threshold shared by all exits: quantiles of the certainty, and one that lets none leave."""
+"""Tried for one threshold shared by all exits: quantiles of the certainty, one that lets none leave, one that lets all leave."""
 OWN_THRESHOLDS = 12
 """Tried per exit, in turn, where every exit has its own."""
 ROUNDS = 2
 SUBSETS_KEPT = 2
 """Subsets per budget on which all criteria compete."""
-FIRST = {"classification": "confidence", "regression": "agreement"}
-"""The criterion with which subsets are searched."""
+FIRST = {"classification": "confidence", "regression": "benefit"}
+"""The criterion with which subsets are ranked."""
 FEWEST_SURVIVORS = 30
 """With fewer windows than this at an exit, the temperature of all windows serves."""
-SAME = 1 + 1e-9
-"""A cost may exceed a budget by rounding."""
+PER_EXIT = " per exit"
+"""Ends the name of a policy whose exits have thresholds of their own."""
 
 Kind = Literal["classification", "regression"]
 Place = tuple[float, float, int]
 """Score (larger is better), minus the mean cost, and number of a threshold: the larger, the better."""
-
-
-@dataclass(frozen=True)
-class CascadeCosts:
-    """Cost of one window, in any unit.
-
-    Attributes:
-        reach: Encoder up to each exit, pooling included, ``(E,)``.
-        consult: Head and decision at each exit, ``(E,)``.
-    """
-
-    reach: tuple[float, ...]
-    consult: tuple[float, ...]
-
-    def leaving(self, consulted: Sequence[int]) -> Array:
-        """Cost of leaving at each of the consulted exits, ``(k,)``, all heads before it included."""
-        reach, consult = np.asarray(self.reach)[list(consulted)], np.asarray(self.consult)[list(consulted)]
-        cost: Array = reach + np.cumsum(consult)
-        return cost
-
-    def fixed(self) -> Array:
-        """Cost of each fixed exit, ``(E,)``: one head."""
-        cost: Array = np.asarray(self.reach) + np.asarray(self.consult)
-        return cost
-
-
-@dataclass(frozen=True, eq=False)
-class Windows:
-    """What the heads of one seed say about some windows at every exit.
-
-    Attributes:
-        exits: All exits, in order of depth.
-        outputs: Per exit ``(N, outputs)`` float32.
-        targets: Labels ``(N,)`` or values ``(N, dimensions)``.
-        metric: The task's.
-    """
-
-    exits: tuple[str, ...]
-    outputs: Outputs
-    targets: NDArray[Any]
-    metric: Metric
-
-    @property
-    def count(self) -> int:
-        return len(self.targets)
-
-    @cached_property
-    def statistics(self) -> Array:
-        """The metric's statistics at every exit, ``(E, N, q)``."""
-        return np.stack([self.metric.statistics(self.outputs[exit], self.targets) for exit in self.exits])
-
-    def subset(self, indices: NDArray[np.int64]) -> Windows:
-        """Some of the windows, repeated where an index is."""
-        outputs = {exit: rows[indices] for exit, rows in self.outputs.items()}
-        return Windows(self.exits, outputs, self.targets[indices], self.metric)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +48,7 @@ class Found:
 
     Attributes:
         policy: Ready to run.
-        score: On validation, in the metric's unit.
+        score: On validation, larger is better: the metric's, or minus it.
         cost: Mean on validation, in the budget's unit.
     """
 
@@ -112,14 +57,14 @@ class Found:
     cost: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
-    """A criterion on a subset of exits, with its certainties and what they lead to.
+    """A criterion on a subset of exits, with its certainties.
 
     Attributes:
         policy: With thresholds that let none leave.
-        consulted: Indices of its exits.
-        certain: ``(k, N)``.
+        consulted: Indices of its exits among all.
+        certain: ``(k, N)``; its last row does not matter.
     """
 
     policy: Policy
@@ -127,90 +72,79 @@ class Candidate:
     certain: NDArray[np.float32]
 
 
-def affordable(costs: CascadeCosts, budget: float, unit: str) -> None:
-    """Raise :class:`PolicyError` that says the nearest possible budget where not even the cheapest exit fits."""
-    cheapest = float(costs.fixed().min())
-    if cheapest > budget * SAME:
-        raise PolicyError(
-            f"policies.budget: no window can leave for {budget:g} {unit}; the nearest possible is {cheapest:g} {unit}"
-        )
-
-
-def exits_within(costs: CascadeCosts, limit: float | None, unit: str) -> int:
-    """How many exits a cascade may use so that no window costs more than a service level allows, all heads consulted.
-
-    Raises:
-        PolicyError: Not even the first exit is within the limit.
-    """
-    if limit is None:
-        return len(costs.reach)
-    worst = costs.fixed()
-    allowed = int((np.maximum.accumulate(worst) <= limit * SAME).sum())
-    if not allowed:
-        raise PolicyError(
-            f"policies.service_level: the first exit costs {worst[0]:g} {unit}, more than {limit:g}; the nearest possible is {worst[0]:g}"
-        )
-    return allowed
-
-
-def search(
-    windows: Windows,
-    kind: Kind,
-    criteria: Sequence[str],
-    costs: CascadeCosts,
-    budgets: Sequence[float],
-    worst: float | None = None,
-) -> list[dict[str, Found]]:
-    """The best policy of every criterion within every budget, by score on validation; the cheaper one on a tie.
+class Searcher:
+    """Finds policies for the validation windows of one seed, for any costs and budgets; what was fitted once is kept.
 
     Args:
-        windows: Validation windows of one seed.
+        windows: Validation windows.
         kind: Of the task.
-        criteria: Names of criteria.
-        costs: Of one window, in the budgets' unit.
-        budgets: Most mean cost of a window on validation.
-        worst: Most cost that any one window may have (service level); any if None.
-
-    Returns:
-        For every budget, policies by name: the criterion for one threshold shared by its exits, with `` per exit`` for thresholds
-        of their own.
     """
-    usable = exits_within(costs, worst, "per window")
-    temperatures = exit_temperatures(windows, kind)
-    first = FIRST[kind]
-    subsets = [s for s in exit_subsets(usable) if worst is None or costs.leaving(s)[-1] <= worst * SAME]
-    kept: dict[tuple[int, ...], None] = {}
-    swept = [
-        (subset, sweep(candidate(windows, kind, first, subset, temperatures), windows, costs)) for subset in subsets
-    ]
-    for budget in budgets:
-        ranked = sorted(swept, key=lambda pair: _rank(pair[1].within(budget, windows.metric)), reverse=True)
-        kept |= dict.fromkeys(subset for subset, _ in ranked[:SUBSETS_KEPT])
-    best: list[dict[str, Found]] = [{} for _ in budgets]
-    for criterion in criteria:
-        tried = [candidate(windows, kind, criterion, subset, temperatures) for subset in kept]
-        sweeps = [sweep(each, windows, costs) for each in tried]
-        for budget, found in zip(budgets, best, strict=True):
-            places = [points.within(budget, windows.metric) for points in sweeps]
-            number = max(range(len(tried)), key=lambda n: _rank(places[n]))
-            shared = sweeps[number].found(places[number], tried[number])
-            found[criterion] = shared
-            found[f"{criterion} per exit"] = per_exit(tried[number], shared, windows, costs, budget)
-    return [{name: with_answer_temperatures(found, windows) for name, found in row.items()} for row in best]
 
+    def __init__(self, windows: Windows, kind: Kind) -> None:
+        self.windows = windows
+        self.kind = kind
+        self.temperatures = exit_temperatures(windows, kind)
+        self._candidates: dict[tuple[str, tuple[int, ...]], Candidate] = {}
 
-def _losses(windows: Windows, consulted: Sequence[int]) -> Array | None:
-    """What a window's answer at each exit loses, ``(k, N)``, where that is not its distance to the target: see :class:`Metric`."""
-    if windows.metric.kind == "classification" or not windows.metric.higher_is_better:
-        return None
-    losses: Array = np.maximum(0, 1 - windows.metric.score(windows.statistics[list(consulted)]))
-    return losses
+    def candidate(self, criterion: str, consulted: tuple[int, ...]) -> Candidate:
+        """A criterion on some exits, its parameters learned on these windows."""
+        key = (criterion, consulted)
+        if key not in self._candidates:
+            self._candidates[key] = candidate(self.windows, self.kind, criterion, consulted, self.temperatures)
+        return self._candidates[key]
+
+    def search(
+        self, criteria: Sequence[str], costs: CascadeCosts, budgets: Sequence[float], worst: float | None = None
+    ) -> list[dict[str, Found]]:
+        """The best policy of every criterion within every budget, by score on validation; the cheaper one on a tie.
+
+        Args:
+            criteria: Names of criteria.
+            costs: Of one window, in the budgets' unit.
+            budgets: Most mean cost of a window on validation.
+            worst: Most cost that any one window may have (service level); any if None.
+
+        Returns:
+            For every budget, policies by name: the criterion for one threshold shared by its exits, with `` per exit`` for
+            thresholds of their own.
+
+        Raises:
+            PolicyError: Not even the cheapest exit keeps the service level.
+        """
+        if worst is not None:
+            costs.check_service_level(worst)
+        best: list[dict[str, Found]] = [{} for _ in budgets]
+        subsets = self._subsets(costs, budgets, worst)
+        for criterion in criteria:
+            tried = [self.candidate(criterion, subset) for subset in subsets]
+            sweeps = [sweep(each, self.windows, costs) for each in tried]
+            for budget, found in zip(budgets, best, strict=True):
+                places = [points.within(budget) for points in sweeps]
+                number = max(range(len(tried)), key=lambda n: _rank(places[n]))
+                shared = sweeps[number].found(places[number], tried[number])
+                found[criterion] = shared
+                found[criterion + PER_EXIT] = per_exit(tried[number], shared, self.windows, costs, budget)
+        return best
+
+    def _subsets(self, costs: CascadeCosts, budgets: Sequence[float], worst: float | None) -> list[tuple[int, ...]]:
+        """Subsets that are best for some budget by the first criterion."""
+        allowed = [
+            subset
+            for subset in exit_subsets(len(self.windows.exits))
+            if worst is None or costs.leaving(subset)[-1] <= worst * SAME
+        ]
+        swept = [(s, sweep(self.candidate(FIRST[self.kind], s), self.windows, costs)) for s in allowed]
+        kept: dict[tuple[int, ...], None] = {}
+        for budget in budgets:
+            ranked = sorted(swept, key=lambda pair: _rank(pair[1].within(budget)), reverse=True)
+            kept |= dict.fromkeys(subset for subset, _ in ranked[:SUBSETS_KEPT])
+        return list(kept)
 
 
 def exit_subsets(exits: int) -> list[tuple[int, ...]]:
-    """Two or three exits, and all up to each depth; of a single exit there is one."""
-    few = [subset for size in (2, 3) for subset in combinations(range(exits), size)]
-    return few + [tuple(range(depth)) for depth in range(4, exits + 1)] or [(0,)]
+    """One, two or three exits, and all up to each depth."""
+    few = [subset for size in (1, 2, 3) for subset in combinations(range(exits), size)]
+    return few + [tuple(range(depth)) for depth in range(4, exits + 1)]
 
 
 def exit_temperatures(windows: Windows, kind: str) -> dict[str, float]:
@@ -221,18 +155,14 @@ def exit_temperatures(windows: Windows, kind: str) -> dict[str, float]:
 
 
 def candidate(
-    windows: Windows,
-    kind: Kind,
-    criterion: str,
-    consulted: tuple[int, ...],
-    temperatures: Mapping[str, float],
+    windows: Windows, kind: Kind, criterion: str, consulted: tuple[int, ...], temperatures: dict[str, float]
 ) -> Candidate:
     """A criterion on some exits, its parameters learned on these windows."""
     exits = tuple(windows.exits[index] for index in consulted)
     scale = tuple(temperatures[exit] for exit in exits)
     parameters = {}
     if CRITERIA[criterion].learned:
-        losses = _losses(windows, consulted)
+        losses = windows.losses[list(consulted)] if windows.metric.higher_is_better else None
         parameters = learned_parameters(criterion, kind, exits, windows.outputs, windows.targets, scale, losses)
     policy = Policy(kind, criterion, exits, (np.inf,) * (len(exits) - 1), scale, scale, parameters)
     return Candidate(policy, consulted, certainties(policy, windows.outputs))
@@ -252,17 +182,19 @@ class Sweep:
     scores: Array
     costs: Array
 
-    def within(self, budget: float, metric: Metric) -> Place | None:
-        """Score, minus cost and place of the best threshold within a budget; None if there is none."""
+    def within(self, budget: float) -> Place | None:
+        """The best threshold within a budget; None if there is none."""
         allowed = np.flatnonzero(self.costs <= budget * SAME)
         if not len(allowed):
             return None
-        order = np.lexsort((-allowed, self.costs[allowed], -self.scores[allowed]))  # on a tie, that which lets more leave
+        order = np.lexsort(
+            (-allowed, self.costs[allowed], -self.scores[allowed])
+        )  # on a tie, that which lets more leave
         place = int(allowed[order[0]])
         return float(self.scores[place]), -float(self.costs[place]), place
 
     def found(self, place: Place | None, tried: Candidate) -> Found:
-        """The policy at a place; the cheapest of all where there is none within the budget."""
+        """The policy at a place; the one that lets all leave at once where there is none within the budget."""
         number = len(self.thresholds) - 1 if place is None else place[2]
         thresholds = (float(self.thresholds[number]),) * (len(tried.consulted) - 1)
         policy = replace(tried.policy, thresholds=thresholds)
@@ -270,14 +202,14 @@ class Sweep:
 
 
 def sweep(tried: Candidate, windows: Windows, costs: CascadeCosts) -> Sweep:
-    """Score and cost of a candidate at every threshold, larger scores being better."""
+    """Score and cost of a candidate at every threshold."""
     thresholds = shared_thresholds(tried.certain[:-1], THRESHOLDS)
     scores, cost = outcomes(tried, np.repeat(thresholds[:, None], len(tried.consulted) - 1, axis=1), windows, costs)
     return Sweep(thresholds, scores, cost)
 
 
 def shared_thresholds(certain: NDArray[np.float32], number: int) -> Array:
-    """Infinity, then quantiles of the certainty from high to low down to its smallest value; each once."""
+    """Infinity, quantiles of the certainty from high to low down to its smallest value, and minus infinity; each once."""
     finite = certain[np.isfinite(certain)]
     if not len(finite):
         return np.asarray([np.inf, -np.inf])
@@ -288,14 +220,13 @@ def shared_thresholds(certain: NDArray[np.float32], number: int) -> Array:
 def outcomes(tried: Candidate, thresholds: Array, windows: Windows, costs: CascadeCosts) -> tuple[Array, Array]:
     """Scores (larger is better) and mean costs ``(T,)`` for thresholds ``(T, k - 1)``."""
     left = leaving(tried.certain, thresholds)
-    leave_cost = costs.leaving(tried.consulted)
-    total, share = 0.0, 0.0
+    paid = costs.leaving(tried.consulted)
+    total, cost = np.zeros((len(thresholds), windows.statistics.shape[2])), np.zeros(len(thresholds))
     for place, index in enumerate(tried.consulted):
         here = (left == place).astype(np.float64)
-        total = total + here @ windows.statistics[index]
-        share = share + here.mean(1) * leave_cost[place]
-    sign = 1.0 if windows.metric.higher_is_better else -1.0
-    return sign * windows.metric.score(np.asarray(total)), np.asarray(share)
+        total += here @ windows.statistics[index]
+        cost += here.mean(1) * paid[place]
+    return _sign(windows.metric) * windows.metric.score(total), cost
 
 
 def per_exit(tried: Candidate, shared: Found, windows: Windows, costs: CascadeCosts, budget: float) -> Found:
@@ -314,28 +245,30 @@ def per_exit(tried: Candidate, shared: Found, windows: Windows, costs: CascadeCo
     return Found(replace(shared.policy, thresholds=tuple(own)), best[0], -best[1])
 
 
-def with_answer_temperatures(found: Found, windows: Windows) -> Found:
-    """The same policy with temperatures fitted to the windows that reach each exit, and the score in the metric's unit."""
-    sign = 1.0 if windows.metric.higher_is_better else -1.0
-    policy = found.policy
-    if policy.kind == "classification":
-        policy = replace(policy, answer_temperatures=tuple(_survivors_temperatures(policy, windows)))
-    return Found(policy, sign * found.score, found.cost)
-
-
-def survivors(policy: Policy, outputs: Outputs) -> Iterator[NDArray[np.int64]]:
-    """Per consulted exit, the indices of the windows that reach it."""
-    left = leaving(certainties(policy, outputs), np.asarray(policy.thresholds, dtype=np.float64))
-    return (np.flatnonzero(left >= place) for place in range(len(policy.exits)))
-
-
-def _survivors_temperatures(policy: Policy, windows: Windows) -> Iterator[float]:
+def with_answer_temperatures(policy: Policy, windows: Windows) -> Policy:
+    """The same policy with temperatures fitted to the windows that reach each exit."""
+    if policy.kind != "classification":
+        return policy
+    temperatures = []
     for exit, reached, temperature in zip(
         policy.exits, survivors(policy, windows.outputs), policy.temperatures, strict=True
     ):
         few = len(reached) < FEWEST_SURVIVORS
-        yield temperature if few else fit_temperature(windows.outputs[exit][reached], windows.targets[reached])
+        temperatures.append(
+            temperature if few else fit_temperature(windows.outputs[exit][reached], windows.targets[reached])
+        )
+    return replace(policy, answer_temperatures=tuple(temperatures))
+
+
+def survivors(policy: Policy, outputs: Outputs) -> list[NDArray[np.int64]]:
+    """Per consulted exit, the indices of the windows that reach it."""
+    left = leaving(certainties(policy, outputs), np.asarray(policy.thresholds, dtype=np.float64))
+    return [np.flatnonzero(left >= place) for place in range(len(policy.exits))]
 
 
 def _rank(place: Place | None) -> tuple[float, float]:
     return (-np.inf, -np.inf) if place is None else place[:2]
+
+
+def _sign(metric: Metric) -> float:
+    return 1.0 if metric.higher_is_better else -1.0

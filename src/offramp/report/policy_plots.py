@@ -24,6 +24,7 @@ from offramp.results import (
     MeasuredRow,
     PolicyComparison,
     PolicyRow,
+    Rejection,
     ShiftRow,
     TaskResult,
 )
@@ -88,7 +89,7 @@ def policy_figures(anchor: str, task: TaskResult, comparison: PolicyComparison) 
                 f"{title} when the uncertain are rejected",
                 Markup(rejection_plot(task, comparison.rejection, f"{anchor}-rejection")),
                 "Score of the windows that are answered, against the share that is not: of those that reach the last exit consulted, the least certain."
-                + _rejecting(comparison.rejecting_error),
+                + _rejecting(comparison.rejecting),
             )
         )
     return plots
@@ -270,8 +271,14 @@ def snr_labels(edges_db: Sequence[float] | None, bins: int) -> list[str]:
     return [f"{round(low)} to {round(high)} dB" for low, high in pairwise(edges_db)]
 
 
-def _rejecting(error: float | None) -> str:
-    return "" if error is None else f" The rejecting policy leaves {100 * error:.1f}% wrong answers on validation."
+def _rejecting(found: Rejection | None) -> str:
+    if found is None:
+        return ""
+    wrong = "" if found.test_error is None else f" and {100 * found.test_error:.1f}% on test"
+    return (
+        f" The rejecting policy leaves {100 * found.validation_error:.1f}% wrong answers on validation{wrong}, where it rejects "
+        f"{100 * found.test_share:.1f}% of the windows."
+    )
 
 
 def _shares(task: TaskResult, comparison: PolicyComparison) -> list[tuple[str, list[tuple[str, Mapping[str, float]]]]]:

@@ -21,6 +21,7 @@ from offramp.results.policies import (
     MeasuredRow,
     PolicyComparison,
     PolicyRow,
+    Rejection,
     ReliabilityRow,
     ShiftRow,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "Part",
     "PolicyComparison",
     "PolicyRow",
+    "Rejection",
     "ReliabilityRow",
     "Results",
     "Score",

@@ -12,7 +12,7 @@ Verdict = Literal["fixed", "routing", "neither"]
 
 
 class PolicyRow(Part):
-    """One way to decide where windows leave, at one budget. Scores and costs of windows that were not rejected."""
+    """One way to decide where windows leave, at one budget."""
 
     name: str = Field(description="The criterion; with ' per exit' where every exit has a threshold of its own")
     exits: list[str] = Field(description="Consulted, of the first seed, in order of depth")
@@ -21,7 +21,7 @@ class PolicyRow(Part):
     )
     cost: float = Field(description="Mean per test window, in the budget's unit; every head consulted counts")
     val_cost: float = Field(description="The same on validation, where the budget holds")
-    val: Score
+    val: Score = Field(description="A little too good: criteria and thresholds were chosen there")
     test: Score
     exit_share: dict[str, float] = Field({}, description="Share of test windows that leave there")
     gain: Gain | None = Field(None, description="Against the fixed exit of the same budget")
@@ -32,7 +32,9 @@ class BudgetRow(Part):
 
     exit: str = Field(description="The fixed exit whose cost is the budget")
     budget: float = Field(description="Mean cost of one window: MACs, or milliseconds in the measured part")
-    fixed: PolicyRow = Field(description="The fixed exit within the budget that is best on validation")
+    fixed: PolicyRow = Field(
+        description="The fixed exit within the budget that is best on validation; within what the routed row spends on test, if that is more"
+    )
     policies: list[PolicyRow] = Field(
         description="Best on validation within the budget, one row per criterion and rule"
     )
@@ -64,8 +66,12 @@ class ReliabilityRow(Part):
 
 
 class ShiftRow(Part):
-    """What a policy does on one population of windows; first seed."""
+    """What a policy does on one population of windows; first seed.
 
+    On an unseen class the heads are fitted without it, and the policy with its temperatures is the one of the other rows.
+    """
+
+    policy: str = Field("routed", description="Which of the bundle's policies: certified where there is one")
     name: str = Field(description="validation, test, noise added, a test group, an unseen class")
     windows: int
     score: float | None = Field(description="Of the policy; None where no label is known to the heads")
@@ -92,6 +98,15 @@ class Instability(Part):
     )
     score_ci95: tuple[float, float] = Field(description="On test")
     cost_ci95: tuple[float, float] = Field(description="On test, mean MACs")
+
+
+class Rejection(Part):
+    """A policy that rejects windows at its last exit instead of answering them."""
+
+    asked: float = Field(description="Most share of wrong answers among those given")
+    validation_error: float = Field(description="Reached on validation, where the limit was chosen")
+    test_error: float | None = Field(description="None if all are rejected")
+    test_share: float = Field(description="Share of test windows rejected")
 
 
 class Certified(Part):
@@ -140,9 +155,8 @@ class PolicyComparison(Part):
     by_snr: list[dict[str, float]] = Field([], description="Exit shares by bin of SNR; the task's by_snr has the edges")
     reliability: list[ReliabilityRow] = Field([])
     certified: Certified | None = None
-    rejecting_error: float | None = Field(
-        None,
-        description="Share of wrong answers on validation that the rejecting policy leaves; None if none was asked for",
+    rejecting: Rejection | None = Field(
+        None, description="The policy that abstains, where one is asked for; first seed"
     )
     rejection: list[tuple[float, float]] = Field(
         [], description="Share of test windows rejected and score of the others, by threshold"

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from offramp.fitting.fit import FittedExit, Problem, head_outputs
 from offramp.fitting.rows import FeatureRows
 from offramp.metrics import Array
+from offramp.policies.criteria import confidence
 from offramp.policies.policy import Policy
-from offramp.policies.search import Windows
 from offramp.policies.simulation import Decisions, simulate
+from offramp.policies.windows import Windows
 from offramp.resampling import Units
 
 Taps = Callable[[str], FeatureRows]
@@ -86,6 +87,13 @@ def final_sample(
     rows = indices if rows is None else rows
     outputs = {exit.name: head_outputs(exit.heads[seed], taps(exit.name), rows) for exit in fitted}
     return _sample(problem, fitted, outputs, indices, units)
+
+
+def confidences(policy: Policy, decided: Decisions) -> Array:
+    """Probability of every answer at the temperature of the windows that reach its exit, ``(N,)``; of a classification."""
+    scale = np.asarray(policy.answer_temperatures, dtype=np.float32)[decided.exit]
+    believed: Array = confidence(decided.outputs / scale[:, None])
+    return believed
 
 
 def _sample(
