@@ -74,7 +74,7 @@ def test_errors_are_better_when_lower() -> None:
     assert "(gain +0.090 [0.020, 0.160] over the windows of few groups only)" in text
     assert "random exits do as well: 4.20" in text
     assert text.endswith(
-        "an oracle that leaves at the first answer no worse than that of full depth would reach 2.50 with 20% more MACs."
+        "an oracle that leaves at the best answer would reach 2.50 with 20% more MACs."
     )
 
 
@@ -184,6 +184,17 @@ def test_verdicts_are_counted() -> None:
     )
     assert "at all 18 budgets of these tasks 3, 6 and 9; at matched time on 2 tasks 0, 1 and 1." in text
     assert "about 2.5%" in text
+    assert "over the windows" not in text
+
+
+def test_wins_over_windows_are_told_apart() -> None:
+    one = task()
+    budget = comparison(one, chosen=0).budgets[0]
+    row = budget.model_copy(update={"verdict": "routing", "gain": budget.gain.model_copy(update={"unit": "window"})})
+    found = comparison(one, chosen=0).model_copy(update={"budgets": [row]})
+    counts = verdict_counts([results({"a": told(one, found)})])
+    assert counts.tasks == Tally(fixed=0, routing=1, neither=0, by_window=1)
+    assert "Of these wins 1, 1 and 0 are over the windows" in verdict_sentence(counts)
 
 
 def test_nothing_to_count() -> None:

@@ -48,17 +48,18 @@ __all__ = [
 _VERDICTS = {"fixed": "the fixed exit wins", "routing": "routing wins", "neither": "neither wins"}
 _ORACLES = {
     "classification": "an oracle that leaves at the first right answer",
-    "regression": "an oracle that leaves at the first answer no worse than that of full depth",
+    "regression": "an oracle that leaves at the best answer",
 }
 
 
 @dataclass(frozen=True)
 class Tally:
-    """How often the fixed exit wins, routing wins, or neither."""
+    """How often the fixed exit wins, routing wins, or neither; and how many wins are over windows, with fewer than eight groups."""
 
     fixed: int
     routing: int
     neither: int
+    by_window: int = 0
 
     @property
     def total(self) -> int:
@@ -243,15 +244,22 @@ def verdict_sentence(counts: VerdictCounts) -> str:
     if timed.total:
         many = f"{timed.total:,} task{'s' * (timed.total != 1)}"
         clauses.append(f"at matched time on {many} {timed.fixed:,}, {timed.routing:,} and {timed.neither:,}")
+    shaky = tasks.by_window + budgets.by_window + timed.by_window
+    scope = (
+        f" Of these wins {tasks.by_window:,}, {budgets.by_window:,} and {timed.by_window:,} are over the windows of fewer than eight "
+        "groups, and say nothing of new ones."
+    )
     return (
-        "; ".join(clauses) + ". A win is a 95% interval clear of zero, not corrected for the number of comparisons: "
+        "; ".join(clauses) + f".{scope if shaky else ''} A win is a 95% interval clear of zero, not corrected for the number of comparisons: "
         "where nothing differs, each side wins about 2.5% of them by chance."
     )
 
 
 def _tally(budgets: Iterable[BudgetRow]) -> Tally:
-    counts = Counter(budget.verdict for budget in budgets)
-    return Tally(counts["fixed"], counts["routing"], counts["neither"])
+    rows = list(budgets)
+    counts = Counter(row.verdict for row in rows)
+    by_window = sum(row.verdict != "neither" and row.gain.unit == "window" for row in rows)
+    return Tally(counts["fixed"], counts["routing"], counts["neither"], by_window)
 
 
 def _match(budget: BudgetRow, metric: str, higher_is_better: bool) -> str:
