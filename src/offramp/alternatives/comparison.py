@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from offramp.alternatives.distillation import Lesson
 from offramp.alternatives.networks import METHODS, Candidate, Workshop, build, count, every_exit_graph, exit_candidates
 from offramp.alternatives.presentation import sentence
 from offramp.alternatives.pruning import require_torch_pruning
-from offramp.alternatives.records import Alternative, Alternatives, Matched, Network, TaskAlternatives, Timing
+from offramp.alternatives.records import Against, Alternative, Alternatives, Network, TaskAlternatives, Timing, Verdict
 from offramp.bundle import Bundle, load_bundle
 from offramp.costs import Latency, time_interleaved
 from offramp.delivery import describe_environment
@@ -37,7 +37,9 @@ from offramp.tasks import TaskSpec
 BATCHES = (1, 64)
 EPOCHS = 20
 SECONDS = 0.1
-REPEATS = 15
+REPEATS = 5
+TIME_TOLERANCE = 0.02
+"""By which measured times of the same network differ from run to run on a quiet machine."""
 INTEGER = ("avx2", "avx512bw", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 """What processors call the instructions that integer kernels use."""
 
@@ -96,7 +98,7 @@ def compare_alternatives(
         offramp=version("offramp"),
         environment=describe_environment("cpu", started) | {"instructions": instructions()},
         encoder=results.encoder.name,
-        tasks={name: _with_sentence(name, task) for name, task in _with_verdicts(compared).items()},
+        tasks={name: _with_sentence(name, task) for name, task in with_verdicts(compared).items()},
     )
 
 
@@ -153,9 +155,10 @@ def _compare_task(
         return prepared.transform(prepared.dataset.windows.read(indices))
 
     train, val = problem.split.draws[0].folds[0]
-    exits = exit_candidates(encoder, task, every_exit_graph(encoder, task))
+    everything = every_exit_graph(encoder, task)
+    exits = exit_candidates(encoder, task, everything)
     teacher = np.zeros((prepared.dataset.windows.count, problem.outputs), np.float32)
-    teacher[train] = _answers(open_session(exits[-1].content), inputs, train)
+    (teacher[train],) = _answers(exits[-1].content, inputs, train)
     lesson = Lesson(inputs, prepared.dataset.targets, teacher, train, val, problem.metric)
     workshop = Workshop(encoder, task, prepared.input_shape, lesson, epochs)
     notes: list[str] = []
@@ -165,20 +168,37 @@ def _compare_task(
     for candidate in build(workshop, exits, methods, notes.append):
         candidates.append(candidate)
         on_progress(f"{task.name}: networks", len(candidates) - len(exits), total)
-    on_progress(f"{task.name}: networks", total, total)
+    if len(candidates) < len(exits) + total:
+        on_progress(f"{task.name}: networks", total, total)
     examples = inputs(problem.split.test[: max(BATCHES)])
     timings = time_candidates(candidates, len(exits) - 1, examples, clock)
     resamples = Resamples.draw(problem.test_units.count, 1, seed + 1)
-    scored = [_score(prepared, c, inputs, t, resamples) for c, t in zip(candidates, timings, strict=True)]
+    val_answers, test_answers = (
+        # All exits come from one pass.
+        [
+            *_answers(everything, inputs, indices),
+            *(_answers(c.content, inputs, indices)[0] for c in candidates[len(exits) :]),
+        ]
+        for indices in (val, problem.split.test)
+    )
+    rows = zip(candidates, val_answers, test_answers, timings, strict=True)
+    scored = [_score(prepared, *row, resamples) for row in rows]
     gain = _gains(prepared, resamples)
     fixed, others = scored[: len(exits)], scored[len(exits) :]
     chosen = next(each for each in fixed if each.row.exit == task.exit)
     sign = 1.0 if problem.metric.higher_is_better else -1.0
+
+    def against(each: Scored, exit: Scored | None, batch: int | None) -> Against:
+        if exit is None:
+            return Against(batch=batch, exit=None, gain=None, val_gain=None, verdict="faster")
+        ahead = sign * (each.row.val - exit.row.val)
+        return Against(batch=batch, exit=exit.row.exit, gain=gain(each, exit), val_gain=ahead, verdict="even")
+
     alternatives = [
         Alternative(
             network=each.row,
-            gain_over_chosen=gain(each, chosen),
-            matched=[_matched(each, fixed, place, sign, gain) for place in range(len(BATCHES))],
+            chosen=against(each, chosen, None),
+            matched=[against(each, _matched(each, fixed, n, sign), batch) for n, batch in enumerate(BATCHES)],
         )
         for each in others
     ]
@@ -193,7 +213,7 @@ def _compare_task(
         full=workshop.full,
         exits=[each.row for each in fixed],
         alternatives=alternatives,
-        picked=pick(alternatives),
+        picked=pick(alternatives, chosen.row),
         notes=notes,
     )
 
@@ -221,25 +241,28 @@ def time_candidates(
 
 
 def _answers(
-    session: Any, inputs: Callable[[NDArray[np.int64]], NDArray[np.float32]], indices: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Outputs ``(n, outputs)`` batch by batch."""
+    content: bytes, inputs: Callable[[NDArray[np.int64]], NDArray[np.float32]], indices: NDArray[np.int64]
+) -> list[NDArray[np.float32]]:
+    """Each of a graph's outputs, ``(n, outputs)``, batch by batch."""
+    session = open_session(content)
     step = batch_size(inputs(indices[:1]).shape[1:])
     blocks = (indices[start : start + step] for start in range(0, len(indices), step))
-    return np.concatenate([session.run(None, {INPUT: inputs(block)})[0] for block in blocks])
+    batches = [session.run(None, {INPUT: inputs(block)}) for block in blocks]
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 
 def _score(
     prepared: Prepared,
     candidate: Candidate,
-    inputs: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+    val_answers: NDArray[np.float32],
+    test_answers: NDArray[np.float32],
     timings: list[Timing],
     resamples: Resamples,
 ) -> Scored:
-    problem, session = prepared.problem, open_session(candidate.content)
-    metric, targets = problem.metric, prepared.dataset.targets
+    problem, targets = prepared.problem, prepared.dataset.targets
+    metric = problem.metric
     val, test = problem.split.draws[0].folds[0][1], problem.split.test
-    statistics = metric.statistics(_answers(session, inputs, test), targets[test])
+    statistics = metric.statistics(test_answers, targets[test])
     sums = problem.test_units.sums(statistics, test)[None]
     row = Network(
         name=candidate.name,
@@ -249,7 +272,7 @@ def _score(
         epochs=candidate.epochs,
         parameters=candidate.parameters,
         bytes=len(candidate.content),
-        val=metric(_answers(session, inputs, val), targets[val]),
+        val=metric(val_answers, targets[val]),
         test=summarise(sums, metric, resamples),
         timings=timings,
     )
@@ -261,70 +284,55 @@ def _gains(prepared: Prepared, resamples: Resamples) -> Callable[[Scored, Scored
     return lambda one, other: paired_gain(one.test_sums, other.test_sums, problem.metric, resamples, problem.test_units)
 
 
-def _matched(
-    each: Scored, fixed: Sequence[Scored], place: int, sign: float, gain: Callable[[Scored, Scored], Gain]
-) -> Matched:
-    """Against the best fixed exit on validation that takes no more time at the batch size number ``place``."""
-    limit = each.row.timings[place]
-    fast = [exit for exit in fixed if exit.row.timings[place].relative <= limit.relative]
-    if not fast:
-        return Matched(batch=limit.batch, exit=None, gain=None, val_gain=None, verdict="faster")
-    best = max(fast, key=lambda exit: sign * exit.row.val)
-    return Matched(
-        batch=limit.batch,
-        exit=best.row.exit,
-        gain=gain(each, best),
-        val_gain=sign * (each.row.val - best.row.val),
-        verdict="even",
+def _matched(each: Scored, fixed: Sequence[Scored], place: int, sign: float) -> Scored | None:
+    """The best fixed exit on validation that takes no more time at the batch size number ``place``; None if all take more."""
+    fast = [exit for exit in fixed if takes_no_more(exit.row, each.row, place)]
+    return max(fast, key=lambda exit: sign * exit.row.val, default=None)
+
+
+def takes_no_more(one: Network, other: Network, place: int = 0) -> bool:
+    """Whether a network takes no more time than another, up to what repeated measurements differ by."""
+    return one.timings[place].relative <= (1 + TIME_TOLERANCE) * other.timings[place].relative
+
+
+def pick(alternatives: Sequence[Alternative], chosen: Network) -> list[str]:
+    """Names: of each method and end the size that is best on validation in the time of the chosen exit, else the fastest."""
+    best: dict[tuple[str, str], tuple[tuple[bool, float], str]] = {}
+    for each in alternatives:
+        fits = takes_no_more(each.network, chosen)
+        ahead = each.chosen.val_gain if fits else -each.network.timings[0].relative
+        assert ahead is not None, "the chosen exit is always there"
+        key, rank = (each.network.method, each.network.exit), (fits, ahead)
+        if key not in best or rank > best[key][0]:
+            best[key] = rank, each.network.name
+    return [name for _, name in best.values()]
+
+
+def with_verdicts(tasks: Mapping[str, TaskAlternatives]) -> dict[str, TaskAlternatives]:
+    """Say better or worse where an interval says so after Holm's correction over all comparisons of all tasks, both ways."""
+    gains = [
+        against.gain
+        for task in tasks.values()
+        for each in task.alternatives
+        for against in (each.chosen, *each.matched)
+        if against.gain is not None
+    ]
+    verdicts: Iterator[Verdict] = iter(
+        "better" if up.significant else "worse" if down.significant else "even"
+        for up, down in zip(holm(gains), holm([_reversed(gain) for gain in gains]), strict=True)
     )
 
+    def marked(against: Against) -> Against:
+        return against if against.gain is None else against.model_copy(update={"verdict": next(verdicts)})
 
-def pick(alternatives: Sequence[Alternative]) -> list[str]:
-    """Names: of each method and end, the size furthest above its matched exit on validation, one window at a time."""
-    best: dict[tuple[str, str], Alternative] = {}
-    for each in alternatives:
-        key = (each.network.method, each.network.exit)
-        if key not in best or _advantage(each) > _advantage(best[key]):
-            best[key] = each
-    return [each.network.name for each in best.values()]
-
-
-def _advantage(alternative: Alternative) -> float:
-    found = alternative.matched[0].val_gain
-    return np.inf if found is None else found
-
-
-def _with_verdicts(tasks: Mapping[str, TaskAlternatives]) -> dict[str, TaskAlternatives]:
-    """Say better or worse where the interval says so after Holm's correction over all comparisons of all tasks, both ways."""
-    places = [
-        (name, number, place)
-        for name, task in tasks.items()
-        for number, each in enumerate(task.alternatives)
-        for place, matched in enumerate(each.matched)
-        if matched.gain is not None
-    ]
-    gains = [tasks[name].alternatives[number].matched[place].gain for name, number, place in places]
-    known = [gain for gain in gains if gain is not None]
-    verdicts: dict[tuple[str, int, int], str] = {}
-    for where, up, down in zip(places, holm(known), holm([_reversed(gain) for gain in known]), strict=True):
-        verdicts[where] = "better" if up.significant else "worse" if down.significant else "even"
-
-    def marked(name: str, number: int, place: int, matched: Matched) -> Matched:
-        return matched.model_copy(update={"verdict": verdicts.get((name, number, place), matched.verdict)})
-
-    return {
-        name: task.model_copy(
-            update={
-                "alternatives": [
-                    each.model_copy(
-                        update={"matched": [marked(name, number, p, m) for p, m in enumerate(each.matched)]}
-                    )
-                    for number, each in enumerate(task.alternatives)
-                ]
-            }
-        )
-        for name, task in tasks.items()
-    }
+    marked_tasks = {}
+    for name, task in tasks.items():
+        alternatives = [
+            each.model_copy(update={"chosen": marked(each.chosen), "matched": [marked(one) for one in each.matched]})
+            for each in task.alternatives
+        ]
+        marked_tasks[name] = task.model_copy(update={"alternatives": alternatives})
+    return marked_tasks
 
 
 def _reversed(gain: Gain) -> Gain:

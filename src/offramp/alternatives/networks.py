@@ -142,11 +142,12 @@ def _pruned(workshop: Workshop) -> Iterator[Candidate]:
     example = torch.from_numpy(workshop.lesson.inputs(train[:2]))
     loss = _importance_loss(workshop, np.random.default_rng(1).permutation(train)[:IMPORTANCE_WINDOWS])
     for end in workshop.ends():
+        seen: set[int] = set()
         for fraction in PRUNED:
-            taught = teach(
-                prune(workshop.plain(end), fraction, example, loss), workshop.lesson, workshop.epochs, RECOVERY
-            )
-            yield _trained(workshop, "pruned", end, fraction, taught)
+            network = prune(workshop.plain(end), fraction, example, loss)
+            if _is_new(network, seen):
+                taught = teach(network, workshop.lesson, workshop.epochs, RECOVERY)
+                yield _trained(workshop, "pruned", end, fraction, taught)
 
 
 def _importance_loss(workshop: Workshop, indices: NDArray[np.int64]) -> Loss:
@@ -156,13 +157,27 @@ def _importance_loss(workshop: Workshop, indices: NDArray[np.int64]) -> Loss:
 
 def _distilled(workshop: Workshop) -> Iterator[Candidate]:
     for end in workshop.ends():
+        seen: set[int] = set()
         for fraction in NARROW:
             small = narrower(workshop.encoder, fraction)
             width = tap_shapes(small.eval(), workshop.input_shape, workshop.task.pooling)[end][-1]
             head = untrained_like(workshop.task.heads[end], width)
             network = nn.Sequential(small.truncate(end, workshop.task.pooling), head)
-            taught = teach(network, workshop.lesson, workshop.epochs, FROM_SCRATCH)
-            yield _trained(workshop, "distilled", end, fraction, taught)
+            if _is_new(network, seen):
+                taught = teach(network, workshop.lesson, workshop.epochs, FROM_SCRATCH)
+                yield _trained(workshop, "distilled", end, fraction, taught)
+
+
+def _is_new(network: nn.Module, seen: set[int]) -> bool:
+    """Whether no network of this size was made yet: narrow widths have a floor."""
+    size = _parameters(network)
+    known = size in seen
+    seen.add(size)
+    return not known
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _trained(workshop: Workshop, method: Method, end: str, size: float | None, taught: Taught) -> Candidate:
@@ -173,11 +188,11 @@ def _trained(workshop: Workshop, method: Method, end: str, size: float | None, t
         workshop.graph(taught.network),
         size,
         taught.epoch,
-        sum(parameter.numel() for parameter in taught.network.parameters()),
+        _parameters(taught.network),
     )
 
 
 def _name(workshop: Workshop, method: Method, end: str, size: float | None) -> str:
-    """``pruned 50%``, or ``exit stage2.0 + pruned 50%``."""
-    alone = method if size is None else f"{method} {size:.0%}"
+    """``pruned by 50%``, or ``exit stage2.0 + distilled to 25%``."""
+    alone = method if size is None else f"{method} {'by' if method == 'pruned' else 'to'} {size:.0%}"
     return f"exit {end} + {alone}" if end != workshop.full or method == "tuned" else alone

@@ -13,7 +13,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from offramp.alternatives.records import Alternative, Alternatives, Matched, Network, TaskAlternatives
+from offramp.alternatives.records import Against, Alternative, Alternatives, Network, TaskAlternatives
 from offramp.files import atomic_path
 from offramp.report.numbers import format_gain, format_number, format_score, metric_label
 from offramp.report.svg import BLUE, GOLD, GREEN, GRID, INK, ORANGE, PURPLE
@@ -29,55 +29,51 @@ def table(name: str, task: TaskAlternatives) -> Table:
         collapse_padding=True,
         show_edge=False,
         title=f"{escape(name)}, {metric_label(task.metric)}: measured, one thread",
-        caption="time: of one call; against full depth in brackets. matched: gain over the best fixed exit at no more time",
+        caption="time of one call (against full depth); gains [95%]: positive is better. "
+        "At matched time: over the best fixed exit that takes no more",
     )
-    shown.add_column("network", overflow="fold", max_width=28)
-    shown.add_column("MB", justify="right")
-    batches = [timing.batch for timing in task.exits[0].timings]
-    for batch in batches:
-        shown.add_column(f"ms\nbatch {batch}", justify="right", no_wrap=True)
-    shown.add_column("score", justify="right")
-    for batch in batches:
-        shown.add_column(f"matched\nbatch {batch}", justify="right")
+    shown.add_column("network", overflow="fold", max_width=24)
+    for header in headers(task)[1:]:
+        shown.add_column(header.replace(", ", "\n"), justify="right")
     for network in task.exits:
-        shown.add_row(
-            *_costs(network, task), *[""] * len(batches), style="bold" if network.exit == task.chosen else None
-        )
+        style = "bold" if network.exit == task.chosen else None
+        shown.add_row(*_costs(network, task), *[""] * (1 + len(network.timings)), style=style)
     shown.add_section()
     for each in task.alternatives:
-        shown.add_row(*_costs(each.network, task), *(_matched_cell(matched, task.metric) for matched in each.matched))
+        shown.add_row(*_costs(each.network, task), *(_cell(one, task.metric) for one in (each.chosen, *each.matched)))
     return shown
+
+
+def headers(task: TaskAlternatives) -> list[str]:
+    """Of the table's columns."""
+    batches = [timing.batch for timing in task.exits[0].timings]
+    times = [f"ms, batch {batch}" for batch in batches]
+    matched = [f"at matched time, batch {batch}" for batch in batches]
+    return ["network", "MB", *times, "score", f"over exit, {task.chosen}", *matched]
 
 
 def markdown(task: TaskAlternatives) -> str:
     """The table as GitHub Markdown."""
-    batches = [timing.batch for timing in task.exits[0].timings]
-    headers = ["network", "MB", *(f"ms, batch {batch}" for batch in batches), "score"]
-    headers += [f"matched time, batch {batch}" for batch in batches]
-    lines = ["| " + " | ".join(headers) + " |", "|---" + "|---:" * (len(headers) - 1) + "|"]
+    lines = ["| " + " | ".join(headers(task)) + " |", "|---" + "|---:" * (len(headers(task)) - 1) + "|"]
     for network in task.exits:
         cells = _costs(network, task)
         cells[0] = f"**{cells[0]}**" if network.exit == task.chosen else cells[0]
-        lines.append("| " + " | ".join([*cells, *[""] * len(batches)]) + " |")
+        lines.append("| " + " | ".join([*cells, *[""] * (1 + len(network.timings))]) + " |")
     for each in task.alternatives:
-        cells = [*_costs(each.network, task), *(_matched_cell(matched, task.metric) for matched in each.matched)]
+        cells = [*_costs(each.network, task), *(_cell(one, task.metric) for one in (each.chosen, *each.matched))]
         lines.append("| " + " | ".join(cells).replace("\n", " ") + " |")
     return "\n".join(lines) + "\n"
 
 
 def sentence(name: str, task: TaskAlternatives) -> str:
-    """What the picked sizes do at matched time, one window at a time."""
+    """What the picked sizes do beside the chosen exit, one window at a time."""
+    exit = next(network for network in task.exits if network.exit == task.chosen)
     picked = [each for each in task.alternatives if each.network.name in task.picked]
-    alone = [each for each in picked if each.network.exit == task.full and each.network.method != "tuned"]
-    combined = [each for each in picked if each not in alone]
-    parts = []
-    if alone:
-        said = ", ".join(_said(each, task) for each in alone)
-        parts.append(f"against the best fixed exit at no more time (batch 1), {said}")
-    if combined:
-        said = ", ".join(_said(each, task) for each in combined)
-        parts.append(f"{'and ' if alone else ''}on top of an exit, {said}")
-    return f"{name}: {'; '.join(parts)}." if parts else f"{name}: nothing was compared."
+    if not picked:
+        return f"{name}: nothing was compared."
+    said = ", ".join(_said(each, exit, task.metric) for each in picked)
+    where = "full depth" if task.chosen == task.full else f"exit {task.chosen}"
+    return f"{name}: against {where} ({format_number(exit.timings[0].latency_ms.p50)} ms measured, one window): {said}."
 
 
 def draw_alternatives(alternatives: Alternatives, path: Path) -> None:
@@ -128,15 +124,17 @@ def _costs(network: Network, task: TaskAlternatives) -> list[str]:
     return [network.name, f"{network.bytes / 1e6:.2f}", *times, format_score(network.test.mean, task.metric)]
 
 
-def _matched_cell(matched: Matched, metric: str) -> str:
-    if matched.gain is None:
-        return "faster than every exit"
-    said = {"better": "better", "worse": "worse"}.get(matched.verdict, "")
-    return f"{format_gain(matched.gain, metric)}\n{matched.exit}{', ' if said else ''}{said}"
+def _cell(against: Against, metric: str) -> str:
+    if against.gain is None:
+        return "faster than\nevery exit"
+    notes = [against.exit or ""] if against.batch is not None else []
+    notes += [against.verdict] if against.verdict in ("better", "worse") else []
+    return format_gain(against.gain, metric).replace(" points", "") + ("\n" + ", ".join(notes) if notes else "")
 
 
-def _said(each: Alternative, task: TaskAlternatives) -> str:
-    matched = each.matched[0]
-    if matched.gain is None:
-        return f"{each.network.name} is faster than every exit ({format_gain(each.gain_over_chosen, task.metric)})"
-    return f"{each.network.name} {format_gain(matched.gain, task.metric)} ({matched.exit})"
+def _said(each: Alternative, exit: Network, metric: str) -> str:
+    """``pruned by 75% +0.4 points [-0.5, 1.2] in 0.80 of the time``."""
+    assert each.chosen.gain is not None, "the chosen exit is always there"
+    share = each.network.timings[0].relative / exit.timings[0].relative
+    verdict = f", {each.chosen.verdict}" if each.chosen.verdict in ("better", "worse") else ""
+    return f"{each.network.name} {format_gain(each.chosen.gain, metric)}{verdict} in {share:.2f} of the time"

@@ -35,10 +35,10 @@ class Network(Part):
     timings: list[Timing]
 
 
-class Matched(Part):
-    """Against the fixed exit that is best on validation among those that take no more time."""
+class Against(Part):
+    """Against a fixed exit: the chosen one, or the best on validation among those that take no more time."""
 
-    batch: int
+    batch: int | None = Field(description="At which times were matched; None for the chosen exit, whatever the times")
     exit: str | None = Field(description="None where every exit takes more time")
     gain: Gain | None
     val_gain: float | None = Field(description="Positive is better, whatever the metric's direction")
@@ -51,8 +51,8 @@ class Alternative(Part):
     """What a user would do instead, or on top."""
 
     network: Network
-    gain_over_chosen: Gain = Field(description="Against the chosen exit, whatever the times")
-    matched: list[Matched]
+    chosen: Against
+    matched: list[Against] = Field(description="One per batch size of the timings")
 
 
 class TaskAlternatives(Part):
@@ -69,7 +69,8 @@ class TaskAlternatives(Part):
     exits: list[Network] = Field(description="float32, in order of depth; heads of the bundle")
     alternatives: list[Alternative]
     picked: list[str] = Field(
-        description="Of each method, alone and combined, the size that is furthest above its matched exit on validation"
+        description="Of each method, alone and combined: the size that is best on validation in the time of the chosen exit, "
+        "one window at a time; the fastest if none is as fast"
     )
     notes: list[str] = Field([], description="What could not be built, and why")
     sentence: str = ""
