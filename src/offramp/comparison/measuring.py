@@ -146,21 +146,29 @@ def _as_executed(row: BudgetRow, longer: float) -> BudgetRow:
 
 @torch.inference_mode()
 def stage_milliseconds(machine: Machine, exits: Sequence[str]) -> CascadeCosts:
-    """Time of one window to every exit, and of pooling, head and a decision there, in batches as they come; medians."""
-    states = {exit.name: state for exit, state in machine.encoder.visit(machine.inputs, exits)}
-    calls: dict[tuple[str, str], Callable[[], object]] = {}
-    for exit in exits:
-        calls["reach", exit] = partial(_reach, machine, exit)
-        calls["consult", exit] = partial(_consult, machine, exit, states[exit])
+    """Time of one window to every exit, and of pooling, head and a decision there, in batches as they come; medians.
+
+    Every stage is timed by itself, from the state before it, and the way to an exit is their sum.
+    """
+    encoder = machine.encoder
+    calls: dict[tuple[str, str], Callable[[], object]] = {
+        ("stage", "begin"): partial(_settle, encoder.begin, machine.inputs)
+    }
+    state = encoder.begin(machine.inputs)
+    for stage, exit in enumerate(exits):
+        calls["stage", exit] = partial(_settle, encoder.advance, stage, state)
+        state = encoder.advance(stage, state)
+        calls["consult", exit] = partial(_consult, machine, exit, state)
     times = {name: float(np.median(runs)) for name, runs in time_interleaved(calls, 0.0, STAGE_ROUNDS).items()}
     scale = 1e3 / len(machine.inputs)
-    reach = np.maximum.accumulate([times["reach", exit] for exit in exits]) * scale
-    return CascadeCosts(tuple(reach.tolist()), tuple(times["consult", exit] * scale for exit in exits), "ms")
+    stages = [times["stage", name] * scale for name in ("begin", *exits)]
+    consult = tuple(times["consult", exit] * scale for exit in exits)
+    return CascadeCosts(tuple(np.cumsum(stages)[1:].tolist()), consult, "ms")
 
 
-def _reach(machine: Machine, exit: str) -> None:
-    ((_, state),) = machine.encoder.visit(machine.inputs, [exit])
-    state[0].flatten()[:1].cpu()  # reading something back waits for an accelerator
+def _settle(run: Callable[..., State], *given: object) -> None:
+    """Run, and read something back, which waits for an accelerator."""
+    run(*given)[0].flatten()[:1].cpu()
 
 
 def _consult(machine: Machine, exit: str, state: State) -> None:
