@@ -21,11 +21,17 @@ from offramp.features import batch_size
 from offramp.fitting.fit import Problem, fit_exit
 from offramp.fitting.tokens import target_positions
 from offramp.pipeline import LATENCY_SECONDS
-from offramp.preparation import Prepared, check_task, load, prepare
-from offramp.routing import check_policies, check_unseen_class
-from offramp.suite import LoadedSuite
+from offramp.policies.search import Searcher
+from offramp.policies.windows import Windows
+from offramp.preparation import Prepared, check_task, load, prepare, untrained_heads
+from offramp.routing import cascade_costs, check_policies, check_unseen_class
+from offramp.suite import LoadedSuite, Suite
 
 RAW_WIDTH = 1024
+POLICY_SHARE = 2.0
+"""Time of all that a seed's policies take over that of its first search."""
+TIMED_PASSES = 40
+"""Batches through the encoder while policies are executed and timed."""
 """Most columns of the raw-input control."""
 REPORT_SECONDS = 5.0
 
@@ -111,11 +117,12 @@ def _plan(encoder: StagedEncoder, prepared: Prepared, loaded: LoadedSuite, devic
     if "raw_input" in controls:
         solved.append(min(RAW_WIDTH, math.prod(prepared.input_shape)))
     heads = _seconds_for_heads(encoder, prepared.problem, taps, solved)
+    routed = _seconds_for_policies(encoder, prepared, loaded.suite, per_window)
     return PlannedTask(
         name=prepared.task.name,
         counts=counts,
         groups=(len(outside), len(inside)),
-        seconds=passes * dataset.windows.count * per_window + heads + LATENCY_SECONDS * len(widths),
+        seconds=passes * dataset.windows.count * per_window + heads + routed + LATENCY_SECONDS * len(widths),
         disk_bytes=4 * sum(math.prod(tap.shape[1:]) for tap in taps) * passes * dataset.windows.count,
     )
 
@@ -156,3 +163,22 @@ def _seconds_for_heads(
     seconds = time.perf_counter() - started
     relative = sum(0.5 + 0.5 * width / int(rows.shape[-1]) for width in widths)
     return seconds * relative * len(problem.split.draws)
+
+
+def _seconds_for_policies(encoder: StagedEncoder, prepared: Prepared, suite: Suite, per_window: float) -> float:
+    """One seed's search is run on made-up outputs; it is repeated at matched time, and policies are executed and timed."""
+    asked, problem = suite.policies, prepared.problem
+    if asked is None or not asked.applies_to(prepared.task):
+        return 0.0
+    rng, names = np.random.default_rng(0), tuple(exit.name for exit in encoder.exits)
+    held = problem.split.draws[0].folds[0][1]
+    outputs = {name: rng.standard_normal((len(held), problem.outputs), dtype=np.float32) for name in names}
+    windows = Windows(names, outputs, problem.dataset.targets[held], problem.metric)
+    costs = cascade_costs(encoder, prepared, untrained_heads(encoder, prepared))
+    started = time.perf_counter()
+    searcher = Searcher(windows, prepared.task.kind)
+    searcher.search(asked.criteria_for(prepared.task.kind), costs, costs.fixed().tolist())
+    seconds = time.perf_counter() - started
+    noisy = len(problem.split.test) if asked.noise_db is not None else 0
+    executed = TIMED_PASSES * asked.batch
+    return POLICY_SHARE * seconds * len(suite.seeds) + (noisy + executed) * per_window
