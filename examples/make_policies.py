@@ -144,7 +144,9 @@ def _row(task: str, result: TaskResult) -> str:
 
 def _routed(budget: BudgetRow, metric: str) -> str:
     row = routed_row(budget)
-    return "" if row is None else f"{policy_name(row.name)} {format_score(row.test.mean, metric)}"
+    if row is None:
+        return ""
+    return f"{policy_name(row.name)} {format_score(row.test.mean, metric)}, at {row.cost / budget.budget:.0%} of the budget"
 
 
 def _gain(budget: BudgetRow, result: TaskResult) -> str:
