@@ -211,3 +211,11 @@ def test_changed_data_is_refused(lab: Path, tmp_path: Path):
     (tmp_path / "suite.yaml").write_text((lab / "suite.yaml").read_text())
     with pytest.raises(OfframpError, match="has changed since the run: run the suite again"):
         compare_alternatives(load_suite(tmp_path / "suite.yaml"), lab / "run", ["los"], ["int8"])
+
+
+def test_the_command_line_refuses_in_one_line(lab: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.run(["alternatives", str(lab / "suite.yaml"), "--out", str(lab / "run"), "--method", "fp16"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("offramp: unknown method 'fp16'")
+    assert said.err.count("\n") == 1

@@ -90,3 +90,28 @@ def test_ranges_come_from_the_windows_given(graph: bytes, quantised: bytes):
     quiet = open_session(quantise(graph, 0.05 * windows(300))).run(None, {INPUT: x})[0]
     well = open_session(quantised).run(None, {INPUT: x})[0]
     assert np.abs(quiet - expected).mean() > 5 * np.abs(well - expected).mean()
+
+
+def test_sums_of_a_transformer_stay_float():
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("MatMul", [INPUT, "matrix"], ["projected"], "project"),
+        helper.make_node("Add", ["projected", INPUT], ["residual"], "add"),
+        helper.make_node("MatMul", ["residual", "head"], ["outputs"], "answer"),
+    ]
+    given = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", 16])
+    answer = helper.make_tensor_value_info("outputs", TensorProto.FLOAT, ["batch", CLASSES])
+    shapes = {"matrix": (16, 16), "head": (16, CLASSES)}
+    constants = [
+        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), n) for n, shape in shapes.items()
+    ]
+    graph = helper.make_graph(nodes, "g", [given], [answer], constants)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    x = rng.standard_normal((200, 16)).astype(np.float32)
+    found = onnx.load_from_string(quantise(made.SerializeToString(), x))
+    makers = {name: node.op_type for node in found.graph.node for name in node.output}
+    kinds = {node.name: [makers.get(name, "given") for name in node.input] for node in found.graph.node}
+    assert kinds["add"][1] == "given"
+    assert kinds["answer"] == ["DequantizeLinear", "DequantizeLinear"]
+    stored = {tensor.name for tensor in found.graph.initializer}
+    assert {"matrix_quantized", "head_quantized"} <= stored

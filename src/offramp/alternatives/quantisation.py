@@ -20,7 +20,8 @@ CALIBRATION_WINDOWS = 256
 CALIBRATION_BATCH = 32
 LAYERS = ("Conv", "Gemm", "MatMul")
 JOINTS = ("Add", "Relu")
-"""Quantised beside the layers, so that residual networks stay in int8 from layer to layer."""
+"""Quantised beside the layers of convolutional networks, which so stay in int8 from layer to layer. In transformers they carry the
+residual stream, whose few large values would leave the others few steps."""
 
 
 def quantise(content: bytes, windows: NDArray[np.float32]) -> bytes:
@@ -48,6 +49,8 @@ def quantise(content: bytes, windows: NDArray[np.float32]) -> bytes:
             Path(given).write_bytes(content)
             # The exporter has simplified the graph already, and without running it the batch axis stays dynamic.
             quant_pre_process(given, prepared, skip_optimization=True, skip_symbolic_shape=True)
+            model = onnx.load(prepared)
+            attends = any(node.op_type == "MatMul" for node in model.graph.node)
             quantization.quantize_static(
                 prepared,
                 done,
@@ -57,8 +60,8 @@ def quantise(content: bytes, windows: NDArray[np.float32]) -> bytes:
                 # Signed activations run at half the speed of unsigned ones on x86.
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
-                op_types_to_quantize=[*LAYERS, *JOINTS],
-                nodes_to_exclude=_before_the_first_layer(onnx.load(prepared)),
+                op_types_to_quantize=[*LAYERS] if attends else [*LAYERS, *JOINTS],
+                nodes_to_exclude=_before_the_first_layer(model),
             )
             return Path(done).read_bytes()
     finally:
