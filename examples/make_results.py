@@ -96,6 +96,8 @@ def make_vit(runs: Path) -> None:
 
     from offramp.encoders import from_module
 
+    if (runs / "vit" / "encoder" / "config.json").exists():
+        return
     start = runs / "vit" / "start"
     if not (start / "config.json").exists():
         config = ViTConfig(
