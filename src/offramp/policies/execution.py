@@ -153,14 +153,16 @@ class _Task:
     def decisions(self, order: NDArray[np.int64], first: int) -> Decisions:
         """All answers, where ``order`` says which windows left one after the other; ``first`` is the number of the first one."""
         policy = self.cascade.policy
-        exits, outputs = (_to_numpy(parts) for parts in zip(*self.gone, strict=True))
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        exit, answers = exits[back], outputs[back]
+        exit, answers = (_to_numpy(parts) for parts in zip(*self.gone, strict=True))
+        if len(self.gone) > 1:  # else all left together, in order
+            back = np.empty_like(order)
+            back[order] = np.arange(len(order))
+            exit, answers = exit[back], answers[back]
         check_finite(answers, first)
         rejected = np.zeros(len(order), dtype=np.bool_)
-        at_last = np.flatnonzero(exit == len(policy.exits) - 1)
-        rejected[at_last] = policy.rejects(policy.exits[-1], answers[at_last])
+        if policy.reject_below is not None:
+            at_last = np.flatnonzero(exit == len(policy.exits) - 1)
+            rejected[at_last] = policy.rejects(policy.exits[-1], answers[at_last])
         return Decisions(exit, answers, rejected)
 
 
