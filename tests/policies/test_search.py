@@ -185,6 +185,13 @@ def test_losses_of_a_metric_that_grows_and_of_windows_with_nothing_to_gain() -> 
     assert windows.right.tolist() == [[False, True], [True, True]]
 
 
+def test_losses_of_accuracies_are_their_misses() -> None:
+    labels = np.asarray([0, 1, 2])
+    outputs = {"a": np.asarray([[3, 2, 1, 0], [3, 2, 1, 0], [0, 2, -1, 1]], dtype=np.float32)}
+    for name, missed in (("accuracy", [0, 1, 1]), ("balanced_accuracy", [0, 1, 1]), ("top3_accuracy", [0, 0, 1])):
+        assert Windows(("a",), outputs, labels, METRICS[name]).losses.tolist() == [missed]
+
+
 def test_an_answer_of_a_regression_that_hardly_differs_is_as_good() -> None:
     windows = regressed(2)
     nearly = dict(windows.outputs) | {"a": windows.outputs["d"] + np.float32(1e-5)}

@@ -45,11 +45,9 @@ class Windows:
     def losses(self) -> Array:
         """What every exit's answer loses on each window, ``(E, N)``.
 
-        Classification: 1 for a wrong answer. Regression: the distance to the target; or, where a metric grows with the quality, what
-        the window's own score lacks to 1 (nothing where there is nothing to gain).
+        What the window's own score lacks to 1, where the metric grows with the quality: for accuracies, 1 for a wrong answer; nothing
+        where there is nothing to gain. Otherwise the distance to the target.
         """
-        if self.metric.kind == "classification":
-            return np.stack([self.outputs[exit].argmax(1) != self.targets for exit in self.exits]).astype(np.float64)
         if self.metric.higher_is_better:
             score = self.metric.score(self.statistics)
             return np.where(np.isnan(score), 0.0, np.maximum(0.0, 1.0 - score))
