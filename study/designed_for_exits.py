@@ -30,6 +30,7 @@ from offramp.features import batch_size, fill_bank, freeze
 from offramp.files import atomic_path, write_text
 from offramp.fitting.fit import Problem, fit_exit
 from offramp.resampling import Resamples, paired_gain, resampling_units, summarise
+from offramp.results import Gain
 from offramp.suite import load_suite
 from offramp.tasks import TaskSpec
 from offramp.training.exits import ExitTraining, train_exits
@@ -231,11 +232,13 @@ def write_page(cells: list[Cell], sums: dict[str, dict[str, Sums]], settings: Se
     text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    tables = "\n\n".join([_in_short(cells, sums), _differences(cells, sums), *_scores(cells, sums, settings)])
+    tables = "\n\n".join(
+        [_in_short(cells, sums), _differences(cells, sums), _designed(cells, sums), *_scores(cells, sums, settings)]
+    )
     write_text(page, f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}")
 
 
-def _gain(cell: Cell, sums: dict[str, Sums], method: str, exit: str) -> Any:
+def _gain(cell: Cell, sums: dict[str, Sums], method: str, exit: str) -> Gain:
     """A method against heads on the frozen plain encoder at the same exit, paired over test units and seeds."""
     place = encoder_of(PLAIN).exit_index(exit)
     problem = cell.problem
@@ -245,22 +248,48 @@ def _gain(cell: Cell, sums: dict[str, Sums], method: str, exit: str) -> Any:
 
 
 def _in_short(cells: list[Cell], sums: dict[str, dict[str, Sums]]) -> str:
+    parts: dict[str, list[Cell]] = {"ID": [], "OOD": []}
+    for cell in cells:
+        parts["ID" if cell.problem.task.shift == "id" else "OOD"].append(cell)
+    places = [(part, exit) for part in parts for exit in (EARLY, FULL)]
+    counted = " and ".join(f"{len(found)} {part}" for part, found in parts.items())
     lines = [
-        f"Against heads on the frozen plain encoder at the same exit, over {len(cells)} pairs of task and labels: mean difference in "
-        "points, and in how many pairs its 95% interval lies above or below zero.",
+        f"Against heads on the frozen plain encoder at the same exit, over {counted} pairs of task and labels: mean difference in points, "
+        "and in how many pairs its 95% interval lies above or below zero.",
         "",
-        f"| | {EARLY} | {FULL} |",
-        "| --- | --- | --- |",
+        f"| | {' | '.join(f'{part}, {exit}' for part, exit in places)} |",
+        f"| --- |{' --- |' * len(places)}",
     ]
     for method in METHODS[1:]:
         row = []
-        for exit in (EARLY, FULL):
-            gains = [_gain(cell, sums[cell.name], method, exit) for cell in cells]
+        for part, exit in places:
+            gains = [_gain(cell, sums[cell.name], method, exit) for cell in parts[part]]
             better = sum(gain.ci95[0] > 0 for gain in gains)
             worse = sum(gain.ci95[1] < 0 for gain in gains)
-            row.append(f"{100 * np.mean([g.mean for g in gains]):+.1f}; {better} better, {worse} worse")
+            mean = np.mean([gain.mean for gain in gains]) if gains else np.nan
+            row.append(f"{100 * mean:+.1f}; {better} better, {worse} worse")
         lines.append(f"| {method} | {' | '.join(row)} |")
     return "\n".join(lines)
+
+
+def _designed(cells: list[Cell], sums: dict[str, dict[str, Sums]]) -> str:
+    exits = [exit.name for exit in encoder_of(PLAIN).exits]
+    lines = [
+        "The frozen exit-aware encoder minus the frozen plain one, at every exit:",
+        "",
+        f"| task | labels per class | {' | '.join(exits)} |",
+        f"| --- | --- |{' --- |' * len(exits)}",
+    ]
+    for cell in cells:
+        row = [_shown(_gain(cell, sums[cell.name], FROZEN_AWARE, exit)) for exit in exits]
+        lines.append(f"| {cell.problem.task.name} | {cell.labels or 'all'} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def _shown(gain: Gain) -> str:
+    low, high = gain.ci95
+    text = f"{100 * gain.mean:+.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"**{text}**" if low > 0 or high < 0 else text
 
 
 def _differences(cells: list[Cell], sums: dict[str, dict[str, Sums]]) -> str:
@@ -273,13 +302,7 @@ def _differences(cells: list[Cell], sums: dict[str, dict[str, Sums]]) -> str:
         f"| --- | --- |{' --- |' * len(heads)}",
     ]
     for cell in cells:
-        row = []
-        for exit in (EARLY, FULL):
-            for method in METHODS[1:]:
-                gain = _gain(cell, sums[cell.name], method, exit)
-                low, high = gain.ci95
-                shown = f"{100 * gain.mean:+.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-                row.append(f"**{shown}**" if low > 0 or high < 0 else shown)
+        row = [_shown(_gain(cell, sums[cell.name], method, exit)) for exit in (EARLY, FULL) for method in METHODS[1:]]
         lines.append(f"| {cell.problem.task.name} | {cell.labels or 'all'} | {' | '.join(row)} |")
     return "\n".join(lines)
 
