@@ -136,5 +136,5 @@ def _said(each: Alternative, exit: Network, metric: str) -> str:
     """``pruned by 75% +0.4 points [-0.5, 1.2] in 0.80 of the time``."""
     assert each.chosen.gain is not None, "the chosen exit is always there"
     share = each.network.timings[0].relative / exit.timings[0].relative
-    verdict = f", {each.chosen.verdict}" if each.chosen.verdict in ("better", "worse") else ""
+    verdict = f" ({each.chosen.verdict})" if each.chosen.verdict in ("better", "worse") else ""
     return f"{each.network.name} {format_gain(each.chosen.gain, metric)}{verdict} in {share:.2f} of the time"
