@@ -347,9 +347,10 @@ def test_links_between_pages_lead_somewhere():
 
 
 def make_placeholders(folder: Path) -> None:
-    """``SUITE.yaml`` with a task ``los``, and ``new.h5``."""
+    """``SUITE.yaml`` with a task ``los`` and policies, and ``new.h5``."""
     suite = yaml.safe_load((folder / "mine.yaml").read_text())
-    (folder / "SUITE.yaml").write_text(yaml.safe_dump(suite | {"tasks": [suite["tasks"][0] | {"name": "los"}]}))
+    los = {"tasks": [suite["tasks"][0] | {"name": "los"}], "policies": {"criteria": ["confidence"]}}
+    (folder / "SUITE.yaml").write_text(yaml.safe_dump(suite | los))
     shutil.copy(folder / "mine.h5", folder / "new.h5")
 
 
