@@ -73,9 +73,7 @@ def test_errors_are_better_when_lower() -> None:
     assert "confidence reaches mean error 4.21 against 4.30 for the fixed exit" in text
     assert "(gain +0.090 [0.020, 0.160] over the windows of few groups only)" in text
     assert "random exits do as well: 4.20" in text
-    assert text.endswith(
-        "an oracle that leaves at the best answer would reach 2.50 with 20% more MACs."
-    )
+    assert text.endswith("an oracle that leaves at the best answer would reach 2.50 with 20% more MACs.")
 
 
 def test_what_is_not_known_is_left_out() -> None:

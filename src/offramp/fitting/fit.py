@@ -172,9 +172,7 @@ def _fit_draws(
     return [_cross_validate(problem, features, draw) for draw in draws]
 
 
-def _pick(
-    problem: Problem, features: FeatureRows, draw: Draw, grids: Sequence[Sequence[Head]]
-) -> _FittedDraw:
+def _pick(problem: Problem, features: FeatureRows, draw: Draw, grids: Sequence[Sequence[Head]]) -> _FittedDraw:
     """The strength that is best on validation, over all folds; the head is that of the last fold."""
     strengths = _strengths(problem.task)
     totals = [np.zeros((problem.val_units.count, 1)) for _ in strengths]

@@ -250,7 +250,8 @@ def verdict_sentence(counts: VerdictCounts) -> str:
         "groups, and say nothing of new ones."
     )
     return (
-        "; ".join(clauses) + f".{scope if shaky else ''} A win is a 95% interval clear of zero, not corrected for the number of comparisons: "
+        "; ".join(clauses)
+        + f".{scope if shaky else ''} A win is a 95% interval clear of zero, not corrected for the number of comparisons: "
         "where nothing differs, each side wins about 2.5% of them by chance."
     )
 
