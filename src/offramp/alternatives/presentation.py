@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -111,6 +112,9 @@ def _paint(axes: Axes, name: str, task: TaskAlternatives) -> None:
                 fill = "none" if hollow else colour
                 axes.plot(*_points(group), marker, color=colour, mfc=fill, label=label, markersize=7)
     axes.set(title=name, xscale="log", xlabel="measured time of one window, full depth = 1")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:g}"))
     axes.set_ylabel(metric_label(task.metric) + ("" if task.higher_is_better else " (lower is better)"))
     axes.grid(color=GRID)
 
