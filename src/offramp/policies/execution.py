@@ -86,6 +86,8 @@ def run_cascades(encoder: StagedEncoder, cascades: Sequence[Cascade], x: Tensor,
         decided = run_cascades(encoder, cascades, x.new_zeros(1, *x.shape[1:]))
         return [Decisions(each.exit[:0], each.outputs[:0], each.rejected[:0]) for each in decided]
     encoder.input.check_values(x)
+    if len(x) == 1 and len(cascades) == 1:
+        return [_one_window(encoder, cascades[0], tuple(asking), x, first)]
     present, gone = _numbers(len(x), x.device), []
     tasks = [_Task(cascade, present) for cascade in cascades]
     state, stages, last = encoder.begin(x), 0, max(asking)
@@ -114,6 +116,25 @@ def run_cascades(encoder: StagedEncoder, cascades: Sequence[Cascade], x: Tensor,
         task.part(slice(None), slice(0))
     order = _to_numpy([*gone, present])
     return [task.decisions(order, first) for task in tasks]
+
+
+def _one_window(encoder: StagedEncoder, cascade: Cascade, exits: tuple[int, ...], x: Tensor, first: int) -> Decisions:
+    """One window leaves or stays: there is no batch to keep account of, which would cost more than small stages do."""
+    policy, state, stages = cascade.policy, encoder.begin(x), 0
+    memory = policy.start(1)
+    for exit, name in zip(exits, policy.exits, strict=True):
+        for stage in range(stages, exit + 1):
+            state = encoder.advance(stage, state)
+        stages = exit + 1
+        outputs: Array = cascade.heads[name](encoder.pool(exit, state, cascade.pooling))
+        if outputs.device.type == "cpu":
+            outputs = outputs.numpy()
+        leave, memory = policy.step(name, outputs, memory)
+        if leave[0]:
+            break
+    answers = _to_numpy([outputs])
+    check_finite(answers, first)
+    return Decisions(np.asarray([policy.exits.index(name)]), answers, np.asarray(policy.rejects(name, answers)))
 
 
 class _Task:
