@@ -28,6 +28,9 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     temperature: Annotated[float, typer.Option(help="self-distillation: of the last exit's answers.")] = 3.0,
     rank: Annotated[int, typer.Option(help="low-rank: of the adapters.")] = 8,
+    normalisation: Annotated[
+        str, typer.Option(help="BatchNorm: batch, or stored to keep the averages of the encoder (better with few labels).")
+    ] = "batch",
     seed: Annotated[int, typer.Option(help="Seed of heads and minibatches.")] = 0,
     device: Annotated[str, typer.Option(help="Where it trains, e.g. cpu or cuda.")] = "cpu",
 ) -> None:
@@ -54,6 +57,7 @@ def train(
         learning_rate=learning_rate,
         temperature=temperature,
         rank=rank,
+        normalisation=normalisation,  # type: ignore[arg-type]
         seed=seed,
     )
     with Steps() as shown:
