@@ -17,6 +17,7 @@ from tiny import noise, tiny_encoder, tones, write_hdf5
 
 from offramp import costs, pipeline
 from offramp.bundle import load_bundle, load_examples
+from offramp.data.dataset import load_dataset
 from offramp.data.splits import load_split
 from offramp.encoders.registry import load_encoder
 from offramp.encoders.storage import save_encoder
@@ -381,7 +382,7 @@ class TestSettings:
         saved = str(tmp_path / "out" / "splits" / "los.json")
         again = run(lay_out(tmp_path, [task(group=None, split={"file": saved})], controls=[]), "again")
         assert again["tasks"]["los"]["split_sha256"] == first["tasks"]["los"]["split_sha256"]
-        data = pipeline.load_dataset(load_suite(tmp_path / "suite.yaml").tasks[0].data, "classification")
+        data = load_dataset(load_suite(tmp_path / "suite.yaml").tasks[0].data, "classification")
         assert load_split(Path(saved), data).sha256 == first["tasks"]["los"]["split_sha256"]
 
     def test_by_reference(self, tmp_path: Path) -> None:
