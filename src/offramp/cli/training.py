@@ -29,7 +29,8 @@ def train(
     temperature: Annotated[float, typer.Option(help="self-distillation: of the last exit's answers.")] = 3.0,
     rank: Annotated[int, typer.Option(help="low-rank: of the adapters.")] = 8,
     normalisation: Annotated[
-        str, typer.Option(help="BatchNorm: batch, or stored to keep the averages of the encoder (better with few labels).")
+        str,
+        typer.Option(help="BatchNorm: batch, or stored to keep the averages of the encoder (better with few labels)."),
     ] = "batch",
     seed: Annotated[int, typer.Option(help="Seed of heads and minibatches.")] = 0,
     device: Annotated[str, typer.Option(help="Where it trains, e.g. cpu or cuda.")] = "cpu",
