@@ -127,8 +127,7 @@ def shift_row(
     """
     metric, decided = contest.problem.metric, sample.decide(policy)
     early = decided.exit < len(policy.exits) - 1
-    consulted = np.asarray([contest.exits.index(exit) for exit in policy.exits])
-    right = sample.windows.right[consulted[decided.exit], np.arange(sample.windows.count)]
+    right = sample.windows.right[sample.answered_at(decided, policy), np.arange(sample.windows.count)]
     full_right = sample.windows.right[-1]
     believed = confidences(policy, decided) if contest.problem.task.kind == "classification" else None
     score = float(metric.score(sample.statistics(decided, policy).sum(0)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from offramp.comparison.samples import Sample, confidences
 from offramp.metrics import Array
@@ -40,14 +39,14 @@ def rejecting(policy: Policy, most_error: float, val: Sample, test: Sample) -> t
     """
     decided = val.decide(policy)
     certain = np.where(decided.exit == len(policy.exits) - 1, confidences(policy, decided), np.inf)
-    wrong = val.windows.losses[_answered_by(val, policy, decided.exit), np.arange(val.windows.count)]
+    wrong = val.windows.losses[val.answered_at(decided, policy), np.arange(val.windows.count)]
     limits, errors = _errors(certain, wrong)
     enough = np.flatnonzero(errors <= most_error)
     chosen = int(enough[0]) if len(enough) else int(np.argmin(errors))
     found = replace(policy, reject_below=float(limits[chosen]))
     tested = test.decide(found)
     kept = ~tested.rejected
-    test_wrong = test.windows.losses[_answered_by(test, found, tested.exit), np.arange(test.windows.count)][kept]
+    test_wrong = test.windows.losses[test.answered_at(tested, found), np.arange(test.windows.count)][kept]
     return found, Rejection(
         asked=most_error,
         validation_error=float(errors[chosen]),
@@ -66,8 +65,3 @@ def _errors(certain: Array, wrong: Array) -> tuple[Array, Array]:
     counted = count_above[first]
     errors = np.divide(wrong_above[first], counted, out=np.zeros(len(limits)), where=counted > 0)
     return limits, errors
-
-
-def _answered_by(sample: Sample, policy: Policy, left: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Index among all exits of the one that answered each window."""
-    return np.asarray([sample.windows.exits.index(exit) for exit in policy.exits])[left]

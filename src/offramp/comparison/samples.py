@@ -37,9 +37,12 @@ class Sample:
 
     def statistics(self, decided: Decisions, policy: Policy) -> Array:
         """Metric statistics ``(N, q)`` of the answers under a policy."""
-        consulted = np.asarray([self.windows.exits.index(exit) for exit in policy.exits])
-        answers: Array = self.windows.statistics[consulted[decided.exit], np.arange(self.windows.count)]
+        answers: Array = self.windows.statistics[self.answered_at(decided, policy), np.arange(self.windows.count)]
         return answers
+
+    def answered_at(self, decided: Decisions, policy: Policy) -> NDArray[np.int64]:
+        """Where each window was answered, as an index into all exits, int64 ``(N,)``."""
+        return np.asarray([self.windows.exits.index(exit) for exit in policy.exits])[decided.exit]
 
     def sums(self, statistics: Array) -> Array:
         """Statistics summed per unit, ``(U, q)``."""
