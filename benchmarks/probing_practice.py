@@ -38,8 +38,8 @@ from offramp.encoders.registry import load_encoder, packaged_weights
 from offramp.features import FeatureBank, fill_bank, freeze
 from offramp.fitting.fit import STRENGTHS, FittedExit, Problem, fit_exit, head_statistics
 from offramp.resampling import Resamples, per_seed_scores, resampling_units
+from offramp.schema.tasks import TaskSpec
 from offramp.selection import non_inferior
-from offramp.tasks import TaskSpec
 from offramp.transforms import Transform
 
 SHIPPED = "wavesfm-micro-iq"

@@ -31,7 +31,7 @@ from offramp.files import atomic_path, write_text
 from offramp.heads import head_module
 from offramp.metrics import METRICS
 from offramp.pipeline import Prepared, prepare
-from offramp.suite import load_suite
+from offramp.schema.suite import load_suite
 
 HERE = Path(__file__).resolve().parent
 TASK = "prediction"

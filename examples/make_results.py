@@ -20,8 +20,8 @@ from offramp.encoders.registry import load_encoder, packaged_weights
 from offramp.files import write_text
 from offramp.report.loading import load_results
 from offramp.report.terminal import markdown_table
-from offramp.results import ExitControl, FeatureRow, Results
-from offramp.suite import load_suite
+from offramp.schema.results import ExitControl, FeatureRow, Results
+from offramp.schema.suite import load_suite
 
 HERE = Path(__file__).resolve().parent
 SAME = "The same tasks with another encoder."

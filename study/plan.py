@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from offramp.tasks import Shift, SyntheticSpec
+from offramp.schema.tasks import Shift, SyntheticSpec
 from offramp.training.config import PretrainingConfig
 
 SHOTS = (1, 10, 50, 100, 500)

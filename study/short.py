@@ -15,7 +15,7 @@ from rich.table import Table
 
 from offramp.report.loading import load_results
 from offramp.report.numbers import format_difference, format_gain_interval, format_percent
-from offramp.results import Gain, Results, TaskResult
+from offramp.schema.results import Gain, Results, TaskResult
 
 
 def gain_over(task: TaskResult, control: str) -> Gain | None:

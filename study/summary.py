@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from plan import LABEL_SEEDS, PRETRAINED, RANDOM, SHOTS, TASKS, StudyTask
 
 from offramp.resampling import holm
-from offramp.results import Gain
+from offramp.schema.results import Gain
 
 TOLERANCE = 0.01
 """An exit is non-inferior if it is at most one point of accuracy worse than the full encoder."""

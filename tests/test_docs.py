@@ -36,9 +36,9 @@ from offramp.encoders.iq_resnet import IQResNet
 from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.registry import load_encoder, random_encoder
 from offramp.encoders.storage import save_encoder
-from offramp.policies.spec import CostSpec, GuaranteeSpec, PoliciesSpec
-from offramp.suite import EncoderSpec, SelectionSpec, Suite, load_suite
-from offramp.tasks import (
+from offramp.schema.policies import CostSpec, GuaranteeSpec, PoliciesSpec
+from offramp.schema.suite import EncoderSpec, SelectionSpec, Suite, load_suite
+from offramp.schema.tasks import (
     ChannelSpec,
     DataSpec,
     DegradeSpec,

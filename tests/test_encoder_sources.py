@@ -20,7 +20,7 @@ from offramp.encoders import from_module
 from offramp.errors import EncoderError, OfframpError
 from offramp.inspection import EncoderInspection, inspect_target
 from offramp.pipeline import run_suite
-from offramp.suite import load_suite
+from offramp.schema.suite import load_suite
 
 transformers = pytest.importorskip("transformers")
 

@@ -23,8 +23,8 @@ from offramp.encoders.registry import load_encoder
 from offramp.encoders.storage import save_encoder
 from offramp.errors import DataError, EncoderError, OfframpError
 from offramp.pipeline import run_suite
-from offramp.results import Results
-from offramp.suite import load_suite
+from offramp.schema.results import Results
+from offramp.schema.suite import load_suite
 
 COUNT, GROUPS = 240, 24
 EXITS = ["stem", "stage2.0", "stage3.0", "stage4.0", "conv5"]

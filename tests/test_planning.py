@@ -20,7 +20,7 @@ from offramp.encoders.storage import save_encoder
 from offramp.errors import DataError, EncoderError
 from offramp.pipeline import prepare
 from offramp.planning import PlannedTask, plan_suite, plan_table
-from offramp.suite import LoadedSuite, load_suite
+from offramp.schema.suite import LoadedSuite, load_suite
 
 COUNT = 180
 NAMES = ["near", "far", "[bold]lost"]

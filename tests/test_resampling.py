@@ -17,7 +17,7 @@ from offramp.resampling import (
     resampling_units,
     summarise,
 )
-from offramp.results import Gain
+from offramp.schema.results import Gain
 
 ACCURACY, ERROR = METRICS["accuracy"], METRICS["mean_error"]
 

@@ -17,7 +17,7 @@ from offramp.comparison import measuring
 from offramp.encoders.storage import save_encoder
 from offramp.errors import OfframpError, PolicyError, SuiteError
 from offramp.pipeline import run_suite
-from offramp.suite import load_suite
+from offramp.schema.suite import load_suite
 
 COUNT, GROUPS = 400, 80
 EXITS = ["stem", "stage2.0", "stage3.0", "stage4.0", "conv5"]

@@ -25,8 +25,8 @@ from offramp.errors import EncoderError, OfframpError
 from offramp.export import export_onnx
 from offramp.fitting.fit import STRENGTHS
 from offramp.pipeline import prepare, run_suite
-from offramp.results import Results
-from offramp.suite import load_suite
+from offramp.schema.results import Results
+from offramp.schema.suite import load_suite
 
 COUNT, GROUPS = 120, 12
 EXITS = ["stem", "stage2.0", "stage3.0", "stage4.0", "conv5"]

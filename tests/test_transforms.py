@@ -10,7 +10,7 @@ from tiny import noise, source
 
 from offramp.errors import DataError
 from offramp.features import fit_transform
-from offramp.tasks import DegradeSpec
+from offramp.schema.tasks import DegradeSpec
 from offramp.transforms import Transform, degrade, spectrogram
 
 

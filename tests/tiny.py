@@ -18,7 +18,7 @@ from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.registry import random_encoder
 from offramp.fitting.fit import Problem
 from offramp.resampling import resampling_units
-from offramp.tasks import TaskSpec
+from offramp.schema.tasks import TaskSpec
 
 CONFIG = {"channels": [8, 8, 16, 16, 32], "repeats": [2, 2, 2]}
 EXITS = ["stem", "stage2.0", "stage2.1", "stage3.0", "stage3.1", "stage4.0", "stage4.1", "conv5"]

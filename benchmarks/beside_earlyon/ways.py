@@ -23,8 +23,8 @@ from offramp.policies.policy import Policy
 from offramp.policies.search import Searcher
 from offramp.preparation import Prepared, load, prepare
 from offramp.resampling import Resamples
+from offramp.schema.suite import DEFAULT_SUITE, load_suite
 from offramp.selection import non_inferior
-from offramp.suite import DEFAULT_SUITE, load_suite
 
 TASK, TOLERANCE = "modulation", "2%"
 """Of the embedded suite, and its tolerance for the fixed exit."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from offramp.export import export_onnx
     from offramp.pipeline import run_suite
     from offramp.runtime import Predictor, load
-    from offramp.suite import load_suite
+    from offramp.schema.suite import load_suite
 
 _HOMES = {
     "exit_costs": "offramp.costs",
@@ -29,7 +29,7 @@ _HOMES = {
     "run_suite": "offramp.pipeline",
     "Predictor": "offramp.runtime",
     "load": "offramp.runtime",
-    "load_suite": "offramp.suite",
+    "load_suite": "offramp.schema.suite",
 }
 
 __all__ = [

@@ -12,7 +12,7 @@ from offramp.evaluation import Evaluation, Resampling
 from offramp.features import FeatureBank
 from offramp.fitting.fit import FittedExit, fit_exit
 from offramp.preparation import Context, Prepared, bank_of, positions_of
-from offramp.results import ExitControl, FeatureRow
+from offramp.schema.results import ExitControl, FeatureRow
 
 RANDOM_DRAWS = 3
 """Random encoders that the control draws; seed number i uses draw i modulo 3."""

@@ -19,8 +19,8 @@ from offramp.encoders.base import StagedEncoder
 from offramp.encoders.storage import save_encoder
 from offramp.errors import OfframpError
 from offramp.report.card import model_card
-from offramp.results import EncoderInfo, ExitInfo, Latency, Measured, Results
-from offramp.suite import EncoderSpec
+from offramp.schema.results import EncoderInfo, ExitInfo, Latency, Measured, Results
+from offramp.schema.suite import EncoderSpec
 
 
 def measured(costs: Sequence[ExitCost]) -> Measured:

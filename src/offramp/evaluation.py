@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from offramp.fitting.fit import FittedExit, Problem, head_outputs, head_statistics, scoring_blocks
 from offramp.fitting.rows import FeatureRows
 from offramp.resampling import Resamples, paired_gain, summarise
-from offramp.results import ExitControl, ExitRow, FeatureRow, Gain, GroupScore, SnrScores
+from offramp.schema.results import ExitControl, ExitRow, FeatureRow, Gain, GroupScore, SnrScores
 
 SNR_BINS = 8
 

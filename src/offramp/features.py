@@ -20,7 +20,7 @@ from offramp.data.table import WindowSource
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import DataError, EncoderError, OfframpError
 from offramp.files import free_bytes, write_text
-from offramp.tasks import DegradeSpec, SpectrogramSpec, TransformSpec
+from offramp.schema.tasks import DegradeSpec, SpectrogramSpec, TransformSpec
 from offramp.transforms import Transform
 
 BATCH_VALUES = 1 << 19

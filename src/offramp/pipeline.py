@@ -28,9 +28,9 @@ from offramp.preparation import Context, OnProgress, Prepared, bank_of, check_ta
 from offramp.report.html import write_report
 from offramp.report.sentences import sentence
 from offramp.resampling import holm
-from offramp.results import Results, TaskResult
 from offramp.routing import check_policies, check_unseen_class, route
-from offramp.suite import LoadedSuite, SelectionSpec
+from offramp.schema.results import Results, TaskResult
+from offramp.schema.suite import LoadedSuite, SelectionSpec
 
 LATENCY_SECONDS = 0.15
 
@@ -58,7 +58,7 @@ def run_suite(
     Killed at any moment and started again, it goes on with the features it had and ends with the same results.
 
     Args:
-        loaded: From :func:`offramp.suite.load_suite`.
+        loaded: From :func:`offramp.schema.suite.load_suite`.
         out: Output folder; features are kept in ``out/features`` until the run is complete.
         device: Where the encoder runs.
         keep_features: Leave the features on disk for another run.

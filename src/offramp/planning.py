@@ -25,7 +25,7 @@ from offramp.policies.search import Searcher
 from offramp.policies.windows import Windows
 from offramp.preparation import Prepared, check_task, load, prepare, untrained_heads
 from offramp.routing import cascade_costs, check_policies, check_unseen_class
-from offramp.suite import LoadedSuite, Suite
+from offramp.schema.suite import LoadedSuite, Suite
 
 RAW_WIDTH = 1024
 POLICY_SHARE = 2.0

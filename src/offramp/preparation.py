@@ -25,8 +25,8 @@ from offramp.fitting.rows import FeatureRows
 from offramp.fitting.tokens import target_positions
 from offramp.heads import untrained_head
 from offramp.resampling import resampling_units
-from offramp.suite import LoadedSuite, Suite
-from offramp.tasks import TaskSpec
+from offramp.schema.suite import LoadedSuite, Suite
+from offramp.schema.tasks import TaskSpec
 from offramp.transforms import Transform
 
 OnProgress = Callable[[str, int, int], None]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.metrics import Array, Metric
-from offramp.results import Gain, Score
+from offramp.schema.results import Gain, Score
 
 FEWEST_GROUPS = 8
 """With fewer groups an interval over groups means little: windows are resampled instead, and each group is shown."""

@@ -23,11 +23,11 @@ from offramp.features import FeatureBank
 from offramp.fitting.fit import FittedExit
 from offramp.policies.costs import CascadeCosts
 from offramp.policies.policy import Policy
-from offramp.policies.spec import PoliciesSpec
 from offramp.preparation import Context, Prepared, untrained_heads
 from offramp.report.policy_text import measured_policy_sentence, policy_sentence
 from offramp.report.policy_warnings import policy_warnings
-from offramp.results import MeasuredPolicies, PolicyComparison
+from offramp.schema.policies import PoliciesSpec
+from offramp.schema.results import MeasuredPolicies, PolicyComparison
 from offramp.transforms import degrade
 
 

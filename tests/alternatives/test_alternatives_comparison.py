@@ -21,7 +21,7 @@ from offramp.encoders.iq_resnet import IQResNet
 from offramp.encoders.registry import random_encoder
 from offramp.encoders.storage import save_encoder
 from offramp.errors import OfframpError, SuiteError
-from offramp.suite import load_suite
+from offramp.schema.suite import load_suite
 
 EXITS = ["stem", "mixing", "stage1.0", "stage2.0", "stage3.0"]
 

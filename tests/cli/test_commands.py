@@ -21,8 +21,8 @@ import offramp
 from offramp import cli
 from offramp.cli.data import Scenario
 from offramp.data.synthesis.source import read_synthetic
-from offramp.results import Results
-from offramp.tasks import ChannelSpec, SyntheticSpec
+from offramp.schema.results import Results
+from offramp.schema.tasks import ChannelSpec, SyntheticSpec
 
 COMMANDS = ["run", "inspect", "predict", "report", "pretrain", "bench", "export", "schema"]
 

@@ -12,7 +12,7 @@ from laboratory import EXITS, TEST, Call, Lab, arrays, task
 from offramp.data.dataset import load_dataset
 from offramp.data.splits import make_split
 from offramp.encoders.registry import load_encoder
-from offramp.suite import load_suite
+from offramp.schema.suite import load_suite
 
 QUICK = ("--task", "los", "--steps", 3, "--batch", 8)
 

@@ -21,7 +21,7 @@ from offramp.errors import PolicyError
 from offramp.evaluation import Resampling
 from offramp.fitting.fit import fit_exit
 from offramp.policies.policy import Policy
-from offramp.policies.spec import GuaranteeSpec, PoliciesSpec
+from offramp.schema.policies import GuaranteeSpec, PoliciesSpec
 from offramp.transforms import degrade
 
 

@@ -9,7 +9,7 @@ from contests import COSTS, EXITS, contest
 from offramp.comparison.budgets import Contest, fixed_exit, oracle_row, policy_row, random_row, run_contest, verdict
 from offramp.fitting.fit import head_outputs
 from offramp.policies.policy import Policy
-from offramp.results import Gain
+from offramp.schema.results import Gain
 
 
 @pytest.fixture(scope="module")

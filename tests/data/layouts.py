@@ -13,7 +13,7 @@ from offramp.data.formats import format_of, open_table
 from offramp.data.inspection import inspect_file
 from offramp.data.table import Table
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 
 def opened(path: Path, name: str, cache: Path, **fields: Any) -> Table:

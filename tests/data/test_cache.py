@@ -11,7 +11,7 @@ from offramp.data.dataset import load_dataset
 from offramp.data.formats import open_table
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError, OfframpError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 COUNT = 25
 

@@ -15,7 +15,7 @@ from offramp.data.formats import open_table
 from offramp.data.synthesis import source
 from offramp.data.synthesis.channels import BLOCK_WINDOWS, FUTURE, PAST, SPEED_KMH, WINDOWS_PER_DROP, write_channels
 from offramp.data.table import Table
-from offramp.tasks import ChannelSpec, DataSpec
+from offramp.schema.tasks import ChannelSpec, DataSpec
 
 pytestmark = pytest.mark.skipif(find_spec("sionna") is None, reason="sionna is not installed")
 COUNT = 300

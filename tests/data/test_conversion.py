@@ -17,7 +17,7 @@ from offramp.data.conversion import convert
 from offramp.data.formats import open_table
 from offramp.data.inspection import inspect_file
 from offramp.errors import DataError, OfframpError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 RNG = np.random.default_rng(0)
 CONTENT = {(word, snr): RNG.standard_normal((6, 2, 32)).astype(np.float32) for word in ("A", "B") for snr in (0, 10)}

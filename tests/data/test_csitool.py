@@ -14,7 +14,7 @@ from layouts import check_refused, opened
 from offramp.data.dataset import load_dataset
 from offramp.data.formats import csitool, open_table
 from offramp.data.inspection import inspect_file
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 RNG = np.random.default_rng(0)
 

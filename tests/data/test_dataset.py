@@ -7,7 +7,7 @@ import pytest
 
 from offramp.data.dataset import load_dataset
 from offramp.errors import DataError
-from offramp.tasks import DataSpec, SyntheticSpec
+from offramp.schema.tasks import DataSpec, SyntheticSpec
 
 SAMPLE = np.zeros((4, 2, 1, 8), np.int8)
 

@@ -10,7 +10,7 @@ from layouts import check_refused, opened
 
 from offramp.data.formats import format_of
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 
 def users(count: int, antennas: int = 4, subcarriers: int = 8, seed: int = 0) -> dict[str, Any]:

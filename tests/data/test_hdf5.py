@@ -11,7 +11,7 @@ import pytest
 
 from offramp.data.formats import FORMATS, open_table
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 RNG = np.random.default_rng(0)
 

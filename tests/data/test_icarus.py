@@ -9,7 +9,7 @@ from layouts import check_refused, opened
 from offramp.data.dataset import load_dataset
 from offramp.data.formats import open_table
 from offramp.data.inspection import inspect_file
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 FIELDS = {"Signal_Type": "LTE", "DSSS_Mod": "", "Sampling_Rate": 7.68e6, "No_of_Samples": 60, "SNR": 10}
 

@@ -10,7 +10,7 @@ from offramp.data.formats import open_table
 from offramp.data.inspection import inspect_file
 from offramp.data.summary import summarise_table
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 
 def columns(summary) -> dict:

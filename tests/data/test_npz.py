@@ -7,7 +7,7 @@ import pytest
 
 from offramp.data.formats import open_table
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 
 def test_windows_columns_and_names(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from layouts import check_refused, opened
 
 from offramp.data.dataset import load_dataset
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 RNG = np.random.default_rng(0)
 EMITTERS, SNRS, SNAPSHOTS, SAMPLES = 3, 21, 4, 16

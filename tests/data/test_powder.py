@@ -11,7 +11,7 @@ from layouts import check_refused, opened
 from offramp.data.dataset import load_dataset
 from offramp.data.formats import open_table
 from offramp.data.inspection import inspect_file
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 
 def write(folder: Path, name: str, samples: np.ndarray, transmitter: str = "bes", **changes: Any) -> Path:

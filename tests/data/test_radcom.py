@@ -9,7 +9,7 @@ import pytest
 from layouts import check_refused, opened
 
 from offramp.data.formats import open_table
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 RNG = np.random.default_rng(0)
 PAIRS = [("AM-DSB", "AM radio"), ("PULSED", "Airborne-range"), ("PULSED", "Air-Ground-MTI")]

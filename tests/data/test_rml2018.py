@@ -8,7 +8,7 @@ import pytest
 from layouts import check_refused, opened
 
 from offramp.data.formats import format_of, rml2018
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 RNG = np.random.default_rng(0)
 COUNT = 60

@@ -10,7 +10,7 @@ from layouts import check_refused, opened
 from python2_pickles import protocol0, protocol2
 
 from offramp.data.dataset import load_dataset
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 RNG = np.random.default_rng(0)
 CONTENT = {

@@ -14,7 +14,7 @@ from offramp.data.synthesis.channel import steering
 from offramp.data.synthesis.draws import complex_normal, seeded
 from offramp.data.synthesis.impairments import amplify
 from offramp.data.synthesis.scenarios import SCENARIOS, beam, fingerprint, interference, rml2016
-from offramp.tasks import DataSpec, SyntheticSpec
+from offramp.schema.tasks import DataSpec, SyntheticSpec
 
 
 def windows_of(scenario: str, count: int = 2048, **settings: object) -> tuple[np.ndarray, dict[str, np.ndarray]]:

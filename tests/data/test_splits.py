@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from offramp.data.splits import Split, load_split, make_split, save_split
 from offramp.errors import DataError
-from offramp.tasks import SplitSpec
+from offramp.schema.tasks import SplitSpec
 
 RNG = np.random.default_rng(0)
 SEEDS = [0, 1, 2]

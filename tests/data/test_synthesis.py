@@ -11,7 +11,7 @@ from offramp.data.formats import open_table
 from offramp.data.synthesis.scenarios import SCENARIOS
 from offramp.data.synthesis.signal_types import SIGNAL_TYPES
 from offramp.data.synthesis.windows import synthetic_windows, view_pairs
-from offramp.tasks import ONE_ANTENNA, DataSpec, SyntheticSpec
+from offramp.schema.tasks import ONE_ANTENNA, DataSpec, SyntheticSpec
 
 
 def table_of(**settings: object):  # type: ignore[no-untyped-def]

@@ -10,7 +10,7 @@ from layouts import check_refused, opened
 
 from offramp.data.dataset import load_dataset
 from offramp.data.formats import json_members, open_table
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 RNG = np.random.default_rng(0)
 TAPS = 5

@@ -14,7 +14,7 @@ from offramp.data.dataset import load_dataset
 from offramp.data.formats import arrays, open_table
 from offramp.data.inspection import inspect_file
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 RNG = np.random.default_rng(0)
 N = 10

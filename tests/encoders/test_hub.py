@@ -23,7 +23,7 @@ from offramp.encoders.hub import is_source
 from offramp.encoders.registry import load_encoder
 from offramp.errors import EncoderError
 from offramp.inspection import inspect_target
-from offramp.suite import load_suite
+from offramp.schema.suite import load_suite
 
 hub = pytest.importorskip("huggingface_hub")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

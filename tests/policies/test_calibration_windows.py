@@ -10,7 +10,7 @@ from tiny import tiny_encoder, tones, write_hdf5
 
 from offramp.encoders.storage import save_encoder
 from offramp.pipeline import Prepared, prepare
-from offramp.suite import load_suite
+from offramp.schema.suite import load_suite
 
 COUNT = 240
 

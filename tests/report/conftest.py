@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import report_samples
 
-from offramp.results import Results
+from offramp.schema.results import Results
 
 
 @pytest.fixture(scope="session")

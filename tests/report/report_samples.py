@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from offramp.results import (
+from offramp.schema.results import (
     EncoderInfo,
     ExitControl,
     ExitInfo,

@@ -7,7 +7,7 @@ from typing import Any
 
 from report_samples import gain, score, task
 
-from offramp.results import (
+from offramp.schema.results import (
     Arrivals,
     BudgetRow,
     Certified,

@@ -10,7 +10,7 @@ from report_samples import exit_row, results, task
 
 from offramp.errors import OfframpError
 from offramp.report.html import load_results, write_report
-from offramp.results import Results
+from offramp.schema.results import Results
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 from report_samples import confusion, task
 
 from offramp.report import plots
-from offramp.results import Results
+from offramp.schema.results import Results
 
 
 def test_pictures_are_reproduced_and_well_formed(demo: Results) -> None:

@@ -27,7 +27,7 @@ from offramp.report.html import load_results, write_report
 from offramp.report.policies import policy_view
 from offramp.report.policy_plots import snr_labels
 from offramp.report.terminal import markdown_table, results_table
-from offramp.results import Results, TaskResult
+from offramp.schema.results import Results, TaskResult
 
 
 def written(run: Results, folder: Path, *more: Results) -> str:

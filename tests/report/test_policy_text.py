@@ -28,7 +28,7 @@ from offramp.report.policy_text import (
     verdict_counts,
     verdict_sentence,
 )
-from offramp.results import PolicyComparison
+from offramp.schema.results import PolicyComparison
 
 BUDGET = budget_row(
     "stage2.0",

@@ -7,7 +7,7 @@ from report_samples import exit_row, gain, score
 
 from offramp.report.numbers import format_count, format_percent, format_score
 from offramp.report.sentences import sentence
-from offramp.results import ExitControl, FeatureRow, Latency, Measured
+from offramp.schema.results import ExitControl, FeatureRow, Latency, Measured
 
 MEASURED = Measured(
     latency_ms={"stage2.3": Latency(p50=2.2, p95=3, p99=4), "conv5": Latency(p50=10, p95=11, p99=12)},

@@ -6,7 +6,7 @@ from report_samples import results, task
 from rich.console import Console
 
 from offramp.report.terminal import markdown_table, results_table
-from offramp.results import Results
+from offramp.schema.results import Results
 
 
 def printed(run: Results, width: int = 100) -> str:

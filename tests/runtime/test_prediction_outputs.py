@@ -9,7 +9,7 @@ import sigmf
 from offramp.data.formats.sigmf import read
 from offramp.errors import DataError
 from offramp.runtime import Prediction, rows, write_csv, write_jsonl, write_sigmf
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 LABELS = ("lora", "fsk, fast")
 FIRST = Prediction("kind", "classification", "stem", np.float32([[0.9, 0.1], [0.25, 0.75]]), LABELS)

@@ -28,11 +28,11 @@ from offramp.metrics import Array
 from offramp.preparation import Prepared, prepare
 from offramp.report.loading import load_results
 from offramp.resampling import Resamples, holm, paired_gain, summarise
-from offramp.results import Gain, Results
-from offramp.results import Latency as LatencyRow
 from offramp.runtime.predictor import load_bundle_encoder
-from offramp.suite import LoadedSuite, Suite
-from offramp.tasks import TaskSpec
+from offramp.schema.results import Gain, Results
+from offramp.schema.results import Latency as LatencyRow
+from offramp.schema.suite import LoadedSuite, Suite
+from offramp.schema.tasks import TaskSpec
 
 BATCHES = (1, 64)
 EPOCHS = 20

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from offramp.results import Gain, Latency, Part, Score
+from offramp.schema.results import Gain, Latency, Part, Score
 
 Method = Literal["exit", "int8", "pruned", "distilled", "tuned"]
 Verdict = Literal["better", "worse", "even", "faster"]

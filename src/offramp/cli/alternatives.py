@@ -33,7 +33,7 @@ def alternatives(
     from offramp.alternatives.presentation import markdown as as_markdown
     from offramp.cli.progress import Steps
     from offramp.files import write_text
-    from offramp.suite import load_suite
+    from offramp.schema.suite import load_suite
 
     with Steps() as steps:
         compared = compare_alternatives(load_suite(suite), out, task or (), method or METHODS, epochs, steps)

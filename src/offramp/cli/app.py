@@ -89,7 +89,7 @@ def run(
     Example: offramp run examples/uwb.yaml --out runs/uwb
     """
     from offramp.cli.progress import Steps
-    from offramp.suite import load_suite
+    from offramp.schema.suite import load_suite
 
     loaded = load_suite(suite).with_seed(seed)
     console = _console()
@@ -285,9 +285,9 @@ def schema(name: Annotated[Schema, typer.Argument(help="Suite files, or results.
     import json
 
     if name is Schema.suite:
-        from offramp.suite import Suite as Model
+        from offramp.schema.suite import Suite as Model
     else:
-        from offramp.results import Results as Model  # type: ignore[assignment]
+        from offramp.schema.results import Results as Model  # type: ignore[assignment]
     print(json.dumps(Model.model_json_schema(), indent=2))
 
 

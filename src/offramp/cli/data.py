@@ -65,8 +65,8 @@ def data_make(
     from offramp.data.synthesis.channels import write_channels
     from offramp.data.synthesis.source import read_synthetic
     from offramp.errors import SuiteError
-    from offramp.suite import explain
-    from offramp.tasks import ONE_ANTENNA, ChannelSpec, SyntheticSpec
+    from offramp.schema.suite import explain
+    from offramp.schema.tasks import ONE_ANTENNA, ChannelSpec, SyntheticSpec
 
     kind = ChannelSpec if scenario is Scenario.channels else SyntheticSpec
     low, high = kind.model_fields["snr_db"].default

@@ -43,7 +43,7 @@ def train(
     Example: offramp train suite.yaml --task los --method joint --out runs/joint
     """
     from offramp.cli.progress import Steps
-    from offramp.suite import load_suite
+    from offramp.schema.suite import load_suite
     from offramp.training.exits.config import ExitTraining
     from offramp.training.exits.on_task import train_on_task
     from offramp.training.exits.trainer import ExitStep

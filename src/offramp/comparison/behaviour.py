@@ -16,7 +16,7 @@ from offramp.policies.criteria import confidence
 from offramp.policies.failures import overconfidence, overthinking, premature
 from offramp.policies.policy import Policy
 from offramp.policies.search import survivors
-from offramp.results import ReliabilityRow, ShiftRow
+from offramp.schema.results import ReliabilityRow, ShiftRow
 
 MOST_GROUPS = 12
 """Test groups are shown one by one where there are at most so many."""

@@ -15,7 +15,7 @@ from offramp.policies.costs import SAME, CascadeCosts
 from offramp.policies.policy import Policy
 from offramp.policies.search import Found, Searcher
 from offramp.resampling import paired_gain, summarise
-from offramp.results import BudgetRow, Gain, PolicyRow
+from offramp.schema.results import BudgetRow, Gain, PolicyRow
 from offramp.selection import best
 
 LOWEST = float(np.finfo(np.float64).min)

@@ -16,9 +16,9 @@ from offramp.fitting.fit import FittedExit, Problem
 from offramp.policies.costs import CascadeCosts
 from offramp.policies.policy import Policy
 from offramp.policies.search import Searcher, with_answer_temperatures
-from offramp.policies.spec import PoliciesSpec
 from offramp.resampling import resampling_units
-from offramp.results import Certified, PolicyComparison, ShiftRow
+from offramp.schema.policies import PoliciesSpec
+from offramp.schema.results import Certified, PolicyComparison, ShiftRow
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from offramp.policies.failures import interval, resampled_units
 from offramp.policies.policy import Policy
 from offramp.policies.search import PER_EXIT, candidate, exit_temperatures, per_exit, sweep
 from offramp.policies.simulation import certainties
-from offramp.results import Instability
+from offramp.schema.results import Instability
 
 RESAMPLES = 100
 

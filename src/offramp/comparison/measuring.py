@@ -20,8 +20,8 @@ from offramp.policies.costs import CascadeCosts
 from offramp.policies.execution import run_cascade
 from offramp.policies.policy import Policy
 from offramp.policies.search import with_answer_temperatures
-from offramp.policies.spec import PoliciesSpec
-from offramp.results import Arrivals, BudgetRow, MeasuredPolicies, MeasuredRow
+from offramp.schema.policies import PoliciesSpec
+from offramp.schema.results import Arrivals, BudgetRow, MeasuredPolicies, MeasuredRow
 
 STAGE_ROUNDS = 5
 """Rounds in which every exit's way is timed."""

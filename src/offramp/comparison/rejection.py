@@ -9,7 +9,7 @@ import numpy as np
 from offramp.comparison.samples import Sample, confidences
 from offramp.metrics import Array
 from offramp.policies.policy import Policy
-from offramp.results import Rejection
+from offramp.schema.results import Rejection
 
 CURVE_POINTS = 11
 ALL_REJECTED = 2.0

@@ -8,7 +8,7 @@ from typing import cast
 from offramp.data.cache import OnProgress, write_cache
 from offramp.data.formats import FORMATS, open_table
 from offramp.errors import DataError
-from offramp.tasks import DataSpec, Format
+from offramp.schema.tasks import DataSpec, Format
 
 
 def convert(

@@ -13,7 +13,7 @@ from offramp.data.formats import open_table
 from offramp.data.summary import value_name
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
-from offramp.tasks import DataSpec, Kind
+from offramp.schema.tasks import DataSpec, Kind
 
 BLOCK = 1024
 """Rows of a large column that are read at a time."""

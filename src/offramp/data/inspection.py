@@ -6,7 +6,7 @@ from pathlib import Path
 
 from offramp.data.formats import FORMATS, format_of
 from offramp.data.summary import FileSummary
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 
 def inspect_file(path: Path) -> FileSummary:

@@ -18,7 +18,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from offramp.data.dataset import Dataset
 from offramp.errors import DataError
 from offramp.files import write_text
-from offramp.tasks import Kind, SplitSpec
+from offramp.schema.tasks import Kind, SplitSpec
 
 SCHEMA = 1
 RESHUFFLES = 20

@@ -19,7 +19,7 @@ from offramp.fitting.rows import FeatureRows, Rows
 from offramp.fitting.tokens import fit_tokens
 from offramp.metrics import METRICS, Array, Metric
 from offramp.resampling import Units
-from offramp.tasks import TaskSpec
+from offramp.schema.tasks import TaskSpec
 
 STRENGTHS = {
     "logistic": (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offramp.report.terminal import markdown_table
-from offramp.results import Results, TaskResult
+from offramp.schema.results import Results, TaskResult
 
 
 def model_card(results: Results) -> str:

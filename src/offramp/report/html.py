@@ -28,7 +28,7 @@ from offramp.report.policies import PolicyView, policy_view
 from offramp.report.policy_text import verdict_counts, verdict_sentence
 from offramp.report.summary import SummaryRow, simulated_tasks, summary_notes, summary_row, summary_rows
 from offramp.report.svg import Plot
-from offramp.results import ExitControl, ExitRow, FeatureRow, Results, Score, TaskResult
+from offramp.schema.results import ExitControl, ExitRow, FeatureRow, Results, Score, TaskResult
 
 __all__ = ["load_results", "write_report"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from offramp.errors import OfframpError
-from offramp.results import Results
+from offramp.schema.results import Results
 
 
 def load_results(path: Path) -> Results:

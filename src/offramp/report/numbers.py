@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from offramp.metrics import METRICS
-from offramp.results import Gain, Measured
+from offramp.schema.results import Gain, Measured
 
 MISSING = "n/a"
 _LABELS = {

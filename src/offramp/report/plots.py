@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from offramp.report.numbers import format_count, format_number, format_score, is_bounded, metric_label
 from offramp.report.svg import BLUE, GOLD, GREEN, GRID, INK, MUTED, ORANGE, PAPER, PURPLE, SKY, draw
-from offramp.results import ExitControl, ExitRow, FeatureRow, Score, SnrScores, TaskResult
+from offramp.schema.results import ExitControl, ExitRow, FeatureRow, Score, SnrScores, TaskResult
 
 SIZE = (6.4, 4.4)
 RUN_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GOLD, SKY)

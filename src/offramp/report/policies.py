@@ -18,7 +18,7 @@ from offramp.report.policy_plots import policy_figures
 from offramp.report.policy_text import certificate_sentences, instability_sentence, policy_name, routed_row, time_of
 from offramp.report.policy_warnings import cost_of
 from offramp.report.svg import Plot
-from offramp.results import (
+from offramp.schema.results import (
     BudgetRow,
     MeasuredPolicies,
     MeasuredRow,

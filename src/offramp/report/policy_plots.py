@@ -17,7 +17,7 @@ from offramp.report.plots import SIZE, curve, macs_axis, right_labels, score_axi
 from offramp.report.policy_text import routed_row, time_of
 from offramp.report.policy_warnings import OVERCONFIDENCE, cost_of, premature_level
 from offramp.report.svg import BLUE, GOLD, GREEN, GRID, INK, MUTED, ORANGE, PAPER, PURPLE, SKY, Plot, draw
-from offramp.results import (
+from offramp.schema.results import (
     Arrivals,
     BudgetRow,
     MeasuredPolicies,

@@ -18,7 +18,7 @@ from offramp.report.numbers import (
     metric_label,
 )
 from offramp.report.policy_warnings import cost_of, policy_warnings, shifted
-from offramp.results import (
+from offramp.schema.results import (
     BudgetRow,
     Certified,
     MeasuredPolicies,

@@ -14,7 +14,7 @@ from offramp.report.numbers import (
     metric_label,
     time_saved,
 )
-from offramp.results import ExitControl, ExitRow, FeatureRow, Gain, Measured
+from offramp.schema.results import ExitControl, ExitRow, FeatureRow, Gain, Measured
 
 
 def sentence(

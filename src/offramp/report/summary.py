@@ -15,7 +15,7 @@ from offramp.report.numbers import (
     time_saved,
 )
 from offramp.report.sentences import best_simple_control, controls_score
-from offramp.results import Results, TaskResult
+from offramp.schema.results import Results, TaskResult
 
 WINDOW_MARK = "†"
 WINDOW_NOTE = (

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from offramp.report.policy_text import policy_line, verdict_counts, verdict_sentence
 from offramp.report.summary import simulated_tasks, summary_notes, summary_rows
-from offramp.results import Results
+from offramp.schema.results import Results
 
 _MARKDOWN = str.maketrans({"\\": "\\\\", "|": "\\|", "*": "\\*", "`": "\\`", "<": "&lt;"})
 

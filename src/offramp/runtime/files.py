@@ -15,7 +15,7 @@ from offramp.errors import BundleError, DataError
 from offramp.files import atomic_path, output_folder
 from offramp.runtime.outputs import rows, write_csv, write_jsonl, write_sigmf
 from offramp.runtime.predictor import Prediction, load
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 BLOCK = 1024
 

@@ -15,7 +15,7 @@ from offramp.data.synthesis.windows import view_pairs
 from offramp.data.table import Table, WindowSource
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import TrainingError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 from offramp.training.augmentation import augment
 from offramp.training.config import INPUT_SHAPES, PretrainingConfig, input_shape, pairs_of
 from offramp.training.images import as_input

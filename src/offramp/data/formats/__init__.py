@@ -31,7 +31,7 @@ from offramp.data.formats import (
 from offramp.data.summary import FileSummary
 from offramp.data.table import Table
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from offramp.data.formats.windows import Fetch
 from offramp.data.summary import ArraySummary
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 WINDOW_ARRAYS = ("sample", "image", "csi", "features", "cir")
 """Usual names of the array of windows."""

@@ -44,7 +44,7 @@ from offramp.data.formats.windows import digest, file_bytes, name_below, numbere
 from offramp.data.summary import FileSummary, summarise_column
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 CHANNEL = 0xBB
 CODES = (CHANNEL, 0xC0, 0xC1, 0xC3, 0xC5, 0xD0, 0xD1, 0xD2, 0x1C)

@@ -28,7 +28,7 @@ from offramp.data.formats.windows import Fetch, digest
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 SAMPLES = 2048
 LABELS = ("tx_beam", "rx_beam", "gain", "angle")

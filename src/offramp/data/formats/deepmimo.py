@@ -25,7 +25,7 @@ from offramp.data.formats.windows import digest, numbered
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 NAME = re.compile(r"(?P<scenario>.+)_ant\d+_sub\d+_bs(?P<base_station>\d+)")
 SCALE = np.float32(1e6)

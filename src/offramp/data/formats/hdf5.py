@@ -20,7 +20,7 @@ from offramp.data.formats.arrays import (
 from offramp.data.formats.hdf5_files import RowReader, opened, stored_arrays
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 
 def recognise(path: Path) -> bool:

@@ -33,7 +33,7 @@ from offramp.data.formats.windows import digest, file_bytes, metadata_columns, o
 from offramp.data.summary import FileSummary, summarise_column
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 WINDOW = 4096
 BAND = re.compile(r"(\d+)[ _-]?mhz", re.IGNORECASE)

@@ -24,7 +24,7 @@ from offramp.data.formats.windows import Fetch
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 
 def recognise(path: Path) -> bool:

@@ -34,7 +34,7 @@ from offramp.data.formats.windows import digest, name_below, one_by_one
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 ANTENNAS, SUBCARRIERS = 3, 114
 ARRAY = "CSIamp"

@@ -32,7 +32,7 @@ from offramp.data.formats.windows import digest
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 DATA, LABELS = "data_iq.p", "labels.p"
 SNRS_DB = np.arange(-20, 21, 2)

@@ -41,7 +41,7 @@ from offramp.data.formats.windows import (
 from offramp.data.summary import FileSummary, summarise_column
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 WINDOW = 512
 DATATYPES = ("cf32", "cf32_le", "complex64", "float32_complex")

@@ -26,7 +26,7 @@ from offramp.data.formats.windows import Fetch, digest
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 MODULATIONS = (
     *("OOK", "4ASK", "8ASK", "BPSK", "QPSK", "8PSK", "16PSK", "32PSK", "16APSK", "32APSK", "64APSK", "128APSK"),

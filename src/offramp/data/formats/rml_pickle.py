@@ -22,7 +22,7 @@ from offramp.data.formats.windows import digest, numbered
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 LAYOUT = "a dictionary (modulation, snr) -> array (n, 2, samples)"
 

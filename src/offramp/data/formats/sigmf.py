@@ -29,7 +29,7 @@ from offramp.data.formats.windows import digest, spread
 from offramp.data.summary import FileSummary, summarise_column
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 OPEN_RECORDINGS = 16
 """Recordings that are kept open at a time."""

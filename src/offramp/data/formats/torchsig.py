@@ -29,7 +29,7 @@ from offramp.data.formats.windows import digest, numbered, one_by_one
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 NUMBERS = ("class_index", "snr_db", "center_freq", "bandwidth")
 MAX_ANCESTORS = 16

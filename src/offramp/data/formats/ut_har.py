@@ -31,7 +31,7 @@ from offramp.data.formats.windows import digest, file_bytes, one_by_one
 from offramp.data.summary import ArraySummary, FileSummary, summarise_table
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 PARTS = ("train", "val", "test")
 SHAPE = (1, 250, 90)

@@ -35,7 +35,7 @@ from offramp.data.formats.windows import digest, one_by_one
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
-from offramp.tasks import DataSpec
+from offramp.schema.tasks import DataSpec
 
 FILE = "data.json"
 TOP = "measurements"

@@ -23,7 +23,7 @@ from offramp.data.synthesis.channel import to_iq
 from offramp.data.synthesis.draws import complex_normal, log_uniform, seeded, uniform
 from offramp.data.synthesis.scenarios.scene import Scene
 from offramp.data.synthesis.tr38901 import MODELS, SUBCARRIERS, simulate_drops
-from offramp.tasks import ChannelSpec
+from offramp.schema.tasks import ChannelSpec
 
 VERSION = 1
 """To be raised whenever the same specification gives other windows than before."""

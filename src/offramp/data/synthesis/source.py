@@ -17,7 +17,7 @@ from offramp.data.synthesis import channels
 from offramp.data.synthesis.scenarios import SCENARIOS, Scene
 from offramp.data.synthesis.tr38901 import SUBCARRIERS
 from offramp.data.table import Table, WindowSource
-from offramp.tasks import ChannelSpec, SyntheticSpec
+from offramp.schema.tasks import ChannelSpec, SyntheticSpec
 
 GENERATOR_VERSION = 3
 """To be raised whenever the same specification gives other windows than before."""

@@ -28,7 +28,7 @@ from torch import Generator, Tensor
 
 from offramp.data.synthesis.draws import integers, log_uniform, uniform
 from offramp.errors import DataError
-from offramp.tasks import ChannelModel
+from offramp.schema.tasks import ChannelModel
 
 CARRIER_HZ = 3.5e9
 SLOT_SECONDS = 0.5e-3

@@ -17,7 +17,7 @@ from offramp.errors import EncoderError, SuiteError
 from offramp.features import batch_size
 from offramp.files import output_folder, write_text
 from offramp.preparation import Prepared, load, prepare
-from offramp.suite import LoadedSuite
+from offramp.schema.suite import LoadedSuite
 from offramp.training.exits.config import ExitTraining
 from offramp.training.exits.trainer import ExitStep, train_exits
 
@@ -54,7 +54,7 @@ def train_on_task(
     ``checkpoint.pt``, which the same call goes on from after a kill.
 
     Args:
-        loaded: From :func:`offramp.suite.load_suite`.
+        loaded: From :func:`offramp.schema.suite.load_suite`.
         task: Name of the task.
         config: All that determines the training.
         out: Folder.

@@ -30,7 +30,7 @@ from offramp.policies.criteria import Array
 from offramp.policies.execution import run_cascade
 from offramp.policies.policy import Memory, Policy
 from offramp.policies.simulation import Decisions
-from offramp.tasks import Kind
+from offramp.schema.tasks import Kind
 from offramp.training.exits.config import ExitTraining, Method
 from offramp.training.exits.trainer import TrainedExits, train_exits
 

@@ -13,7 +13,7 @@ import numpy as np
 from offramp.data.synthesis.scenarios.scene import Scenario, Scene
 from offramp.data.synthesis.signal_types import SIGNAL_TYPES
 from offramp.data.synthesis.windows import ANGLE_SECTORS, MAX_ANGLE, synthetic_windows
-from offramp.tasks import SyntheticSpec
+from offramp.schema.tasks import SyntheticSpec
 
 
 def _signals(spec: SyntheticSpec, count: int, block: int) -> Scene:

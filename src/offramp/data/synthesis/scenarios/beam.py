@@ -23,7 +23,7 @@ from offramp.data.synthesis.impairments import amplify, draw_receivers, receive
 from offramp.data.synthesis.pulses import PULSE_HALF_SPAN, ROLLOFFS, linear_train
 from offramp.data.synthesis.scenarios.scene import Scenario, Scene
 from offramp.data.synthesis.windows import MAX_ANGLE
-from offramp.tasks import SyntheticSpec
+from offramp.schema.tasks import SyntheticSpec
 
 BEAMS = 8
 ELEMENTS = 8

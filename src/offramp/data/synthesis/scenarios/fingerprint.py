@@ -22,7 +22,7 @@ from offramp.data.synthesis.impairments import Receiver, Transmitter, draw_recei
 from offramp.data.synthesis.pulses import PULSE_HALF_SPAN, ROLLOFFS, linear_train
 from offramp.data.synthesis.scenarios.scene import Scenario, Scene
 from offramp.data.synthesis.windows import K_FACTOR_DB, MAX_ANGLE, SCATTERERS
-from offramp.tasks import SyntheticSpec
+from offramp.schema.tasks import SyntheticSpec
 
 TRANSMITTERS = 8
 SESSION_WINDOWS = 32

@@ -23,7 +23,7 @@ from offramp.data.synthesis.impairments import oscillator
 from offramp.data.synthesis.pulses import PULSE_HALF_SPAN, ROLLOFFS, linear_train
 from offramp.data.synthesis.scenarios.scene import Scenario, Scene
 from offramp.data.synthesis.windows import SCATTERERS
-from offramp.tasks import SyntheticSpec
+from offramp.schema.tasks import SyntheticSpec
 
 BAND_MHZ = 10
 OVERSAMPLING = 4

@@ -21,7 +21,7 @@ from offramp.data.synthesis.frequency import from_frequency, gaussian_keyed, mes
 from offramp.data.synthesis.impairments import oscillator
 from offramp.data.synthesis.pulses import PULSE_HALF_SPAN, ROLLOFFS, linear_train
 from offramp.data.synthesis.scenarios.scene import Scenario, Scene
-from offramp.tasks import SyntheticSpec
+from offramp.schema.tasks import SyntheticSpec
 
 MODULATIONS = ("8psk", "am-dsb", "am-ssb", "bpsk", "cpfsk", "gfsk", "pam4", "qam16", "qam64", "qpsk", "wbfm")
 ALPHABETS = {"8psk": "8psk", "bpsk": "bpsk", "pam4": "4pam", "qam16": "16qam", "qam64": "64qam", "qpsk": "qpsk"}

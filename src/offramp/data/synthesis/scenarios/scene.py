@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offramp.tasks import SyntheticSpec
+from offramp.schema.tasks import SyntheticSpec
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from offramp.results.scores import Gain, Part, Score
+from offramp.schema.results.scores import Gain, Part, Score
 
 Verdict = Literal["fixed", "routing", "neither"]
 

@@ -1,6 +1,6 @@
 """The schema of results.json. `offramp schema results` prints it as JSON Schema; fields are added, none changes meaning."""
 
-from offramp.results.document import (
+from offramp.schema.results.document import (
     EncoderInfo,
     ExitControl,
     ExitInfo,
@@ -12,7 +12,7 @@ from offramp.results.document import (
     SnrScores,
     TaskResult,
 )
-from offramp.results.policies import (
+from offramp.schema.results.policies import (
     Arrivals,
     BudgetRow,
     Certified,
@@ -25,7 +25,7 @@ from offramp.results.policies import (
     ReliabilityRow,
     ShiftRow,
 )
-from offramp.results.scores import Gain, Latency, Part, Score
+from offramp.schema.results.scores import Gain, Latency, Part, Score
 
 __all__ = [
     "Arrivals",

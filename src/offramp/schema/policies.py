@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from offramp.policies.criteria import CRITERIA
 from offramp.policies.guarantees import GUARANTEES
-from offramp.tasks import Spec, TaskSpec
+from offramp.schema.tasks import Spec, TaskSpec
 
 
 class CostSpec(Spec):

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from offramp.results.policies import MeasuredPolicies, PolicyComparison
-from offramp.results.scores import Gain, Latency, Part, Score
+from offramp.schema.results.policies import MeasuredPolicies, PolicyComparison
+from offramp.schema.results.scores import Gain, Latency, Part, Score
 
 
 class ExitRow(Part):

@@ -15,9 +15,9 @@ from offramp.controls import CONTROLS
 from offramp.encoders.hub import LOCAL
 from offramp.errors import SuiteError
 from offramp.metrics import METRICS
-from offramp.policies.spec import PoliciesSpec
+from offramp.schema.policies import PoliciesSpec
+from offramp.schema.tasks import Spec, TaskSpec
 from offramp.selection import margin
-from offramp.tasks import Spec, TaskSpec
 
 DEFAULT_SUITE = Path(__file__).parent / "suites" / "default.yaml"
 

@@ -8,7 +8,7 @@ import yaml
 from tiny import noise, write_hdf5
 
 from offramp.errors import SuiteError
-from offramp.suite import DEFAULT_SUITE, LoadedSuite, Suite, load_suite
+from offramp.schema.suite import DEFAULT_SUITE, LoadedSuite, Suite, load_suite
 
 DESIGN = """
 encoder: iq-shufflenet            # registered name | encoder folder | {name: lwm, checkpoint: path}

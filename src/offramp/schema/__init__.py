@@ -1,0 +1,1 @@
+"""What is written down: suites, tasks, policies and results, as pydantic models. Imports no torch."""
