@@ -17,13 +17,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from offramp.data.synthesis.signal_types import SIGNAL_TYPES
-from offramp.data.synthesis.windows import synthetic_windows
 from offramp.encoders.registry import load_encoder
 from offramp.features import freeze
 from offramp.fitting.fit import STRENGTHS
 from offramp.fitting.logistic import fit_logistic
 from offramp.fitting.rows import Rows
+from offramp.simulation.signal_types import SIGNAL_TYPES
+from offramp.simulation.windows import synthetic_windows
 
 WINDOWS, TOLERANCE = 10_000, 1e-4
 TYPES = ("bpsk", "qpsk", "8psk", "16qam", "64qam", "ook", "2fsk", "gmsk", "ofdm", "lora", "am")

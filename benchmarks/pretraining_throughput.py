@@ -14,8 +14,8 @@ from statistics import median
 
 import torch
 
-from offramp.data.synthesis.windows import view_pairs
 from offramp.encoders.registry import load_encoder
+from offramp.simulation.windows import view_pairs
 from offramp.training.augmentation import augment
 from offramp.training.config import INPUT_SHAPES, pairs_of
 from offramp.training.contrastive import ContrastiveModel

@@ -14,10 +14,10 @@ from offramp import load_encoder
 from offramp.analysis.invariance import intraclass_correlation, retrieval_accuracy
 from offramp.analysis.similarity import linear_cka
 from offramp.analysis.spectrum import effective_rank
-from offramp.data.synthesis.windows import view_pairs
 from offramp.encoders.base import StagedEncoder
 from offramp.features import freeze
 from offramp.files import write_text
+from offramp.simulation.windows import view_pairs
 from offramp.training.augmentation import augment
 from offramp.training.probe import probe_exits
 

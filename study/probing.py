@@ -14,7 +14,7 @@ from plan import ENCODER, LABEL_SEEDS, TEST_WINDOWS, StudyTask
 from offramp import load_encoder
 from offramp.bundle import Head
 from offramp.controls import handmade, random_twin
-from offramp.data.synthesis.source import read_synthetic
+from offramp.data.simulated import read_synthetic
 from offramp.encoders.base import StagedEncoder
 from offramp.features import freeze
 from offramp.files import atomic_path

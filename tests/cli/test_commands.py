@@ -20,7 +20,7 @@ from tiny import tones
 import offramp
 from offramp import cli
 from offramp.cli.data import Scenario
-from offramp.data.synthesis.source import read_synthetic
+from offramp.data.simulated import read_synthetic
 from offramp.schema.results import Results
 from offramp.schema.tasks import ChannelSpec, SyntheticSpec
 
@@ -200,7 +200,7 @@ def test_data_convert_gives_what_predict_reads(lab: Lab, call: Call):
 
 
 def test_data_make_offers_every_scenario():
-    from offramp.data.synthesis.scenarios import SCENARIOS
+    from offramp.simulation.scenarios import SCENARIOS
 
     assert [scenario.value for scenario in Scenario] == [*SCENARIOS, "channels"]
 

@@ -63,8 +63,8 @@ def test_recordings_are_cut(tmp_path: Path, write_sigmf) -> None:
 
 def test_refusals(tmp_path: Path) -> None:
     path = pickled(tmp_path / "a.pkl")
-    with pytest.raises(DataError, match=r"unknown format 'rml': choose one of .*rml-pickle"):
-        convert(path, tmp_path / "c.h5", "rml")
+    with pytest.raises(DataError, match=r"unknown format 'rlm': choose one of .*rml-pickle"):
+        convert(path, tmp_path / "c.h5", "rlm")
     with pytest.raises(DataError, match="does not exist"):
         convert(tmp_path / "none.pkl", tmp_path / "c.h5")
     with pytest.raises(DataError, match="choose another --out"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sigmf
 
-from offramp.data.formats.sigmf import read
+from offramp.data.formats.generic.sigmf import read
 from offramp.errors import DataError
 from offramp.runtime import Prediction, rows, write_csv, write_jsonl, write_sigmf
 from offramp.schema.tasks import DataSpec

@@ -194,7 +194,6 @@ def test_a_suite_can_be_stored_as_json_and_read_again(tmp_path: Path) -> None:
         (minimal(tasks=[task(data={"path": "a", "synthetic": {}, "target": "y"})]), ["tasks.0.data", "path"]),
         (minimal(tasks=[task(data={"path": "data.h5"})]), ["tasks.0", "data.target"]),
         (minimal(tasks=[task(data={"path": "d", "target": "y", "window": 0})]), ["tasks.0.data.window"]),
-        (minimal(tasks=[task(data={"path": "d", "target": "y", "format": "wav"})]), ["tasks.0.data.format", "sigmf"]),
         (minimal(tasks=[task(), task()]), ["task", "'los'", "twice"]),
         (minimal(seeds=[0, 1, 1]), ["seed", "twice"]),
         (minimal(seeds=[]), ["seeds", "at least 1"]),

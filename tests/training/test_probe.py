@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 from tiny import EXITS, tiny_encoder
 
-from offramp.data.synthesis.windows import synthetic_windows
+from offramp.simulation.windows import synthetic_windows
 from offramp.training import probe
 from offramp.training.curves import draw_probe
 from offramp.training.probe import ProbeRows, probe_exits, ridge_accuracy

@@ -62,8 +62,7 @@ def data_make(
 
     from offramp.cli.progress import Steps
     from offramp.data.cache import write_cache
-    from offramp.data.synthesis.channels import write_channels
-    from offramp.data.synthesis.source import read_synthetic
+    from offramp.data.simulated import read_synthetic, write_channels
     from offramp.errors import SuiteError
     from offramp.schema.suite import explain
     from offramp.schema.tasks import ONE_ANTENNA, ChannelSpec, SyntheticSpec

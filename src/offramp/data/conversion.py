@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 from offramp.data.cache import OnProgress, write_cache
-from offramp.data.formats import FORMATS, open_table
+from offramp.data.formats import open_table
 from offramp.errors import DataError
-from offramp.schema.tasks import DataSpec, Format
+from offramp.schema.tasks import DataSpec
 
 
 def convert(
@@ -22,7 +21,7 @@ def convert(
     """Write the windows and columns of a file or folder as an HDF5 cache, block by block.
 
     Args:
-        path: Any layout of :data:`offramp.data.formats.FORMATS`.
+        path: Of any layout of :func:`offramp.data.formats.known_formats`.
         out: The cache; replaced only when it is complete.
         format_name: Name of the layout; recognised by the file itself if None.
         window: Samples per window, where windows are cut from recordings.
@@ -33,9 +32,7 @@ def convert(
         DataError: The file is of no known layout, damaged, or the cache would replace it.
         OfframpError: The cache cannot be written.
     """
-    if format_name is not None and format_name not in FORMATS:
-        raise DataError(f"unknown format {format_name!r}: choose one of {', '.join(FORMATS)}")
     if out.resolve() == path.resolve():
         raise DataError(f"{out} is what is to be converted: choose another --out")
-    spec = DataSpec(path=path, format=cast("Format | None", format_name), window=window, hop=hop)
+    spec = DataSpec(path=path, format=format_name, window=window, hop=hop)
     write_cache(open_table(spec), out, on_progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from offramp.data.formats import FORMATS, format_of
+from offramp.data.formats import format_named, format_of
 from offramp.data.summary import FileSummary
 from offramp.schema.tasks import DataSpec
 
@@ -18,5 +18,4 @@ def inspect_file(path: Path) -> FileSummary:
     Raises:
         DataError: The file is missing, of no known format or cannot be read.
     """
-    name = format_of(DataSpec(path=path))
-    return FORMATS[name].summarise(path)
+    return format_named(format_of(DataSpec(path=path))).summarise(path)

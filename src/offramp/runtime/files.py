@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from offramp.bundle import BundleTask
-from offramp.data.formats import FORMATS, format_of, open_table
+from offramp.data.formats import format_of, known_formats, open_table
 from offramp.data.table import Table
 from offramp.errors import BundleError, DataError
 from offramp.files import atomic_path, output_folder
@@ -99,7 +99,7 @@ def _spec(task: BundleTask, file: Path) -> DataSpec:
     known = {name: value for name, value in task.data.items() if name in DataSpec.model_fields}
     unused = ("format", "target", "group", "snr", "labels", "windows_per_recording")
     spec = DataSpec(**{**known, **dict.fromkeys(unused)}, path=file)
-    if any(layout.recognise(file) for layout in FORMATS.values()):
+    if any(layout.recognise(file) for layout in known_formats().values()):
         return spec
     return spec.model_copy(update={"format": task.data.get("format")})
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.data.formats.recordings import META, find_recordings, open_signal, read_recording
+from offramp.data.containers.recordings import META, find_recordings, open_signal, read_recording
 from offramp.errors import DataError
 from offramp.files import write_text
 from offramp.runtime.predictor import Prediction

@@ -19,7 +19,7 @@ from offramp.schema.policies import PoliciesSpec
 from offramp.schema.tasks import Spec, TaskSpec
 from offramp.selection import margin
 
-DEFAULT_SUITE = Path(__file__).parent / "suites" / "default.yaml"
+DEFAULT_SUITE = Path(__file__).parents[1] / "suites" / "default.yaml"
 
 
 class EncoderSpec(Spec):

@@ -16,25 +16,6 @@ ChannelModel = Literal["cdl-a", "cdl-b", "cdl-c", "cdl-d", "cdl-e", "umi-nlos", 
 ONE_ANTENNA = ("rml2016", "interference", "beam")
 MISMATCHED = ("fingerprint", "beam")
 Shift = Literal["id", "label", "domain", "both", "unknown"]
-Format = Literal[
-    "hdf5",
-    "npz",
-    "sigmf",
-    "rml-pickle",
-    "rml2018",
-    "powder",
-    "deepbeam",
-    "radcom",
-    "icarus",
-    "owl",
-    "ut-har",
-    "ntu-fi",
-    "uwb-indoor",
-    "torchsig",
-    "deepmimo",
-    "csitool",
-]
-"""Layouts of data files, one reader each in ``data/formats``."""
 
 
 class Spec(BaseModel):
@@ -144,7 +125,7 @@ class DataSpec(Spec):
 
     path: Path | None = None
     synthetic: Synthetic | None = None
-    format: Format | None = None
+    format: str | None = None
     input: str | None = None
     target: str | None = None
     group: str | None = None

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from offramp.data.synthesis.windows import synthetic_windows
 from offramp.encoders.base import StagedEncoder
+from offramp.simulation.windows import synthetic_windows
 from offramp.training.images import as_input
 
 Scores = dict[str, dict[str, float]]

@@ -11,11 +11,11 @@ import torch
 from torch import Generator, Tensor
 
 from offramp.data.formats import open_table
-from offramp.data.synthesis.windows import view_pairs
 from offramp.data.table import Table, WindowSource
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import TrainingError
 from offramp.schema.tasks import DataSpec
+from offramp.simulation.windows import view_pairs
 from offramp.training.augmentation import augment
 from offramp.training.config import INPUT_SHAPES, PretrainingConfig, input_shape, pairs_of
 from offramp.training.images import as_input

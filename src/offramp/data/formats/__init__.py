@@ -1,79 +1,86 @@
 """Formats of data files: one registry, one function that opens any of them.
 
-A format recognises its files by what is in them, since many share a suffix. The first in ``FORMATS`` that recognises a path reads
-it, so that special layouts stand before the general ones that they are built on.
+A module in ``datasets`` or ``generic`` that has the functions ``recognise``, ``read`` and ``summarise`` is a format, and its name is the
+format's. An installed package adds its own by an entry point of the group ``offramp.formats`` that leads to such a module or object.
+
+A format recognises its files by what is in them, since many share a suffix. The first that recognises a path reads it: those of other
+packages, then those of single data sets, then the general ones that they are built on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import difflib
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
+from pkgutil import iter_modules
+from typing import Protocol
 
-from offramp.data.formats import (
-    csitool,
-    deepbeam,
-    deepmimo,
-    hdf5,
-    icarus,
-    npz,
-    ntu_fi,
-    owl,
-    powder,
-    radcom,
-    rml2018,
-    rml_pickle,
-    sigmf,
-    torchsig,
-    ut_har,
-    uwb_indoor,
-)
+from offramp.data.formats import datasets, generic
 from offramp.data.summary import FileSummary
 from offramp.data.table import Table
 from offramp.errors import DataError
 from offramp.schema.tasks import DataSpec
 
+GROUP = "offramp.formats"
 
-@dataclass(frozen=True)
-class Format:
-    """A way to lay out windows in files.
 
-    Attributes:
-        recognise: Whether a file or folder that exists is of this layout; never raises, and reads no more than a header.
-        read: Open what a suite's ``data:`` names.
-        summarise: What a file holds, without knowing what to make of it.
+class DataFormat(Protocol):
+    """A way to lay out windows in files."""
+
+    def recognise(self, path: Path) -> bool:
+        """Whether a file or folder that exists is of this layout; never raises, and reads no more than a header."""
+
+    def read(self, spec: DataSpec) -> Table:
+        """Open what a suite's ``data:`` names."""
+
+    def summarise(self, path: Path) -> FileSummary:
+        """What a file holds, without knowing what to make of it."""
+
+
+@cache
+def known_formats() -> dict[str, DataFormat]:
+    """All formats by name, in the order in which they are asked.
+
+    Raises:
+        DataError: A format of an installed package cannot be imported.
     """
-
-    recognise: Callable[[Path], bool]
-    read: Callable[[DataSpec], Table]
-    summarise: Callable[[Path], FileSummary]
+    return _installed() | _ours(datasets.__path__, datasets.__name__) | _ours(generic.__path__, generic.__name__)
 
 
-FORMATS: dict[str, Format] = {
-    "rml2018": Format(rml2018.recognise, rml2018.read, rml2018.summarise),
-    "deepbeam": Format(deepbeam.recognise, deepbeam.read, deepbeam.summarise),
-    "radcom": Format(radcom.recognise, radcom.read, radcom.summarise),
-    "torchsig": Format(torchsig.recognise, torchsig.read, torchsig.summarise),
-    "hdf5": Format(hdf5.recognise, hdf5.read, hdf5.summarise),
-    "npz": Format(npz.recognise, npz.read, npz.summarise),
-    "owl": Format(owl.recognise, owl.read, owl.summarise),
-    "rml-pickle": Format(rml_pickle.recognise, rml_pickle.read, rml_pickle.summarise),
-    "deepmimo": Format(deepmimo.recognise, deepmimo.read, deepmimo.summarise),
-    "powder": Format(powder.recognise, powder.read, powder.summarise),
-    "icarus": Format(icarus.recognise, icarus.read, icarus.summarise),
-    "ut-har": Format(ut_har.recognise, ut_har.read, ut_har.summarise),
-    "ntu-fi": Format(ntu_fi.recognise, ntu_fi.read, ntu_fi.summarise),
-    "uwb-indoor": Format(uwb_indoor.recognise, uwb_indoor.read, uwb_indoor.summarise),
-    "csitool": Format(csitool.recognise, csitool.read, csitool.summarise),
-    "sigmf": Format(sigmf.recognise, sigmf.read, sigmf.summarise),
-}
+def _ours(path: list[str], package: str) -> dict[str, DataFormat]:
+    modules = {name: import_module(f"{package}.{name}") for _, name, _ in iter_modules(path)}
+    return {name.replace("_", "-"): module for name, module in sorted(modules.items()) if hasattr(module, "recognise")}
+
+
+def _installed() -> dict[str, DataFormat]:
+    found: dict[str, DataFormat] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            found[point.name] = point.load()
+        except Exception as error:
+            raise DataError(
+                f"format {point.name!r} ({point.value}) cannot be imported: {error}; correct or uninstall its package"
+            ) from error
+    return found
+
+
+def format_named(name: str) -> DataFormat:
+    """A format by name; raises :class:`DataError` that lists them if there is none."""
+    formats = known_formats()
+    if name not in formats:
+        close = difflib.get_close_matches(name, formats, n=1)
+        known = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(formats)}"
+        raise DataError(f"unknown format {name!r}: {known}")
+    return formats[name]
 
 
 def format_of(spec: DataSpec) -> str:
     """Name of the format of ``spec.path``: ``spec.format``, or else the first that recognises it.
 
     Raises:
-        DataError: The path does not exist, or no format recognises it.
+        DataError: The path does not exist, the format is unknown, or no format recognises the path.
     """
     path = spec.path
     if path is None:
@@ -81,12 +88,13 @@ def format_of(spec: DataSpec) -> str:
     if not path.exists():
         raise DataError(f"{path} does not exist: correct data.path")
     if spec.format is not None:
+        format_named(spec.format)
         return spec.format
-    for name, layout in FORMATS.items():
+    for name, layout in known_formats().items():
         if layout.recognise(path):
             return name
     raise DataError(
-        f"{path} is of no known layout (.h5, .npz, .sigmf-meta ...): set data.format to one of {', '.join(FORMATS)}"
+        f"{path} is of no known layout (.h5, .npz, .sigmf-meta ...): set data.format to one of {', '.join(known_formats())}"
     )
 
 
@@ -98,7 +106,7 @@ def open_table(spec: DataSpec) -> Table:
     """
     if spec.synthetic is not None:
         # torch takes seconds to import and only simulated windows need it
-        from offramp.data.synthesis.source import read_synthetic
+        from offramp.data.simulated import read_synthetic
 
         return read_synthetic(spec.synthetic)
-    return FORMATS[format_of(spec)].read(spec)
+    return format_named(format_of(spec)).read(spec)

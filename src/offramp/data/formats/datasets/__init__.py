@@ -1,0 +1,1 @@
+"""Layouts of single data sets, one file each."""

@@ -1,0 +1,1 @@
+"""Layouts that anybody may write: HDF5, npz, SigMF."""

@@ -1,0 +1,1 @@
+"""Our own signals, radios and channels. Windows come from here, tables from :mod:`offramp.data`."""

@@ -1,0 +1,122 @@
+"""Labelled windows, and pairs of views for contrastive pretraining, from the same generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from offramp.simulation.channel import MAX_DELAY, Paths, add_noise, drifted, propagate, rician_paths, to_iq
+from offramp.simulation.draws import seeded, uniform
+from offramp.simulation.impairments import Receiver, draw_receivers, draw_transmitters, receive, transmit
+from offramp.simulation.signal_types import SIGNAL_TYPES, draw_kinds, transmissions
+
+NOISE = SIGNAL_TYPES.index("noise")
+MAX_ANGLE = 60.0
+"""Directions are drawn uniformly from -60 to 60 degrees."""
+K_FACTOR_DB = (6.0, 20.0)
+"""The line of sight is at least 6 dB above the scattered paths, so that the direction stays defined."""
+SCATTERERS = 3
+VIEW_CORRELATION = 0.9
+"""Share of the scatterers' gains that the second view of a transmission keeps."""
+WINDOW_STREAM = 1 << 40
+"""Keeps labelled windows apart from the views that an encoder was pretrained on, whatever the two seeds."""
+ANGLE_SECTORS = 8
+"""The angle task as classes: equal sectors of 15 degrees."""
+
+
+@dataclass(frozen=True)
+class SyntheticWindows:
+    """Simulated received windows with all that is known about them.
+
+    Attributes:
+        iq: float32 ``(N, 2, antennas, samples)``.
+        modulation: int64 ``(N,)``, index into ``SIGNAL_TYPES``.
+        angle: float32 ``(N,)``, direction of the line of sight in degrees from broadside; without meaning for noise.
+        snr_db: float32 ``(N,)``; without meaning for noise.
+    """
+
+    iq: Tensor
+    modulation: Tensor
+    angle: Tensor
+    snr_db: Tensor
+
+    @property
+    def sector(self) -> Tensor:
+        """int64 ``(N,)``: which of the equal sectors the angle lies in; -1 for noise, which comes from nowhere."""
+        sector = ((self.angle + MAX_ANGLE) / (2 * MAX_ANGLE) * ANGLE_SECTORS).long().clamp(0, ANGLE_SECTORS - 1)
+        return sector.masked_fill(self.modulation == NOISE, -1)
+
+
+def synthetic_windows(
+    count: int,
+    antennas: int,
+    samples: int,
+    snr_db: tuple[float, float],
+    seed: int,
+    block: int = 0,
+    with_noise: bool = True,
+) -> SyntheticWindows:
+    """Draw windows: signal type, radios, paths, direction and SNR independently and uniformly.
+
+    Args:
+        count: Windows.
+        antennas: Antennas of the array.
+        samples: Length of a window.
+        snr_db: Range of the SNR in the whole sampled band.
+        seed: Of the data set.
+        block: Numbers independent blocks of one data set, so that a large set is made piece by piece and any piece again.
+        with_noise: Whether noise alone is one of the signal types; leave it out where the direction is asked for.
+    """
+    generator = seeded(seed, block + WINDOW_STREAM)
+    modulation = draw_kinds(count, generator, with_noise)
+    signal = transmit(transmissions(modulation, MAX_DELAY + samples, generator), draw_transmitters(count, generator))
+    angle, paths = _line_of_sight(count, generator)
+    snr = uniform(*snr_db, (count,), generator)
+    iq = _received(signal, paths, draw_receivers(count, generator), antennas, snr, generator)
+    return SyntheticWindows(iq, modulation, angle, snr)
+
+
+def view_pairs(
+    count: int,
+    antennas: int,
+    samples: int,
+    snr_db: tuple[float, float],
+    seed: int,
+    block: int,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """Two views of each of ``count`` transmissions: disjoint crops under a slightly changed channel and independent noise.
+
+    What both share is what the encoder shall keep: signal type, symbol rate, pulse, radios, carrier offset, direction. Payload,
+    timing, phase, SNR and noise differ, and scattered paths a little.
+
+    Returns:
+        Two float32 tensors ``(count, 2, antennas, samples)``.
+    """
+    generator = seeded(seed, block, device)
+    gap = samples // 8
+    kinds = draw_kinds(count, generator)
+    signal = transmissions(kinds, 2 * (MAX_DELAY + samples) + gap, generator)
+    signal = transmit(signal, draw_transmitters(count, generator))
+    _, paths = _line_of_sight(count, generator)
+    receivers = draw_receivers(count, generator)
+    views = []
+    for start, seen in ((0, paths), (MAX_DELAY + samples + gap, drifted(paths, VIEW_CORRELATION, generator))):
+        crop = signal[:, start : start + MAX_DELAY + samples]
+        snr = uniform(*snr_db, (count,), generator)
+        views.append(_received(crop, seen, receivers, antennas, snr, generator))
+    return views[0], views[1]
+
+
+def _line_of_sight(count: int, generator: Generator) -> tuple[Tensor, Paths]:
+    angle = uniform(-MAX_ANGLE, MAX_ANGLE, (count,), generator)
+    return angle, rician_paths(angle, uniform(*K_FACTOR_DB, (count,), generator), SCATTERERS, generator)
+
+
+def _received(
+    signal: Tensor, paths: Paths, receivers: Receiver, antennas: int, snr_db: Tensor, generator: Generator
+) -> Tensor:
+    noisy = add_noise(propagate(signal, paths, antennas), snr_db, generator)
+    return to_iq(receive(noisy, receivers, generator))
