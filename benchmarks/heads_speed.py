@@ -19,9 +19,9 @@ from threadpoolctl import threadpool_limits
 
 from offramp.encoders.registry import load_encoder
 from offramp.features import freeze
-from offramp.fitting.fit import STRENGTHS
-from offramp.fitting.logistic import fit_logistic
-from offramp.fitting.rows import Rows
+from offramp.heads.fit import STRENGTHS
+from offramp.heads.logistic import fit_logistic
+from offramp.heads.rows import Rows
 from offramp.simulation.signal_types import SIGNAL_TYPES
 from offramp.simulation.windows import synthetic_windows
 

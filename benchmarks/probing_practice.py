@@ -36,10 +36,10 @@ from offramp.data.splits import Draw, Split
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import load_encoder, packaged_weights
 from offramp.features import FeatureBank, fill_bank, freeze
-from offramp.fitting.fit import STRENGTHS, FittedExit, Problem, fit_exit, head_statistics
-from offramp.resampling import Resamples, per_seed_scores, resampling_units
+from offramp.heads.fit import STRENGTHS, FittedExit, Problem, fit_exit, head_statistics
+from offramp.policies.selection import non_inferior
 from offramp.schema.tasks import TaskSpec
-from offramp.selection import non_inferior
+from offramp.scoring.resampling import Resamples, per_seed_scores, resampling_units
 from offramp.transforms import Transform
 
 SHIPPED = "wavesfm-micro-iq"

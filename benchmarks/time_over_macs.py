@@ -8,9 +8,9 @@ import json
 import time
 from pathlib import Path
 
-from offramp.benching import bench_encoder
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import load_encoder
+from offramp.export.bench import bench_encoder
 
 CHECKPOINT = Path(__file__).parents[2] / "shared" / "data" / "lwm-v1.0.pth"
 ROUNDS = {1: 150, 64: 9}

@@ -22,16 +22,16 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from offramp import runtime
-from offramp.channels.beams import as_complex, genie_efficiency, spectral_efficiency
 from offramp.channels.prediction import fit_wiener, linear_prediction, persistence
 from offramp.channels.recurrent import GRUPredictor, fit_gru, predict
 from offramp.costs import exit_costs, measure_latency
 from offramp.data.formats import open_table
 from offramp.files import atomic_path, write_text
-from offramp.heads import head_module
-from offramp.metrics import METRICS
+from offramp.heads.modules import head_module
 from offramp.pipeline import Prepared, prepare
 from offramp.schema.suite import load_suite
+from offramp.scoring.beams import as_complex, genie_efficiency, spectral_efficiency
+from offramp.scoring.metrics import METRICS
 
 HERE = Path(__file__).resolve().parent
 TASK = "prediction"

@@ -28,11 +28,11 @@ from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import load_encoder
 from offramp.features import batch_size, fill_bank, freeze
 from offramp.files import atomic_path, write_text
-from offramp.fitting.fit import Problem, fit_exit
-from offramp.resampling import Resamples, paired_gain, resampling_units, summarise
+from offramp.heads.fit import Problem, fit_exit
 from offramp.schema.results import Gain
 from offramp.schema.suite import load_suite
 from offramp.schema.tasks import TaskSpec
+from offramp.scoring.resampling import Resamples, paired_gain, resampling_units, summarise
 from offramp.training.exits import ExitTraining, train_exits
 from offramp.transforms import Transform
 

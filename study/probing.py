@@ -18,9 +18,9 @@ from offramp.data.simulated import read_synthetic
 from offramp.encoders.base import StagedEncoder
 from offramp.features import freeze
 from offramp.files import atomic_path
-from offramp.fitting.fit import STRENGTHS as STRENGTHS_BY_HEAD
-from offramp.fitting.logistic import fit_logistic
-from offramp.fitting.rows import Rows
+from offramp.heads.fit import STRENGTHS as STRENGTHS_BY_HEAD
+from offramp.heads.logistic import fit_logistic
+from offramp.heads.rows import Rows
 from offramp.transforms import Transform
 
 Bools = NDArray[np.bool_]

@@ -13,8 +13,8 @@ from intervals import Estimate, by_unit, crossed_bootstrap
 from numpy.typing import NDArray
 from plan import LABEL_SEEDS, PRETRAINED, RANDOM, SHOTS, TASKS, StudyTask
 
-from offramp.resampling import holm
 from offramp.schema.results import Gain
+from offramp.scoring.resampling import holm
 
 TOLERANCE = 0.01
 """An exit is non-inferior if it is at most one point of accuracy worse than the full encoder."""

@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from offramp.files import atomic_path
-from offramp.metrics import METRICS
 from offramp.policies.costs import CascadeCosts
 from offramp.policies.search import Sweep, candidate, outcomes, shared_thresholds
 from offramp.policies.simulation import certainties, leaving
 from offramp.policies.windows import Windows
-from offramp.resampling import Resamples, Units, paired_gain
-from offramp.resampling import summarise as summarise_scores
+from offramp.scoring.metrics import METRICS
+from offramp.scoring.resampling import Resamples, Units, paired_gain
+from offramp.scoring.resampling import summarise as summarise_scores
 
 ACCURACY = METRICS["accuracy"]
 THRESHOLDS, BUDGETS = 200, 20

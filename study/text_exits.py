@@ -29,10 +29,10 @@ from offramp.encoders.base import StagedEncoder, seeded
 from offramp.encoders.huggingface import HuggingFace
 from offramp.errors import DataError, OfframpError
 from offramp.files import atomic_path, write_text
-from offramp.fitting.fit import STRENGTHS
-from offramp.fitting.logistic import fit_logistic
-from offramp.fitting.rows import Rows
-from offramp.heads import untrained_head
+from offramp.heads.fit import STRENGTHS
+from offramp.heads.logistic import fit_logistic
+from offramp.heads.modules import untrained_head
+from offramp.heads.rows import Rows
 from offramp.training.exits.config import ExitTraining
 from offramp.training.exits.published import PUBLISHED, exit_rows, fit_hidden_halting, train_published
 from offramp.training.exits.trainer import train_exits

@@ -10,7 +10,7 @@ from torch import nn
 
 from offramp.costs import exit_costs, measure_latency, time_interleaved
 from offramp.errors import EncoderError
-from offramp.heads import TokenHead
+from offramp.heads.modules import TokenHead
 
 
 def test_every_exit_is_counted_in_order_of_depth():

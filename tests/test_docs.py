@@ -28,7 +28,7 @@ import typer
 import yaml
 from pydantic import BaseModel
 
-from offramp import benching, cli, costs
+from offramp import cli, costs
 from offramp.cli.app import app
 from offramp.encoders import registry
 from offramp.encoders.base import StagedEncoder
@@ -36,6 +36,7 @@ from offramp.encoders.iq_resnet import IQResNet
 from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.registry import load_encoder, random_encoder
 from offramp.encoders.storage import save_encoder
+from offramp.export import bench as benching
 from offramp.schema.policies import CostSpec, GuaranteeSpec, PoliciesSpec
 from offramp.schema.suite import EncoderSpec, SelectionSpec, Suite, load_suite
 from offramp.schema.tasks import (

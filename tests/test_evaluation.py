@@ -19,9 +19,9 @@ from offramp.evaluation import (
     exit_control,
     feature_control,
 )
-from offramp.fitting import fit
-from offramp.fitting.fit import FittedExit, Problem, check_targets, fit_exit
-from offramp.metrics import METRICS
+from offramp.heads import fit
+from offramp.heads.fit import FittedExit, Problem, check_targets, fit_exit
+from offramp.scoring.metrics import METRICS
 
 COUNT = 240
 MACS = [10, 100]

@@ -287,7 +287,7 @@ class TestReproduction:
 def test_labels_of_the_test_set_are_not_looked_at_before_the_choice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("offramp.fitting.mlp.EPOCHS", 5)
+    monkeypatch.setattr("offramp.heads.mlp.EPOCHS", 5)
     windows, labels, group = standard()
     test = np.flatnonzero(np.isin(group, TEST))
     shuffled = labels.copy()

@@ -23,7 +23,7 @@ from offramp.encoders.base import StagedEncoder
 from offramp.encoders.storage import save_encoder
 from offramp.errors import EncoderError, OfframpError
 from offramp.export import export_onnx
-from offramp.fitting.fit import STRENGTHS
+from offramp.heads.fit import STRENGTHS
 from offramp.pipeline import prepare, run_suite
 from offramp.schema.results import Results
 from offramp.schema.suite import load_suite

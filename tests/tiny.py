@@ -16,9 +16,9 @@ from offramp.data.table import WindowSource
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.registry import random_encoder
-from offramp.fitting.fit import Problem
-from offramp.resampling import resampling_units
+from offramp.heads.fit import Problem
 from offramp.schema.tasks import TaskSpec
+from offramp.scoring.resampling import resampling_units
 
 CONFIG = {"channels": [8, 8, 16, 16, 32], "repeats": [2, 2, 2]}
 EXITS = ["stem", "stage2.0", "stage2.1", "stage3.0", "stage3.1", "stage4.0", "stage4.1", "conv5"]

@@ -32,9 +32,9 @@ from ways import TASK, Answered, Indices, Ours, Outcome, Task, Theirs
 
 from offramp.costs import time_interleaved
 from offramp.features import fill_bank
-from offramp.policies.execution import run_cascade
 from offramp.policies.policy import Policy
-from offramp.resampling import Resamples
+from offramp.runtime.execution import run_cascade
+from offramp.scoring.resampling import Resamples
 
 LEAN = 0.5
 """The leanest budget: a share of full depth."""

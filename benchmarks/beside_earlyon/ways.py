@@ -16,15 +16,15 @@ from offramp.comparison.samples import final_sample, validation_sample
 from offramp.costs import exit_costs
 from offramp.encoders.base import StagedEncoder
 from offramp.features import FeatureBank
-from offramp.fitting.fit import FittedExit, Problem, fit_exit
-from offramp.heads import head_module
+from offramp.heads.fit import FittedExit, Problem, fit_exit
+from offramp.heads.modules import head_module
 from offramp.policies.costs import CascadeCosts
 from offramp.policies.policy import Policy
 from offramp.policies.search import Searcher
+from offramp.policies.selection import non_inferior
 from offramp.preparation import Prepared, load, prepare
-from offramp.resampling import Resamples
 from offramp.schema.suite import DEFAULT_SUITE, load_suite
-from offramp.selection import non_inferior
+from offramp.scoring.resampling import Resamples
 
 TASK, TOLERANCE = "modulation", "2%"
 """Of the embedded suite, and its tolerance for the fixed exit."""

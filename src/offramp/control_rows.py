@@ -10,7 +10,7 @@ from offramp import controls, evaluation
 from offramp.costs import ExitCost
 from offramp.evaluation import Evaluation, Resampling
 from offramp.features import FeatureBank
-from offramp.fitting.fit import FittedExit, fit_exit
+from offramp.heads.fit import FittedExit, fit_exit
 from offramp.preparation import Context, Prepared, bank_of, positions_of
 from offramp.schema.results import ExitControl, FeatureRow
 

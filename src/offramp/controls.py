@@ -22,7 +22,7 @@ from offramp.data.table import WindowSource
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import DataError
 from offramp.features import OnProgress, TapMatrix, batch_size, digest, fill_rows, freeze
-from offramp.fitting.rows import FeatureRows
+from offramp.heads.rows import FeatureRows
 from offramp.transforms import Transform
 
 MOST_RAW_FEATURES = 1024

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.fitting.fit import FittedExit, Problem, head_outputs, head_statistics, scoring_blocks
-from offramp.fitting.rows import FeatureRows
-from offramp.resampling import Resamples, paired_gain, summarise
+from offramp.heads.fit import FittedExit, Problem, head_outputs, head_statistics, scoring_blocks
+from offramp.heads.rows import FeatureRows
 from offramp.schema.results import ExitControl, ExitRow, FeatureRow, Gain, GroupScore, SnrScores
+from offramp.scoring.resampling import Resamples, paired_gain, summarise
 
 SNR_BINS = 8
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from offramp import evaluation, selection
+from offramp import evaluation
 from offramp.bundle import BundleTask
 from offramp.control_rows import run_controls
 from offramp.costs import ExitCost, exit_costs
@@ -21,16 +21,17 @@ from offramp.delivery import describe_encoder, describe_environment, encoder_ref
 from offramp.evaluation import Resampling
 from offramp.features import FeatureBank
 from offramp.files import output_folder, write_text
-from offramp.fitting.fit import FittedExit, Problem, fit_exit
-from offramp.heads import head_module
+from offramp.heads.fit import FittedExit, Problem, fit_exit
+from offramp.heads.modules import head_module
+from offramp.policies import selection
 from offramp.policies.policy import Policy
 from offramp.preparation import Context, OnProgress, Prepared, bank_of, check_task, load, positions_of, prepare
 from offramp.report.html import write_report
 from offramp.report.sentences import sentence
-from offramp.resampling import holm
 from offramp.routing import check_policies, check_unseen_class, route
 from offramp.schema.results import Results, TaskResult
 from offramp.schema.suite import LoadedSuite, SelectionSpec
+from offramp.scoring.resampling import holm
 
 LATENCY_SECONDS = 0.15
 

@@ -18,8 +18,8 @@ from rich.text import Text
 from offramp.control_rows import RANDOM_DRAWS
 from offramp.encoders.base import StagedEncoder
 from offramp.features import batch_size
-from offramp.fitting.fit import Problem, fit_exit
-from offramp.fitting.tokens import target_positions
+from offramp.heads.fit import Problem, fit_exit
+from offramp.heads.tokens import target_positions
 from offramp.pipeline import LATENCY_SECONDS
 from offramp.policies.search import Searcher
 from offramp.policies.windows import Windows

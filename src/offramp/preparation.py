@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from offramp import controls, selection
+from offramp import controls
 from offramp.bundle import MAX_EXAMPLES
 from offramp.costs import exit_costs
 from offramp.data.dataset import Dataset, load_dataset
@@ -20,13 +20,14 @@ from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import load_encoder
 from offramp.errors import EncoderError, OfframpError
 from offramp.features import FeatureBank, fill_bank, fit_transform, freeze, tap_shapes
-from offramp.fitting.fit import Problem, check_targets
-from offramp.fitting.rows import FeatureRows
-from offramp.fitting.tokens import target_positions
-from offramp.heads import untrained_head
-from offramp.resampling import resampling_units
+from offramp.heads.fit import Problem, check_targets
+from offramp.heads.modules import untrained_head
+from offramp.heads.rows import FeatureRows
+from offramp.heads.tokens import target_positions
+from offramp.policies import selection
 from offramp.schema.suite import LoadedSuite, Suite
 from offramp.schema.tasks import TaskSpec
+from offramp.scoring.resampling import resampling_units
 from offramp.transforms import Transform
 
 OnProgress = Callable[[str, int, int], None]

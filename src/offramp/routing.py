@@ -20,7 +20,7 @@ from offramp.encoders.base import StagedEncoder
 from offramp.errors import OfframpError, PolicyError
 from offramp.evaluation import Resampling
 from offramp.features import FeatureBank
-from offramp.fitting.fit import FittedExit
+from offramp.heads.fit import FittedExit
 from offramp.policies.costs import CascadeCosts
 from offramp.policies.policy import Policy
 from offramp.preparation import Context, Prepared, untrained_heads

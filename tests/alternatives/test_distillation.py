@@ -20,7 +20,7 @@ from offramp.encoders.lwm import LWM, LWM11
 from offramp.encoders.registry import random_encoder
 from offramp.encoders.wavesfm import WavesFM
 from offramp.errors import EncoderError
-from offramp.metrics import METRICS
+from offramp.scoring.metrics import METRICS
 
 
 def lesson(metric: str, targets: np.ndarray, teacher: np.ndarray, windows: np.ndarray | None = None) -> Lesson:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import j0
 
-from offramp.channels.beams import as_parts
 from offramp.channels.prediction import ORDER, fit_wiener, linear_prediction, persistence
-from offramp.metrics import METRICS
+from offramp.scoring.beams import as_parts
+from offramp.scoring.metrics import METRICS
 
 PAST, FUTURE = 16, 4
 

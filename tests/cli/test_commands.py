@@ -165,7 +165,7 @@ def test_export(finished: Path, tmp_path: Path, call: Call):
 
 
 def test_bench(finished: Path, call: Call, monkeypatch: pytest.MonkeyPatch):
-    from offramp import benching
+    from offramp.export import bench as benching
 
     monkeypatch.setattr(benching, "BACKENDS", ("torch",))
     monkeypatch.setattr(benching, "REPEATS", 1)

@@ -10,7 +10,7 @@ from tiny import dataset, draw, problem
 from offramp.comparison.budgets import Contest
 from offramp.comparison.samples import final_sample, validation_sample
 from offramp.evaluation import Resampling
-from offramp.fitting.fit import FittedExit, Problem, fit_exit
+from offramp.heads.fit import FittedExit, Problem, fit_exit
 from offramp.policies.costs import CascadeCosts
 from offramp.policies.search import Searcher
 

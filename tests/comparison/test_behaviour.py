@@ -19,7 +19,7 @@ from offramp.comparison.rejection import rejecting, rejection_curve
 from offramp.comparison.samples import final_sample
 from offramp.errors import PolicyError
 from offramp.evaluation import Resampling
-from offramp.fitting.fit import fit_exit
+from offramp.heads.fit import fit_exit
 from offramp.policies.policy import Policy
 from offramp.schema.policies import GuaranteeSpec, PoliciesSpec
 from offramp.transforms import degrade

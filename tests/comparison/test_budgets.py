@@ -7,7 +7,7 @@ import pytest
 from contests import COSTS, EXITS, contest
 
 from offramp.comparison.budgets import Contest, fixed_exit, oracle_row, policy_row, random_row, run_contest, verdict
-from offramp.fitting.fit import head_outputs
+from offramp.heads.fit import head_outputs
 from offramp.policies.policy import Policy
 from offramp.schema.results import Gain
 

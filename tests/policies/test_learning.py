@@ -13,10 +13,10 @@ from sklearn.linear_model import Ridge
 
 from offramp.errors import DataError, PolicyError
 from offramp.policies import CRITERIA, Policy
-from offramp.policies.calibration import failure_auroc
 from offramp.policies.criteria import Seen, confidence, descriptors
 from offramp.policies.learning import learned_parameters
 from offramp.policies.simulation import certainties
+from offramp.scoring.calibration import failure_auroc
 
 EXITS = ("shallow", "middle", "deep")
 TEMPERATURES = (0.5, 1.0, 1.7)

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offramp.errors import PolicyError
-from offramp.metrics import METRICS
 from offramp.policies.costs import CascadeCosts
 from offramp.policies.policy import Policy
 from offramp.policies.search import (
@@ -27,6 +26,7 @@ from offramp.policies.search import (
 )
 from offramp.policies.simulation import simulate
 from offramp.policies.windows import Windows
+from offramp.scoring.metrics import METRICS
 
 EXITS = ("a", "b", "c", "d")
 COSTS = CascadeCosts((10.0, 20.0, 40.0, 80.0), (1.0, 2.0, 3.0, 4.0), "MACs")

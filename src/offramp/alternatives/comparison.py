@@ -24,15 +24,15 @@ from offramp.encoders.base import StagedEncoder
 from offramp.errors import OfframpError, SuiteError
 from offramp.export.graph import INPUT, open_session, require_onnx
 from offramp.features import batch_size
-from offramp.metrics import Array
 from offramp.preparation import Prepared, prepare
 from offramp.report.loading import load_results
-from offramp.resampling import Resamples, holm, paired_gain, summarise
 from offramp.runtime.predictor import load_bundle_encoder
 from offramp.schema.results import Gain, Results
 from offramp.schema.results import Latency as LatencyRow
 from offramp.schema.suite import LoadedSuite, Suite
 from offramp.schema.tasks import TaskSpec
+from offramp.scoring.metrics import Array
+from offramp.scoring.resampling import Resamples, holm, paired_gain, summarise
 
 BATCHES = (1, 64)
 EPOCHS = 20

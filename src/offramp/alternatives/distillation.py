@@ -24,8 +24,8 @@ from offramp.bundle import Head
 from offramp.encoders.base import StagedEncoder, seeded
 from offramp.encoders.registry import random_encoder
 from offramp.errors import EncoderError
-from offramp.heads import head_module
-from offramp.metrics import Metric
+from offramp.heads.modules import head_module
+from offramp.scoring.metrics import Metric
 from offramp.training.config import rate_share
 
 TEMPERATURE = 2.0

@@ -13,16 +13,16 @@ from torch import nn
 
 from offramp.alternatives.distillation import FROM_SCRATCH, RECOVERY, Lesson, Taught, narrower, teach, untrained_like
 from offramp.alternatives.pruning import Loss, prune
-from offramp.alternatives.quantisation import CALIBRATION_WINDOWS, quantise
 from offramp.alternatives.records import Method
 from offramp.bundle import BundleTask
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import EncoderError
 from offramp.export.folding import fold_batchnorm
 from offramp.export.graph import cut_graphs, onnx_bytes
+from offramp.export.int8 import CALIBRATION_WINDOWS, quantise
 from offramp.export.modules import EveryExit
 from offramp.features import tap_shapes
-from offramp.heads import head_module
+from offramp.heads.modules import head_module
 
 METHODS: tuple[Method, ...] = ("int8", "pruned", "distilled")
 PRUNED = (0.5, 0.75)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.channels.beams import as_complex, as_parts
+from offramp.scoring.beams import as_complex, as_parts
 
 Parts = NDArray[np.float32]
 

@@ -17,7 +17,7 @@ from offramp.cli.training import train
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from offramp.benching import Bench
+    from offramp.export.bench import Bench
     from offramp.inspection import Inspection
 
 app = typer.Typer(
@@ -249,7 +249,7 @@ def bench(
 
     Example: offramp bench runs/demo/bundle
     """
-    from offramp.benching import bench_bundle
+    from offramp.export.bench import bench_bundle
 
     _show(bench_bundle(bundle, task), json)
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from offramp.comparison.budgets import Contest, by_exit
 from offramp.comparison.samples import Sample, confidences
 from offramp.evaluation import snr_bins
-from offramp.policies.calibration import expected_calibration_error, failure_auroc
 from offramp.policies.criteria import confidence
-from offramp.policies.failures import overconfidence, overthinking, premature
 from offramp.policies.policy import Policy
 from offramp.policies.search import survivors
 from offramp.schema.results import ReliabilityRow, ShiftRow
+from offramp.scoring.calibration import expected_calibration_error, failure_auroc
+from offramp.scoring.failures import overconfidence, overthinking, premature
 
 MOST_GROUPS = 12
 """Test groups are shown one by one where there are at most so many."""

@@ -9,14 +9,14 @@ import numpy as np
 
 from offramp.comparison.samples import Sample
 from offramp.evaluation import Resampling
-from offramp.fitting.fit import FittedExit, Problem
-from offramp.metrics import Array
+from offramp.heads.fit import FittedExit, Problem
 from offramp.policies.costs import SAME, CascadeCosts
 from offramp.policies.policy import Policy
 from offramp.policies.search import Found, Searcher
-from offramp.resampling import paired_gain, summarise
+from offramp.policies.selection import best
 from offramp.schema.results import BudgetRow, Gain, PolicyRow
-from offramp.selection import best
+from offramp.scoring.metrics import Array
+from offramp.scoring.resampling import paired_gain, summarise
 
 LOWEST = float(np.finfo(np.float64).min)
 """Stands for minus infinity, which JSON has not."""

@@ -8,13 +8,13 @@ import numpy as np
 
 from offramp.comparison.budgets import Contest
 from offramp.comparison.samples import Sample
-from offramp.metrics import Array
 from offramp.policies.guarantees import certify, group_losses, window_losses
 from offramp.policies.policy import Policy
 from offramp.policies.search import shared_thresholds
 from offramp.policies.simulation import certainties, leaving
 from offramp.schema.policies import GuaranteeSpec
 from offramp.schema.results import Certified
+from offramp.scoring.metrics import Array
 
 THRESHOLDS = 50
 """Tested in fixed sequence, from one that lets none leave; quantiles of the certainty on validation, so that they are fixed before

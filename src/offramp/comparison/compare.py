@@ -12,13 +12,13 @@ from offramp.comparison.instability import instability
 from offramp.comparison.rejection import rejecting, rejection_curve
 from offramp.comparison.samples import Sample, Taps, final_sample, validation_sample
 from offramp.evaluation import Resampling
-from offramp.fitting.fit import FittedExit, Problem
+from offramp.heads.fit import FittedExit, Problem
 from offramp.policies.costs import CascadeCosts
 from offramp.policies.policy import Policy
 from offramp.policies.search import Searcher, with_answer_temperatures
-from offramp.resampling import resampling_units
 from offramp.schema.policies import PoliciesSpec
 from offramp.schema.results import Certified, PolicyComparison, ShiftRow
+from offramp.scoring.resampling import resampling_units
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from offramp.comparison.budgets import Contest
-from offramp.policies.failures import interval, resampled_units
 from offramp.policies.policy import Policy
 from offramp.policies.search import PER_EXIT, candidate, exit_temperatures, per_exit, sweep
 from offramp.policies.simulation import certainties
 from offramp.schema.results import Instability
+from offramp.scoring.failures import interval, resampled_units
 
 RESAMPLES = 100
 

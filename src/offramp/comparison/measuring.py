@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from offramp.comparison.budgets import Budget, Contest, run_contest
 from offramp.costs import time_interleaved
 from offramp.encoders.base import StagedEncoder, State
-from offramp.metrics import Array
 from offramp.policies.arrivals import bursty_arrivals, cascade_service, fit_stage_times, queueing_latency
 from offramp.policies.costs import CascadeCosts
-from offramp.policies.execution import run_cascade
 from offramp.policies.policy import Policy
 from offramp.policies.search import with_answer_temperatures
+from offramp.runtime.execution import run_cascade
 from offramp.schema.policies import PoliciesSpec
 from offramp.schema.results import Arrivals, BudgetRow, MeasuredPolicies, MeasuredRow
+from offramp.scoring.metrics import Array
 
 STAGE_ROUNDS = 5
 """Rounds in which every exit's way is timed."""

@@ -13,7 +13,7 @@ from offramp.comparison.samples import Sample, Taps, final_sample
 from offramp.data.table import WindowSource
 from offramp.encoders.base import StagedEncoder
 from offramp.features import digest, fill_bank
-from offramp.fitting.fit import FittedExit, Problem, fit_exit
+from offramp.heads.fit import FittedExit, Problem, fit_exit
 from offramp.transforms import Transform, degrade
 
 

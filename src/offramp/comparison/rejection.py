@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from offramp.comparison.samples import Sample, confidences
-from offramp.metrics import Array
 from offramp.policies.policy import Policy
 from offramp.schema.results import Rejection
+from offramp.scoring.metrics import Array
 
 CURVE_POINTS = 11
 ALL_REJECTED = 2.0

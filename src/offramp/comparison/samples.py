@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.fitting.fit import FittedExit, Problem, head_outputs
-from offramp.fitting.rows import FeatureRows
-from offramp.metrics import Array
+from offramp.heads.fit import FittedExit, Problem, head_outputs
+from offramp.heads.rows import FeatureRows
 from offramp.policies.criteria import confidence
 from offramp.policies.policy import Policy
 from offramp.policies.simulation import Decisions, simulate
 from offramp.policies.windows import Windows
-from offramp.resampling import Units
+from offramp.scoring.metrics import Array
+from offramp.scoring.resampling import Units
 
 Taps = Callable[[str], FeatureRows]
 """Features of one exit by its name."""

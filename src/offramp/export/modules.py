@@ -13,7 +13,7 @@ from torch.nn import functional
 from offramp.bundle import BundleTask
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import OfframpError
-from offramp.heads import head_module
+from offramp.heads.modules import head_module
 from offramp.transforms import SPECTROGRAM_BINS, SPECTROGRAM_HOP, Transform
 
 

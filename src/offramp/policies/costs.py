@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from offramp.errors import PolicyError
-from offramp.metrics import Array
+from offramp.scoring.metrics import Array
 
 SAME = 1 + 1e-9
 """A cost may exceed a budget by rounding."""

@@ -14,14 +14,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.metrics import Array, Metric
-from offramp.policies.calibration import fit_temperature
 from offramp.policies.costs import SAME, CascadeCosts
 from offramp.policies.criteria import CRITERIA
 from offramp.policies.learning import learned_parameters
 from offramp.policies.policy import Policy
 from offramp.policies.simulation import Outputs, certainties, leaving
 from offramp.policies.windows import Windows
+from offramp.scoring.calibration import fit_temperature
+from offramp.scoring.metrics import Array, Metric
 
 THRESHOLDS = 24
 """Tried for one threshold shared by all exits: quantiles of the certainty, one that lets none leave, one that lets all leave."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.metrics import Array, Metric
 from offramp.policies.simulation import Outputs
+from offramp.scoring.metrics import Array, Metric
 
 AS_GOOD = 0.01
 """For regression: an answer that loses this much more than another is as good; of the targets' spread where losses are distances."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from offramp.metrics import METRICS
 from offramp.schema.results import Gain, Measured
+from offramp.scoring.metrics import METRICS
 
 MISSING = "n/a"
 _LABELS = {

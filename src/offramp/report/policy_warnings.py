@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from offramp.metrics import METRICS
 from offramp.report.numbers import format_count, format_number, format_percent, format_score, is_better, is_bounded
 from offramp.schema.results import BudgetRow, Certified, Instability, PolicyComparison, ReliabilityRow, ShiftRow
+from offramp.scoring.metrics import METRICS
 
 PREMATURE = 0.05
 """Share of a population's windows that leave early and wrong where full depth is right."""

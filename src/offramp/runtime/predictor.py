@@ -16,11 +16,11 @@ from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import checkpoint_options, load_encoder
 from offramp.errors import BundleError, DataError, OfframpError
 from offramp.features import tap_shapes
-from offramp.heads import head_module
+from offramp.heads.modules import head_module
 from offramp.policies.criteria import softmax
-from offramp.policies.execution import Cascade, run_cascades
 from offramp.policies.policy import Policy
 from offramp.policies.simulation import Decisions
+from offramp.runtime.execution import Cascade, run_cascades
 from offramp.runtime.stored import policies_of
 from offramp.transforms import Transform
 

@@ -14,10 +14,10 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from offramp.controls import CONTROLS
 from offramp.encoders.hub import LOCAL
 from offramp.errors import SuiteError
-from offramp.metrics import METRICS
+from offramp.policies.selection import margin
 from offramp.schema.policies import PoliciesSpec
 from offramp.schema.tasks import Spec, TaskSpec
-from offramp.selection import margin
+from offramp.scoring.metrics import METRICS
 
 DEFAULT_SUITE = Path(__file__).parents[1] / "suites" / "default.yaml"
 

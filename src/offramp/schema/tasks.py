@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from offramp.metrics import METRICS
+from offramp.scoring.metrics import METRICS
 
 Kind = Literal["classification", "regression"]
 SignalScenario = Literal["signals", "directions", "rml2016", "fingerprint", "interference", "beam"]

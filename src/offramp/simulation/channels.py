@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offramp.channels.beams import beam_powers, dft_codebook
 from offramp.schema.tasks import ChannelSpec
+from offramp.scoring.beams import beam_powers, dft_codebook
 from offramp.simulation.channel import to_iq
 from offramp.simulation.draws import complex_normal, log_uniform, seeded, uniform
 from offramp.simulation.scenarios.scene import Scene

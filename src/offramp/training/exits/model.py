@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from offramp.bundle import Head, Layer
 from offramp.encoders.base import StagedEncoder, State
-from offramp.heads import untrained_head
+from offramp.heads.modules import untrained_head
 
 
 class ExitModel(nn.Module):
@@ -100,7 +100,7 @@ def _kinds(state: State) -> list[tuple[torch.Size, torch.dtype]]:
 
 
 def set_head(module: nn.Module, head: Head, centre: np.ndarray, spread: np.ndarray) -> None:
-    """Let a module of :func:`~offramp.heads.untrained_head` start as ``head``, its outputs standardised."""
+    """Let a module of :func:`~offramp.heads.modules.untrained_head` start as ``head``, its outputs standardised."""
     linears = _linears(module)
     with torch.no_grad():
         for linear, (weight, bias) in zip(linears, _scaled(head.layers, 1 / spread, -centre / spread), strict=True):
@@ -109,7 +109,7 @@ def set_head(module: nn.Module, head: Head, centre: np.ndarray, spread: np.ndarr
 
 
 def get_head(module: nn.Module, centre: np.ndarray, spread: np.ndarray) -> Head:
-    """A module of :func:`~offramp.heads.untrained_head` as arrays, its standardised outputs in the target's own unit."""
+    """A module of :func:`~offramp.heads.modules.untrained_head` as arrays, its standardised outputs in the target's own unit."""
     layers = tuple(
         (linear.weight.detach().cpu().numpy().copy(), linear.bias.detach().cpu().numpy().copy())
         for linear in _linears(module)

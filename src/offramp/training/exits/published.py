@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from offramp.bundle import Head
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import DataError, PolicyError, TrainingError
-from offramp.heads import head_module
+from offramp.heads.modules import head_module
 from offramp.policies.criteria import Array
-from offramp.policies.execution import run_cascade
 from offramp.policies.policy import Memory, Policy
 from offramp.policies.simulation import Decisions
+from offramp.runtime.execution import run_cascade
 from offramp.schema.tasks import Kind
 from offramp.training.exits.config import ExitTraining, Method
 from offramp.training.exits.trainer import TrainedExits, train_exits

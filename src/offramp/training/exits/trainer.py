@@ -58,7 +58,7 @@ class TrainedExits:
     Attributes:
         encoder: A new encoder, in inference mode, of the same architecture and configuration as the one given.
         heads: A head for every exit that was trained, by name and in order of depth: ``heads[exit](taps)``; as a module through
-            :func:`offramp.heads.head_module`. One object for exits that share a head.
+            :func:`offramp.heads.modules.head_module`. One object for exits that share a head.
         log: A line per 20 steps and one of the last: the attributes of :class:`ExitStep`.
     """
 

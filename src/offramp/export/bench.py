@@ -21,7 +21,7 @@ from offramp.errors import OfframpError
 from offramp.export.folding import fold_batchnorm
 from offramp.export.graph import INPUT, cut_graphs, onnx_bytes, open_session
 from offramp.export.modules import EveryExit
-from offramp.heads import head_module
+from offramp.heads.modules import head_module
 from offramp.runtime.predictor import load_bundle_encoder
 
 BACKENDS = ("torch", "onnxruntime")

@@ -7,10 +7,10 @@ from tiny import dataset, draw, problem, tiny_encoder
 
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import EncoderError
-from offramp.fitting import fit
-from offramp.fitting import rows as rows_module
-from offramp.fitting.fit import fit_exit
-from offramp.fitting.tokens import PositionRows, fit_tokens, target_positions
+from offramp.heads import fit
+from offramp.heads import rows as rows_module
+from offramp.heads.fit import fit_exit
+from offramp.heads.tokens import PositionRows, fit_tokens, target_positions
 
 COUNT, POSITIONS, WIDTH, VALUES = 40, 6, 5, 4
 STRENGTHS = (10.0, 1e-1, 1e-4)

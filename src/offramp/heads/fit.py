@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from offramp.bundle import Head
 from offramp.data.dataset import Dataset
 from offramp.data.splits import Draw, Split
-from offramp.fitting.logistic import fit_logistic
-from offramp.fitting.mlp import fit_mlp
-from offramp.fitting.ridge import fit_ridge
-from offramp.fitting.rows import FeatureRows, Rows
-from offramp.fitting.tokens import fit_tokens
-from offramp.metrics import METRICS, Array, Metric
-from offramp.resampling import Units
+from offramp.heads.logistic import fit_logistic
+from offramp.heads.mlp import fit_mlp
+from offramp.heads.ridge import fit_ridge
+from offramp.heads.rows import FeatureRows, Rows
+from offramp.heads.tokens import fit_tokens
 from offramp.schema.tasks import TaskSpec
+from offramp.scoring.metrics import METRICS, Array, Metric
+from offramp.scoring.resampling import Units
 
 STRENGTHS = {
     "logistic": (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5),
@@ -101,7 +101,7 @@ def fit_exit(
         name: Of the exit or control.
         features: ``(N, width)`` float32, rows in the order of the data set; ``(N, positions, width)`` for heads on tokens.
         draws: Seeds to fit; all of the split's if None.
-        positions: For heads on tokens: see :func:`offramp.fitting.tokens.target_positions`.
+        positions: For heads on tokens: see :func:`offramp.heads.tokens.target_positions`.
     """
     fitted = _fit_draws(problem, features, draws or problem.split.draws, positions)
     test = problem.split.test

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from offramp.fitting import rows as rows_module
-from offramp.fitting.rows import Rows
+from offramp.heads import rows as rows_module
+from offramp.heads.rows import Rows
 
 
 def made(count: int = 500, width: int = 5) -> np.ndarray:

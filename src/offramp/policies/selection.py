@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from offramp.errors import SuiteError
-from offramp.metrics import Array, Metric
-from offramp.resampling import LEVEL, Resamples, gain_draws, per_seed_scores
+from offramp.scoring.metrics import Array, Metric
+from offramp.scoring.resampling import LEVEL, Resamples, gain_draws, per_seed_scores
 
 
 def non_inferior(sums: Sequence[Array], metric: Metric, resamples: Resamples, tolerance: float | str) -> int:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from offramp.fitting import rows as rows_module
-from offramp.fitting.ridge import fit_ridge
-from offramp.fitting.rows import Rows
+from offramp.heads import rows as rows_module
+from offramp.heads.ridge import fit_ridge
+from offramp.heads.rows import Rows
 
 STRENGTHS = (10.0, 1.0, 1e-2, 1e-5)
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from offramp.channels.beams import (
+from offramp.scoring.beams import (
     as_complex,
     as_parts,
     beam_powers,
@@ -86,5 +86,5 @@ def test_the_mean_is_over_subcarriers_and_slots_stay() -> None:
 
 
 def test_beams_do_not_import_torch() -> None:
-    code = "import sys, offramp.channels.beams, offramp.metrics; sys.exit('torch' in sys.modules)"
+    code = "import sys, offramp.scoring.beams, offramp.scoring.metrics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

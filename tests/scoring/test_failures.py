@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offramp.errors import DataError
-from offramp.policies.failures import interval, overconfidence, overthinking, premature, resampled_units
+from offramp.scoring.failures import interval, overconfidence, overthinking, premature, resampled_units
 
 triples = st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=30)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
 
 from offramp.errors import DataError
-from offramp.metrics import METRICS
+from offramp.scoring.metrics import METRICS
 
 CLASSIFICATION = [name for name, metric in METRICS.items() if metric.kind == "classification"]
 

@@ -10,7 +10,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import roc_auc_score
 
 from offramp.errors import DataError
-from offramp.policies.calibration import (
+from offramp.scoring.calibration import (
     HIGHEST,
     LOWEST,
     expected_calibration_error,

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.channels.beams import as_complex, genie_efficiency, spectral_efficiency
 from offramp.errors import DataError
+from offramp.scoring.beams import as_complex, genie_efficiency, spectral_efficiency
 
 SNR_DB = 10.0
 """At which ``mrt_efficiency`` scores precoders; beam gains hold the SNR that they are scored at."""
@@ -183,5 +183,5 @@ METRICS: dict[str, Metric] = {
 * ``spectral_efficiency``: targets and outputs ``(N, beams)`` are linear beam gains times SNR; the beam of the largest output is used.
   ``sum log2(1 + gain of that beam) / sum log2(1 + gain of the best)``, so that 1 is the genie's choice.
 * ``mrt_efficiency``: targets and outputs ``(N, 2, ..., antennas, subcarriers)`` are channels, real and imaginary. What maximum-ratio
-  transmission on the predicted channel reaches at 10 dB, over what it reaches on the true one; see :mod:`offramp.channels.beams`.
+  transmission on the predicted channel reaches at 10 dB, over what it reaches on the true one; see :mod:`offramp.scoring.beams`.
 """

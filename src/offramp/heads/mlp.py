@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offramp.bundle import Head
-from offramp.fitting.rows import Rows
-from offramp.heads import MLP_HIDDEN as HIDDEN
+from offramp.heads.modules import MLP_HIDDEN as HIDDEN
+from offramp.heads.rows import Rows
 
 EPOCHS = 40
 MINIBATCH = 256

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from offramp.metrics import METRICS
-from offramp.resampling import (
+from offramp.schema.results import Gain
+from offramp.scoring.metrics import METRICS
+from offramp.scoring.resampling import (
     Resamples,
     Units,
     gain_draws,
@@ -17,7 +18,6 @@ from offramp.resampling import (
     resampling_units,
     summarise,
 )
-from offramp.schema.results import Gain
 
 ACCURACY, ERROR = METRICS["accuracy"], METRICS["mean_error"]
 

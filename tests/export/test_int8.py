@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from offramp.alternatives.quantisation import quantise
 from offramp.export.graph import INPUT, open_session
+from offramp.export.int8 import quantise
 
 CHANNELS, CLASSES, SAMPLES = 8, 3, 32
 

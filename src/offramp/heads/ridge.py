@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from offramp.bundle import Head
-from offramp.fitting.logistic import fold_standardisation
-from offramp.fitting.rows import Rows
+from offramp.heads.logistic import fold_standardisation
+from offramp.heads.rows import Rows
 
 SPREAD_VALUES = 1 << 23
 """The spread of targets is computed on as many columns at a time as hold about this many values (64 MB)."""

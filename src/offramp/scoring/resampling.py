@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.metrics import Array, Metric
 from offramp.schema.results import Gain, Score
+from offramp.scoring.metrics import Array, Metric
 
 FEWEST_GROUPS = 8
 """With fewer groups an interval over groups means little: windows are resampled instead, and each group is shown."""

@@ -3,7 +3,7 @@ import torch
 from bundles import random_head
 
 from offramp.bundle import Head
-from offramp.heads import head_module
+from offramp.heads.modules import head_module
 
 
 def test_module_computes_what_the_head_computes():

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from offramp.bundle import Head, is_permutation
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import EncoderError
-from offramp.fitting.ridge import fit_ridge
-from offramp.fitting.rows import FeatureRows, Rows
+from offramp.heads.ridge import fit_ridge
+from offramp.heads.rows import FeatureRows, Rows
 
 
 class PositionRows:
@@ -62,7 +62,7 @@ def fit_tokens(
     positions: NDArray[np.int64],
     strengths: Sequence[float],
 ) -> tuple[Head, ...]:
-    """Ridge regression on all windows and positions together, see :func:`offramp.fitting.ridge.fit_ridge`.
+    """Ridge regression on all windows and positions together, see :func:`offramp.heads.ridge.fit_ridge`.
 
     Args:
         tokens: Taps ``(N, positions, width)``; they are read block by block.

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from offramp.fitting.mlp import fit_mlp
-from offramp.fitting.rows import Rows
+from offramp.heads.mlp import fit_mlp
+from offramp.heads.rows import Rows
 
 
 def xor(count: int = 600) -> tuple[np.ndarray, np.ndarray]:

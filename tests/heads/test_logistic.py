@@ -9,9 +9,9 @@ from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
 from offramp.bundle import Head
-from offramp.fitting import rows as rows_module
-from offramp.fitting.logistic import fit_logistic, fold_standardisation
-from offramp.fitting.rows import Rows
+from offramp.heads import rows as rows_module
+from offramp.heads.logistic import fit_logistic, fold_standardisation
+from offramp.heads.rows import Rows
 
 STRENGTHS = (1.0, 1e-2, 1e-4)
 TOLERANCE = 1e-4

@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 
 from offramp.errors import SuiteError
-from offramp.metrics import METRICS
-from offramp.resampling import Resamples
-from offramp.selection import best, margin, non_inferior, within_budget
+from offramp.policies.selection import best, margin, non_inferior, within_budget
+from offramp.scoring.metrics import METRICS
+from offramp.scoring.resampling import Resamples
 
 ACCURACY, ERROR = METRICS["accuracy"], METRICS["mean_error"]
 UNITS, SEEDS = 40, 3

@@ -26,9 +26,10 @@ from offramp.encoders.module import from_module
 from offramp.encoders.registry import random_encoder
 from offramp.encoders.wavesfm import WavesFM
 from offramp.errors import DataError, EncoderError, PolicyError
-from offramp.policies import Decisions, Policy, execution, simulate
-from offramp.policies.execution import Cascade, run_cascade, run_cascades
+from offramp.policies import Decisions, Policy, simulate
 from offramp.policies.simulation import certainties
+from offramp.runtime import execution
+from offramp.runtime.execution import Cascade, run_cascade, run_cascades
 
 CLOSE = 1e-5
 """A criterion this near to its threshold, or two classes this near to each other, may be decided either way."""

@@ -5,11 +5,11 @@ import pytest
 from bundles import IQ_SHAPE, small_shufflenet, token_task, write
 from rich.console import Console
 
-from offramp.benching import bench_bundle, bench_encoder
 from offramp.bundle import load_bundle
 from offramp.costs import exit_costs
 from offramp.errors import BundleError, OfframpError
-from offramp.heads import head_module
+from offramp.export.bench import bench_bundle, bench_encoder
+from offramp.heads.modules import head_module
 
 
 def test_bundle(iq_folder: Path):

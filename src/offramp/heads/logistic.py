@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offramp.bundle import Head
-from offramp.fitting.rows import Rows
+from offramp.heads.rows import Rows
 
 HISTORY = 10
 MAX_PASSES = 200
