@@ -26,9 +26,9 @@ from offramp.channels.prediction import fit_wiener, linear_prediction, persisten
 from offramp.channels.recurrent import GRUPredictor, fit_gru, predict
 from offramp.costs import exit_costs, measure_latency
 from offramp.data.formats import open_table
+from offramp.experiment.pipeline import Prepared, prepare
 from offramp.files import atomic_path, write_text
 from offramp.heads.modules import head_module
-from offramp.pipeline import Prepared, prepare
 from offramp.schema.suite import load_suite
 from offramp.scoring.beams import as_complex, genie_efficiency, spectral_efficiency
 from offramp.scoring.metrics import METRICS

@@ -12,11 +12,17 @@ from pathlib import Path
 from make_results import BEFORE, READING
 
 from offramp.cli.progress import Steps
+from offramp.experiment.pipeline import run_suite
 from offramp.files import write_text
-from offramp.pipeline import run_suite
 from offramp.report.loading import load_results
 from offramp.report.numbers import format_score
-from offramp.report.policy_text import certificate_sentences, policy_name, routed_row, verdict_counts, verdict_sentence
+from offramp.report.policies.text import (
+    certificate_sentences,
+    policy_name,
+    routed_row,
+    verdict_counts,
+    verdict_sentence,
+)
 from offramp.schema.policies import GuaranteeSpec, PoliciesSpec
 from offramp.schema.results import BudgetRow, Results, TaskResult
 from offramp.schema.suite import LoadedSuite, load_suite

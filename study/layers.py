@@ -15,7 +15,7 @@ from offramp.analysis.invariance import intraclass_correlation, retrieval_accura
 from offramp.analysis.similarity import linear_cka
 from offramp.analysis.spectrum import effective_rank
 from offramp.encoders.base import StagedEncoder
-from offramp.features import freeze
+from offramp.experiment.features import freeze
 from offramp.files import write_text
 from offramp.simulation.windows import view_pairs
 from offramp.training.augmentation import augment

@@ -9,7 +9,7 @@ from scipy import signal
 from tiny import noise, source
 
 from offramp.errors import DataError
-from offramp.features import fit_transform
+from offramp.experiment.features import fit_transform
 from offramp.schema.tasks import DegradeSpec
 from offramp.transforms import Transform, degrade, spectrogram
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ways import TASK, Answered, Indices, Ours, Outcome, Task, Theirs
 
 from offramp.costs import time_interleaved
-from offramp.features import fill_bank
+from offramp.experiment.features import fill_bank
 from offramp.policies.policy import Policy
 from offramp.runtime.execution import run_cascade
 from offramp.scoring.resampling import Resamples

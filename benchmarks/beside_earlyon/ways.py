@@ -12,17 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from offramp.comparison.samples import final_sample, validation_sample
 from offramp.costs import exit_costs
 from offramp.encoders.base import StagedEncoder
-from offramp.features import FeatureBank
+from offramp.experiment.features import FeatureBank
+from offramp.experiment.policies.samples import final_sample, validation_sample
+from offramp.experiment.prepare import Prepared, load, prepare
 from offramp.heads.fit import FittedExit, Problem, fit_exit
 from offramp.heads.modules import head_module
 from offramp.policies.costs import CascadeCosts
 from offramp.policies.policy import Policy
 from offramp.policies.search import Searcher
 from offramp.policies.selection import non_inferior
-from offramp.preparation import Prepared, load, prepare
 from offramp.schema.suite import DEFAULT_SUITE, load_suite
 from offramp.scoring.resampling import Resamples
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from offramp.encoders.base import StagedEncoder
     from offramp.encoders.registry import list_encoders, load_encoder, register_encoder
     from offramp.errors import OfframpError
+    from offramp.experiment.pipeline import run_suite
     from offramp.export import export_onnx
-    from offramp.pipeline import run_suite
     from offramp.runtime import Predictor, load
     from offramp.schema.suite import load_suite
 
@@ -26,7 +26,7 @@ _HOMES = {
     "register_encoder": "offramp.encoders.registry",
     "OfframpError": "offramp.errors",
     "export_onnx": "offramp.export",
-    "run_suite": "offramp.pipeline",
+    "run_suite": "offramp.experiment.pipeline",
     "Predictor": "offramp.runtime",
     "load": "offramp.runtime",
     "load_suite": "offramp.schema.suite",

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tiny import tones, write_hdf5
 
-from offramp import cli, pipeline
+from offramp import cli
 from offramp.alternatives import comparison, networks
 from offramp.alternatives.comparison import compare_alternatives, pick, with_verdicts
 from offramp.alternatives.presentation import markdown
@@ -21,6 +21,7 @@ from offramp.encoders.iq_resnet import IQResNet
 from offramp.encoders.registry import random_encoder
 from offramp.encoders.storage import save_encoder
 from offramp.errors import OfframpError, SuiteError
+from offramp.experiment import pipeline
 from offramp.schema.suite import load_suite
 
 EXITS = ["stem", "mixing", "stage1.0", "stage2.0", "stage3.0"]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from laboratory import EXITS, Call, Lab, task
 
-from offramp import cli, costs, pipeline
+from offramp import cli, costs
+from offramp.experiment import pipeline
 
 PROGRESS = re.compile(r"los: .*: \d+ in [\d.]+ s\n")
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from laboratory import Call, Lab
 
-from offramp import features, pipeline
+from offramp.experiment import features, pipeline
 
 
 def reproducible(folder: Path) -> dict[str, Any]:

@@ -19,8 +19,8 @@ import torch
 from laboratory import COUNT, Call, Lab, arrays, task
 from tiny import noise, tiny_encoder, tones
 
-from offramp import pipeline
 from offramp.encoders.storage import save_encoder
+from offramp.experiment import pipeline
 
 Refused = Callable[..., str]
 
@@ -333,7 +333,7 @@ class TestOut:
         refused("data", "make", "--out", lab.folder, words="is a directory")
 
     def test_features_that_do_not_fit_the_disk(self, lab: Lab, run_refused: Refused, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr("offramp.features.free_bytes", lambda path: 1000)
+        monkeypatch.setattr("offramp.experiment.features.free_bytes", lambda path: 1000)
         lab.suite()
         run_refused("data.h5", "free some space")
 

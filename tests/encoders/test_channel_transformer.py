@@ -10,9 +10,9 @@ from torch import Tensor
 from offramp.costs import exit_costs
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.channel_transformer import SLOTS, ChannelTransformer, channel_places, unit_power
+from offramp.encoders.check import check_encoder
 from offramp.encoders.registry import load_encoder
 from offramp.errors import EncoderError
-from offramp.testing import check_encoder
 
 
 def small(seed: int = 0) -> StagedEncoder:

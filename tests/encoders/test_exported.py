@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from offramp.costs import exit_costs
 from offramp.encoders import from_module
 from offramp.encoders.base import StagedEncoder
+from offramp.encoders.check import check_encoder
 from offramp.errors import EncoderError
-from offramp.testing import check_encoder
 
 
 class Unit(nn.Module):

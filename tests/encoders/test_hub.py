@@ -17,12 +17,12 @@ from hugging_face_models import MODELS, save
 from tiny import tiny_encoder
 
 import offramp
-from offramp import pipeline
+from offramp.cli.inspection import inspect_target
 from offramp.encoders import from_module
 from offramp.encoders.hub import is_source
 from offramp.encoders.registry import load_encoder
 from offramp.errors import EncoderError
-from offramp.inspection import inspect_target
+from offramp.experiment import pipeline
 from offramp.schema.suite import load_suite
 
 hub = pytest.importorskip("huggingface_hub")

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from offramp.costs import exit_costs
 from offramp.encoders import from_module
 from offramp.encoders.base import StagedEncoder
+from offramp.encoders.check import check_encoder
 from offramp.encoders.registry import load_encoder
 from offramp.encoders.storage import read_config
 from offramp.errors import EncoderError
-from offramp.testing import check_encoder
 
 
 def own_states(model: nn.Module, x: Tensor) -> tuple[list[Tensor], Tensor]:

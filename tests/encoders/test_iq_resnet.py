@@ -15,11 +15,11 @@ from torch.nn import functional
 
 from offramp.costs import exit_costs
 from offramp.encoders.base import StagedEncoder
+from offramp.encoders.check import check_encoder
 from offramp.encoders.iq_resnet import IQResNet, ResidualUnit
 from offramp.encoders.registry import load_encoder
 from offramp.export import fold_batchnorm
 from offramp.export.graph import onnx_bytes, open_session
-from offramp.testing import check_encoder
 
 NAMES = ["stem", "mixing", *(f"stage{stage}.{unit}" for stage in (1, 2, 3) for unit in (0, 1))]
 WIDTHS = [24, 32, 64, 64, 96, 96, 160, 160]

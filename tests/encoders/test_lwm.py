@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from offramp.encoders.check import check_encoder
 from offramp.encoders.lwm import LWM
 from offramp.encoders.registry import load_encoder
 from offramp.errors import EncoderError
-from offramp.testing import check_encoder
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 CHECKPOINT, CHANNELS = DATA / "lwm-v1.0.pth", DATA / "deepmimo-lwm.h5"

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from offramp.encoders.check import check_encoder
 from offramp.encoders.lwm import LWM, LWM11, square_patches
 from offramp.encoders.registry import load_encoder
 from offramp.encoders.storage import save_encoder
 from offramp.errors import EncoderError
-from offramp.testing import check_encoder
 
 WIDTH, HEADS, HIDDEN, LAYERS = 24, 8, 10, 2
 

@@ -18,9 +18,9 @@ import offramp.encoders
 from offramp.costs import exit_costs
 from offramp.encoders import ModuleEncoder, from_module, registry
 from offramp.encoders.base import InputSpec
+from offramp.encoders.check import check_encoder
 from offramp.encoders.registry import load_encoder, register_encoder
 from offramp.errors import EncoderError
-from offramp.testing import check_encoder
 
 IQ = InputSpec(("batch", "iq", "antennas", "time"), (2, None, None), (2, 1, 16))
 

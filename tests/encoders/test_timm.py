@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from offramp.costs import exit_costs
 from offramp.encoders import from_module
 from offramp.encoders.base import InputSpec
+from offramp.encoders.check import check_encoder
 from offramp.encoders.transformer import Block
 from offramp.errors import EncoderError
-from offramp.testing import check_encoder
 
 SIDE, PATCH, WIDTH, HEADS, HIDDEN, DEPTH = 12, 4, 8, 2, 16, 3
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from wavesfm_reference import Reference, Weights, published_state, signal_tokens
 
+from offramp.encoders.check import check_encoder
 from offramp.encoders.registry import load_encoder
 from offramp.encoders.storage import save_encoder
 from offramp.encoders.wavesfm import HEADS, TOKEN_CAP, WavesFM
 from offramp.errors import EncoderError
-from offramp.testing import check_encoder
 
 
 def tensors(state: Weights) -> dict[str, Tensor]:

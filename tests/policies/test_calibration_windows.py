@@ -9,7 +9,7 @@ import yaml
 from tiny import tiny_encoder, tones, write_hdf5
 
 from offramp.encoders.storage import save_encoder
-from offramp.pipeline import Prepared, prepare
+from offramp.experiment.pipeline import Prepared, prepare
 from offramp.schema.suite import load_suite
 
 COUNT = 240

@@ -122,7 +122,7 @@ def confusion(classes: int, per_class: int = 125) -> list[list[int]]:
 
 def results(tasks: dict[str, TaskResult], **changes: Any) -> Results:
     """Results with every task's sentence filled in."""
-    from offramp.report.sentences import sentence
+    from offramp.report.exits.sentences import sentence
 
     told = {
         name: one.model_copy(

@@ -217,7 +217,7 @@ def _shares(depth: float) -> dict[str, float]:
 
 def told(one: TaskResult, policies: PolicyComparison, measured: MeasuredPolicies | None = None) -> TaskResult:
     """A task with its policies, sentences and warnings filled in as a run does."""
-    from offramp.report.policy_text import measured_policy_sentence, policy_sentence, policy_warnings
+    from offramp.report.policies.text import measured_policy_sentence, policy_sentence, policy_warnings
 
     how = (one.metric, one.higher_is_better)
     changes = {"sentence": policy_sentence(policies, one.kind, *how), "warnings": policy_warnings(policies, *how)}

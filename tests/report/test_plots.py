@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 from report_samples import confusion, task
 
-from offramp.report import plots
+from offramp.report.exits import plots
 from offramp.schema.results import Results
 
 

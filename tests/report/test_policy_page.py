@@ -24,8 +24,8 @@ from routed_samples import (
 
 from offramp.report.card import model_card
 from offramp.report.html import load_results, write_report
-from offramp.report.policies import policy_view
-from offramp.report.policy_plots import snr_labels
+from offramp.report.policies.page import policy_view
+from offramp.report.policies.plots import snr_labels
 from offramp.report.terminal import markdown_table, results_table
 from offramp.schema.results import Results, TaskResult
 

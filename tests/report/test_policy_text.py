@@ -17,7 +17,7 @@ from routed_samples import (
     told,
 )
 
-from offramp.report.policy_text import (
+from offramp.report.policies.text import (
     Tally,
     certificate_sentences,
     instability_sentence,

@@ -16,7 +16,7 @@ from routed_samples import (
     shift_row,
 )
 
-from offramp.report.policy_warnings import policy_warnings
+from offramp.report.policies.warnings import policy_warnings
 
 
 def warned(metric: str = "accuracy", higher_is_better: bool = True, **changes: Any) -> list[str]:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from report_samples import exit_row, gain, score
 
+from offramp.report.exits.sentences import sentence
 from offramp.report.numbers import format_count, format_percent, format_score
-from offramp.report.sentences import sentence
 from offramp.schema.results import ExitControl, FeatureRow, Latency, Measured
 
 MEASURED = Measured(

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from offramp.bundle import BundleTask, Head
 from offramp.cli.app import app
+from offramp.cli.inspection import inspect_target
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.iq_resnet import IQResNet
 from offramp.encoders.registry import random_encoder
 from offramp.errors import BundleError, DataError
-from offramp.inspection import inspect_target
 from offramp.policies import Policy, simulate
 from offramp.policies.simulation import certainties
 from offramp.runtime import Predictor, load, rows, write_csv, write_jsonl

@@ -20,7 +20,7 @@ from offramp.encoders.base import StagedEncoder
 from offramp.encoders.iq_resnet import IQResNet
 from offramp.encoders.registry import random_encoder
 from offramp.errors import DataError, EncoderError, OfframpError, TrainingError
-from offramp.features import freeze
+from offramp.experiment.features import freeze
 from offramp.training.exits import ExitStep, ExitTraining, train_exits
 from offramp.training.exits.model import ExitModel, skippable_stages
 

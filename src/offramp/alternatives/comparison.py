@@ -19,12 +19,12 @@ from offramp.alternatives.pruning import require_torch_pruning
 from offramp.alternatives.records import Against, Alternative, Alternatives, Network, TaskAlternatives, Timing, Verdict
 from offramp.bundle import Bundle, load_bundle
 from offramp.costs import Latency, time_interleaved
-from offramp.delivery import describe_environment
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import OfframpError, SuiteError
+from offramp.experiment.deliver import describe_environment
+from offramp.experiment.features import batch_size
+from offramp.experiment.prepare import Prepared, prepare
 from offramp.export.graph import INPUT, open_session, require_onnx
-from offramp.features import batch_size
-from offramp.preparation import Prepared, prepare
 from offramp.report.loading import load_results
 from offramp.runtime.predictor import load_bundle_encoder
 from offramp.schema.results import Gain, Results

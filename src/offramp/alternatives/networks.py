@@ -17,11 +17,11 @@ from offramp.alternatives.records import Method
 from offramp.bundle import BundleTask
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import EncoderError
+from offramp.experiment.features import tap_shapes
 from offramp.export.folding import fold_batchnorm
 from offramp.export.graph import cut_graphs, onnx_bytes
 from offramp.export.int8 import CALIBRATION_WINDOWS, quantise
 from offramp.export.modules import EveryExit
-from offramp.features import tap_shapes
 from offramp.heads.modules import head_module
 
 METHODS: tuple[Method, ...] = ("int8", "pruned", "distilled")

@@ -17,8 +17,8 @@ from offramp.cli.training import train
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from offramp.cli.inspection import Inspection
     from offramp.export.bench import Bench
-    from offramp.inspection import Inspection
 
 app = typer.Typer(
     cls=Group,
@@ -95,11 +95,11 @@ def run(
     console = _console()
     with Steps() as steps:
         if dry_run:
-            from offramp.planning import plan_suite, plan_table
+            from offramp.experiment.plan import plan_suite, plan_table
 
             console.print(plan_table(plan_suite(loaded, device)))
             return
-        from offramp.pipeline import run_suite
+        from offramp.experiment.pipeline import run_suite
 
         results = run_suite(loaded, out, device, keep_features, by_reference, steps)
     from offramp.report.terminal import results_table
@@ -124,7 +124,7 @@ def inspect(
 
     Example: offramp inspect iq-shufflenet --shape 2,1,128
     """
-    from offramp.inspection import inspect_target
+    from offramp.cli.inspection import inspect_target
 
     _show(inspect_target(target, checkpoint, shape, modality), json)
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from offramp.files import write_text
-from offramp.report import plots
+from offramp.report.exits import plots
 from offramp.report.loading import load_results
 from offramp.report.numbers import (
     MISSING,
@@ -24,8 +24,8 @@ from offramp.report.numbers import (
     metric_heading,
     metric_label,
 )
-from offramp.report.policies import PolicyView, policy_view
-from offramp.report.policy_text import verdict_counts, verdict_sentence
+from offramp.report.policies.page import PolicyView, policy_view
+from offramp.report.policies.text import verdict_counts, verdict_sentence
 from offramp.report.summary import SummaryRow, simulated_tasks, summary_notes, summary_row, summary_rows
 from offramp.report.svg import Plot
 from offramp.schema.results import ExitControl, ExitRow, FeatureRow, Results, Score, TaskResult

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from offramp.report.exits.sentences import best_simple_control, controls_score
 from offramp.report.numbers import (
     MISSING,
     format_count,
@@ -14,7 +15,6 @@ from offramp.report.numbers import (
     metric_label,
     time_saved,
 )
-from offramp.report.sentences import best_simple_control, controls_score
 from offramp.schema.results import Results, TaskResult
 
 WINDOW_MARK = "†"

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from offramp.report.policy_text import policy_line, verdict_counts, verdict_sentence
+from offramp.report.policies.text import policy_line, verdict_counts, verdict_sentence
 from offramp.report.summary import simulated_tasks, summary_notes, summary_rows
 from offramp.schema.results import Results
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from offramp.controls import CONTROLS
 from offramp.encoders.hub import LOCAL
 from offramp.errors import SuiteError
+from offramp.experiment.controls.features import CONTROLS
 from offramp.policies.selection import margin
 from offramp.schema.policies import PoliciesSpec
 from offramp.schema.tasks import Spec, TaskSpec

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from offramp.bundle import Head
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import EncoderError, SuiteError
-from offramp.features import batch_size
+from offramp.experiment.features import batch_size
+from offramp.experiment.prepare import Prepared, load, prepare
 from offramp.files import output_folder, write_text
-from offramp.preparation import Prepared, load, prepare
 from offramp.schema.suite import LoadedSuite
 from offramp.training.exits.config import ExitTraining
 from offramp.training.exits.trainer import ExitStep, train_exits

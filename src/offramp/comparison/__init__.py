@@ -1,1 +1,0 @@
-"""Fixed exits beside policies, for one task: the section ``policies:`` of a suite."""

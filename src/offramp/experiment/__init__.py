@@ -1,0 +1,1 @@
+"""The main job, from a suite to results, report and bundle."""

@@ -1,0 +1,209 @@
+"""The main job: from a suite to results, report and bundle, top to bottom."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offramp.bundle import BundleTask
+from offramp.costs import ExitCost, exit_costs
+from offramp.data.splits import save_split
+from offramp.experiment import evaluate as evaluation
+from offramp.experiment.controls.rows import run_controls
+from offramp.experiment.deliver import describe_encoder, describe_environment, encoder_reference, measured, write_bundle
+from offramp.experiment.evaluate import Resampling
+from offramp.experiment.features import FeatureBank
+from offramp.experiment.policies.route import check_policies, check_unseen_class, route
+from offramp.experiment.prepare import Context, OnProgress, Prepared, bank_of, check_task, load, positions_of, prepare
+from offramp.files import output_folder, write_text
+from offramp.heads.fit import FittedExit, Problem, fit_exit
+from offramp.heads.modules import head_module
+from offramp.policies import selection
+from offramp.policies.policy import Policy
+from offramp.report.exits.sentences import sentence
+from offramp.report.html import write_report
+from offramp.schema.results import Results, TaskResult
+from offramp.schema.suite import LoadedSuite, SelectionSpec
+from offramp.scoring.resampling import holm
+
+LATENCY_SECONDS = 0.15
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A task's fitted heads, its part of the results, and its policies by name."""
+
+    prepared: Prepared
+    fitted: list[FittedExit]
+    result: TaskResult
+    policies: dict[str, Policy]
+
+
+def run_suite(
+    loaded: LoadedSuite,
+    out: str | Path,
+    device: str = "cpu",
+    keep_features: bool = False,
+    by_reference: bool = False,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> Results:
+    """Run a suite and leave ``results.json``, ``report.html``, ``bundle/`` and ``splits/`` in ``out``.
+
+    Killed at any moment and started again, it goes on with the features it had and ends with the same results.
+
+    Args:
+        loaded: From :func:`offramp.schema.suite.load_suite`.
+        out: Output folder; features are kept in ``out/features`` until the run is complete.
+        device: Where the encoder runs.
+        keep_features: Leave the features on disk for another run.
+        by_reference: Let the bundle point to the encoder's own files instead of copying its weights.
+        on_progress: Called with what is being done, how much is done and how much there is.
+
+    Raises:
+        OfframpError: Anything the user can mend; see the message.
+    """
+    started = time.time()
+    out = output_folder(Path(out))
+    reference = encoder_reference(loaded.encoder) if by_reference else None
+    encoder = load(loaded, device)
+    context = Context(encoder, loaded, out / "features", device, on_progress)
+    prepared = [prepare(task, loaded) for task in loaded.tasks]
+    for each in prepared:
+        check_task(encoder, each, loaded.suite)
+        check_policies(encoder, each, loaded.suite.policies)
+        save_split(each.problem.split, each.dataset, out / "splits" / f"{each.task.name}.json")
+    check_unseen_class(prepared, loaded.suite.policies)
+    outcomes = with_significance([run_task(context, each) for each in prepared])
+    results = Results(
+        schema=1,
+        offramp=version("offramp"),
+        suite=loaded.suite.model_dump(mode="json"),
+        environment=describe_environment(device, started),
+        encoder=describe_encoder(encoder, loaded.encoder),
+        tasks={outcome.prepared.task.name: outcome.result for outcome in outcomes},
+    )
+    examples = {outcome.prepared.task.name: outcome.prepared.examples() for outcome in outcomes}
+    write_bundle(out / "bundle", encoder, [_bundle_task(o) for o in outcomes], examples, results, reference)
+    write_report([(out.name, results)], out / "report.html")
+    write_text(out / "results.json", results.model_dump_json(indent=1, by_alias=True) + "\n")
+    if not keep_features:
+        shutil.rmtree(context.features, ignore_errors=True)
+    return results
+
+
+def run_task(context: Context, prepared: Prepared) -> Outcome:
+    """Features, heads, the choice of the exit, scores, controls and costs of one task."""
+    task, problem, encoder = prepared.task, prepared.problem, context.encoder
+    bank = bank_of(context, prepared, encoder, "encoder")
+    fitted = _fit_all(context, problem, bank, "heads")
+    heads = {exit.name: head_module(exit.heads[0]) for exit in fitted}
+    pooling = task.head.pooling
+    priced = exit_costs(encoder, prepared.input_shape, heads, seconds=LATENCY_SECONDS, pooling=pooling)
+    costs = list(priced.values())
+    resampling = Resampling.of(problem, context.loaded.suite.seed)
+    chosen = choose(problem, fitted, costs, context.loaded.suite.selection, resampling)
+    scores = evaluation.evaluate(problem, fitted, [cost.macs for cost in costs], chosen, resampling)
+    ours = (fitted[chosen], bank.taps(fitted[chosen].name))
+    full = (fitted[-1], bank.taps(fitted[-1].name))
+    split, dataset, timed = problem.split, problem.dataset, measured(costs)
+    routing = route(context, prepared, bank, fitted, heads, chosen, context.loaded.suite.policies, resampling)
+    fields: dict[str, Any] = {
+        "kind": task.kind,
+        "metric": task.metric_name,
+        "higher_is_better": problem.metric.higher_is_better,
+        "chosen": scores.exits[chosen],
+        "full": scores.exits[-1],
+        "controls": run_controls(context, prepared, bank, fitted, costs, scores, resampling),
+        "n_test_groups": len(np.unique(dataset.groups[split.test])),
+    }
+    result = TaskResult(
+        **fields,
+        shift=task.shift,
+        input_shape=list(prepared.input_shape),
+        n_train=len(split.draws[0].folds[0][0]),
+        n_val=len(split.draws[0].folds[0][1]),
+        n_test=len(split.test),
+        n_groups=len(np.unique(dataset.groups)),
+        split_sha256=split.sha256,
+        val_by_group=not dataset.grouped or all(draw.by_group for draw in split.draws),
+        simulated=dataset.simulated,
+        label_names=list(dataset.label_names),
+        pooling=pooling,
+        exits=scores.exits,
+        gain_over_full=scores.gain,
+        confusion=evaluation.confusion(problem, *ours),
+        by_snr=evaluation.by_snr(problem, ours, full),
+        by_group=evaluation.by_group(problem, ours, full),
+        policies=routing.comparison if routing else None,
+        measured=timed.model_copy(
+            update={
+                "sentence": sentence(**fields, gain=scores.gain, measured=timed),
+                "policies": routing.measured if routing else None,
+            }
+        ),
+        sentence=sentence(**fields, gain=scores.gain),
+    )
+    return Outcome(prepared, fitted, result, routing.policies if routing else {})
+
+
+def choose(
+    problem: Problem,
+    fitted: Sequence[FittedExit],
+    costs: Sequence[ExitCost],
+    rule: SelectionSpec,
+    resampling: Resampling,
+) -> int:
+    """Index of the exit that the suite's rule picks on validation."""
+    sums = [exit.val_sums for exit in fitted]
+    if rule.rule == "best":
+        return selection.best(sums, problem.metric)
+    if rule.macs is not None:
+        return selection.within_budget(sums, problem.metric, [cost.macs for cost in costs], rule.macs, "MACs")
+    if rule.latency_ms is not None:
+        median = [cost.latency_ms.p50 if cost.latency_ms else 0.0 for cost in costs]
+        return selection.within_budget(sums, problem.metric, median, rule.latency_ms, "ms")
+    return selection.non_inferior(sums, problem.metric, resampling.val, rule.tolerance)
+
+
+def with_significance(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Mark the gains over full depth that hold after Holm's correction across the suite's tasks."""
+    gains = holm([outcome.result.gain_over_full for outcome in outcomes])
+    return [
+        replace(outcome, result=outcome.result.model_copy(update={"gain_over_full": gain}))
+        for outcome, gain in zip(outcomes, gains, strict=True)
+    ]
+
+
+def _bundle_task(outcome: Outcome) -> BundleTask:
+    """A task in the form of a bundle: heads of the first seed."""
+    task, result, dataset = outcome.prepared.task, outcome.result, outcome.prepared.dataset
+    return BundleTask(
+        name=task.name,
+        kind=task.kind,
+        metric=result.metric,
+        exit=result.chosen.exit,
+        label_names=dataset.label_names,
+        transform=outcome.prepared.transform,
+        window_shape=dataset.windows.shape,
+        heads={exit.name: exit.heads[0] for exit in outcome.fitted},
+        val={row.exit: row.val.mean for row in result.exits},
+        data=task.data.model_dump(mode="json", exclude={"path", "synthetic"}),
+        target_shape=dataset.target_shape,
+        policies={name: policy.to_dict() for name, policy in outcome.policies.items()},
+    )
+
+
+def _fit_all(context: Context, problem: Problem, bank: FeatureBank, what: str) -> list[FittedExit]:
+    fitted = []
+    for number, name in enumerate(bank.names, start=1):
+        taps = bank.taps(name)
+        fitted.append(fit_exit(problem, name, taps, positions=positions_of(context, problem, taps)))
+        context.on_progress(f"{problem.task.name}: {what}", number, len(bank.names))
+    return fitted

@@ -1,0 +1,1 @@
+"""What the exits of a task look like: plots, and one plain sentence."""

@@ -1,0 +1,1 @@
+"""What policies of a task look like: their page, plots, warnings and sentences."""
