@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from offramp.encoders.registry import load_encoder
-from offramp.experiment.features import freeze
+from offramp.encoders.taps import freeze
 from offramp.heads.fit import STRENGTHS
 from offramp.heads.logistic import fit_logistic
 from offramp.heads.rows import Rows

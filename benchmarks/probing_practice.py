@@ -35,7 +35,8 @@ from offramp.data.dataset import Dataset, load_dataset
 from offramp.data.splits import Draw, Split
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import load_encoder, packaged_weights
-from offramp.experiment.features import FeatureBank, fill_bank, freeze
+from offramp.encoders.taps import freeze
+from offramp.experiment.features import FeatureBank, fill_bank
 from offramp.heads.fit import STRENGTHS, FittedExit, Problem, fit_exit, head_statistics
 from offramp.policies.selection import non_inferior
 from offramp.schema.tasks import TaskSpec

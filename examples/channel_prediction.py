@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from predictors.linear import fit_wiener, linear_prediction, persistence
+from predictors.recurrent import GRUPredictor, fit_gru, predict
 
 from offramp import runtime
-from offramp.channels.prediction import fit_wiener, linear_prediction, persistence
-from offramp.channels.recurrent import GRUPredictor, fit_gru, predict
 from offramp.costs import exit_costs, measure_latency
 from offramp.data.formats import open_table
 from offramp.experiment.pipeline import Prepared, prepare

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from analysis.agreement import criterion_regret, kendall_tau, regret
+from analysis.spectrum import effective_rank
+from analysis.transferability import h_score, lidar, log_me
 from numpy.typing import NDArray
 from plan import LABEL_SEEDS, SHOTS
 from probing import TaskData, taps_of
 
-from offramp.analysis.agreement import criterion_regret, kendall_tau, regret
-from offramp.analysis.spectrum import effective_rank
-from offramp.analysis.transferability import h_score, lidar, log_me
 from offramp.encoders.base import StagedEncoder
 from offramp.files import write_text
 from offramp.training.augmentation import augment

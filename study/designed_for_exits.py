@@ -26,7 +26,8 @@ from offramp.data.dataset import load_dataset
 from offramp.data.splits import make_split
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import load_encoder
-from offramp.experiment.features import batch_size, fill_bank, freeze
+from offramp.encoders.taps import freeze
+from offramp.experiment.features import batch_size, fill_bank
 from offramp.files import atomic_path, write_text
 from offramp.heads.fit import Problem, fit_exit
 from offramp.schema.results import Gain

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from analysis.invariance import intraclass_correlation, retrieval_accuracy
+from analysis.similarity import linear_cka
+from analysis.spectrum import effective_rank
 from numpy.typing import NDArray
 from probing import taps_of
 
 from offramp import load_encoder
-from offramp.analysis.invariance import intraclass_correlation, retrieval_accuracy
-from offramp.analysis.similarity import linear_cka
-from offramp.analysis.spectrum import effective_rank
 from offramp.encoders.base import StagedEncoder
-from offramp.experiment.features import freeze
+from offramp.encoders.taps import freeze
 from offramp.files import write_text
 from offramp.simulation.windows import view_pairs
 from offramp.training.augmentation import augment

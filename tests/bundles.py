@@ -15,7 +15,7 @@ from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.lwm import LWM
 from offramp.encoders.registry import random_encoder
 from offramp.encoders.storage import save_encoder
-from offramp.experiment.features import tap_shapes
+from offramp.encoders.taps import tap_shapes
 from offramp.transforms import Transform
 
 IQ_SHAPE, CSI_SHAPE = (2, 2, 96), (2, 32, 32)

@@ -16,9 +16,10 @@ from tiny import EXITS, noise, source, tiny_encoder
 
 from offramp.data.table import WindowSource
 from offramp.encoders.base import StagedEncoder
+from offramp.encoders.taps import freeze, tap_shapes
 from offramp.errors import DataError, EncoderError, OfframpError
 from offramp.experiment import features
-from offramp.experiment.features import FeatureBank, batch_size, fill_bank, fill_rows, freeze, tap_shapes
+from offramp.experiment.features import FeatureBank, batch_size, fill_bank, fill_rows
 from offramp.transforms import Transform
 
 COUNT, BATCH = 200, 8
@@ -341,7 +342,8 @@ from pathlib import Path
 from offramp.experiment import features
 from offramp.data.table import WindowSource
 from offramp.encoders.iq_shufflenet import IQShuffleNet
-from offramp.experiment.features import fill_bank, freeze
+from offramp.encoders.taps import freeze
+from offramp.experiment.features import fill_bank
 from offramp.transforms import Transform
 
 features.RELEASE_BYTES = 1 << 22

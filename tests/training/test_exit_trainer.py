@@ -19,8 +19,8 @@ from offramp.bundle import Head
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.iq_resnet import IQResNet
 from offramp.encoders.registry import random_encoder
+from offramp.encoders.taps import freeze
 from offramp.errors import DataError, EncoderError, OfframpError, TrainingError
-from offramp.experiment.features import freeze
 from offramp.training.exits import ExitStep, ExitTraining, train_exits
 from offramp.training.exits.model import ExitModel, skippable_stages
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from offramp.cli.alternatives import alternatives
 from offramp.cli.data import data_app
 from offramp.cli.help import Command, Group
 from offramp.cli.training import train
@@ -234,7 +233,6 @@ def pretrain(
 
 
 app.command(cls=Command)(train)
-app.command(cls=Command)(alternatives)
 
 
 @app.command(cls=Command)

@@ -13,7 +13,8 @@ from offramp.data.formats import open_table
 from offramp.data.summary import value_name
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
-from offramp.schema.tasks import DataSpec, Kind
+from offramp.schema.metrics import Kind
+from offramp.schema.tasks import DataSpec
 
 BLOCK = 1024
 """Rows of a large column that are read at a time."""

@@ -18,7 +18,8 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from offramp.data.dataset import Dataset
 from offramp.errors import DataError
 from offramp.files import write_text
-from offramp.schema.tasks import Kind, SplitSpec
+from offramp.schema.metrics import Kind
+from offramp.schema.tasks import SplitSpec
 
 SCHEMA = 1
 RESHUFFLES = 20

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from offramp.encoders.storage import CONFIG, WEIGHTS, first_line
 from offramp.errors import EncoderError
+from offramp.schema.suite import LOCAL
 
-HUB, LOCAL = "hf-hub:", "local-dir:"
+HUB = "hf-hub:"
 
 
 def is_source(name: str) -> bool:

@@ -86,8 +86,7 @@ def exit_control(
 ) -> ExitControl:
     """A control with exits; its chosen exit is its best on validation, and ``gain`` is ours against that."""
     rows = exit_rows(problem, fitted, macs, resampling)
-    sign = 1.0 if problem.metric.higher_is_better else -1.0
-    best = int(np.argmax([sign * row.val.mean for row in rows]))
+    best = int(np.argmax([problem.metric.sign * row.val.mean for row in rows]))
     gain = paired_gain(ours.test_sums, fitted[best].test_sums, problem.metric, resampling.test, problem.test_units)
     return ExitControl(exits=rows, chosen=rows[best], draws=draws, gain=gain, description=description)
 

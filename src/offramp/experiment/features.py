@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from offramp.data.table import WindowSource
 from offramp.encoders.base import StagedEncoder
+from offramp.encoders.taps import tap_shapes
 from offramp.errors import DataError, EncoderError, OfframpError
 from offramp.files import free_bytes, write_text
 from offramp.schema.tasks import DegradeSpec, SpectrogramSpec, TransformSpec
@@ -70,29 +71,6 @@ class FeatureBank:
         return TapMatrix(self.folder / f"{name}.npy")
 
 
-def freeze(encoder: StagedEncoder) -> StagedEncoder:
-    """Put an encoder into inference mode and stop gradients; its parameters and buffers cannot change from here on."""
-    return encoder.eval().requires_grad_(False)
-
-
-def tap_shapes(encoder: StagedEncoder, shape: tuple[int, ...], pooling: str = "default") -> dict[str, tuple[int, ...]]:
-    """Shape of one window's tap at every exit, in order of depth: ``(width,)``, or ``(positions, width)`` for ``tokens``.
-
-    Args:
-        encoder: Frozen with :func:`freeze`. Unless the pooling is its own, it runs once, on one made-up window.
-        shape: Of one window, as the encoder takes it.
-        pooling: See :meth:`StagedEncoder.pool`.
-
-    Raises:
-        EncoderError: The encoder does not take windows of this shape, or has no such pooling.
-    """
-    if pooling == "default":
-        return {exit.name: (exit.width,) for exit in encoder.exits}
-    window = encoder.input.draw(1, shape).to(next(encoder.parameters()).device)
-    with torch.inference_mode():
-        return {name: tuple(tap.shape[1:]) for name, tap in encoder.taps(window, pooling=pooling).items()}
-
-
 def fill_bank(
     encoder: StagedEncoder,
     windows: WindowSource,
@@ -105,7 +83,7 @@ def fill_bank(
     """Run the encoder once over all windows; go on where an earlier pass was cut off, and skip what is there.
 
     Args:
-        encoder: Frozen with :func:`freeze`.
+        encoder: Frozen with :func:`~offramp.encoders.taps.freeze`.
         windows: N windows of one shape.
         transform: Applied to every window first.
         root: Folder of banks; this one gets a sub-folder named by the hash of source, transform, encoder and pooling.

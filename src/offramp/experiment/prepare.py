@@ -17,9 +17,10 @@ from offramp.data.dataset import Dataset, load_dataset
 from offramp.data.splits import make_split
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import load_encoder
+from offramp.encoders.taps import freeze, tap_shapes
 from offramp.errors import EncoderError, OfframpError
 from offramp.experiment.controls import features as controls
-from offramp.experiment.features import FeatureBank, fill_bank, fit_transform, freeze, tap_shapes
+from offramp.experiment.features import FeatureBank, fill_bank, fit_transform
 from offramp.heads.fit import Problem, check_targets
 from offramp.heads.modules import untrained_head
 from offramp.heads.rows import FeatureRows

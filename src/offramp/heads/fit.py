@@ -179,7 +179,7 @@ def _pick(problem: Problem, features: FeatureRows, draw: Draw, grids: Sequence[S
     for (_, val), heads in zip(draw.folds, grids, strict=True):
         for number, statistics in enumerate(head_statistics(problem, heads, features, val)):
             totals[number] = totals[number] + problem.val_units.sums(statistics, val)
-    sign = 1.0 if problem.metric.higher_is_better else -1.0
+    sign = problem.metric.sign
     best = int(np.argmax([sign * problem.metric.score(total.sum(0)) for total in totals]))
     return _FittedDraw(grids[-1][best], strengths[best], totals[best], tuple(heads[best] for heads in grids))
 

@@ -18,10 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
+
+from offramp.schema.metrics import Kind
+from offramp.schema.policies import CRITERION_KINDS
 
 SATURATED = 40.0
 """The logistic function of more is 1, and its exponential might overflow."""
@@ -62,7 +65,7 @@ class Criterion:
     """
 
     name: str
-    kinds: tuple[Literal["classification", "regression"], ...]
+    kinds: tuple[Kind, ...]
     certainty: Callable[[Seen, Parameters], Array]
     learned: bool = False
     remembers: bool = False
@@ -160,16 +163,22 @@ def _like(parameter: np.ndarray[Any, np.dtype[np.float32]], outputs: Array) -> A
     return array_namespace(outputs).asarray(parameter, device=outputs.device)
 
 
+def _criterion(
+    name: str, certainty: Callable[[Seen, Parameters], Array], learned: bool = False, remembers: bool = False
+) -> Criterion:
+    return Criterion(name, CRITERION_KINDS[name], certainty, learned, remembers)
+
+
 CRITERIA: dict[str, Criterion] = {
     criterion.name: criterion
     for criterion in (
-        Criterion("confidence", ("classification",), lambda seen, _: confidence(seen.outputs)),
-        Criterion("entropy", ("classification",), lambda seen, _: entropy(seen.outputs)),
-        Criterion("margin", ("classification",), lambda seen, _: margin(seen.outputs)),
-        Criterion("patience", ("classification",), lambda seen, _: patience(seen), remembers=True),
-        Criterion("bin_accuracy", ("classification",), bin_accuracy, learned=True),
-        Criterion("agreement", ("regression",), lambda seen, _: agreement(seen), remembers=True),
-        Criterion("learned_halting", ("classification", "regression"), learned_halting, learned=True, remembers=True),
-        Criterion("benefit", ("classification", "regression"), benefit, learned=True, remembers=True),
+        _criterion("confidence", lambda seen, _: confidence(seen.outputs)),
+        _criterion("entropy", lambda seen, _: entropy(seen.outputs)),
+        _criterion("margin", lambda seen, _: margin(seen.outputs)),
+        _criterion("patience", lambda seen, _: patience(seen), remembers=True),
+        _criterion("bin_accuracy", bin_accuracy, learned=True),
+        _criterion("agreement", lambda seen, _: agreement(seen), remembers=True),
+        _criterion("learned_halting", learned_halting, learned=True, remembers=True),
+        _criterion("benefit", benefit, learned=True, remembers=True),
     )
 }

@@ -28,10 +28,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, rel_entr
 
 from offramp.errors import PolicyError
+from offramp.schema.policies import Guarantee, Risk
 
-Guarantee = Literal["learn_then_test", "conformal_risk_control", "upper_confidence_bound"]
 GUARANTEES: tuple[Guarantee, ...] = get_args(Guarantee)
-Risk = Literal["error_above_full", "disagreement", "error"]
 RISKS: tuple[Risk, ...] = get_args(Risk)
 
 SMALLEST = 1e-4

@@ -21,7 +21,7 @@ from offramp.policies.policy import Policy
 from offramp.policies.simulation import Outputs, certainties, leaving
 from offramp.policies.windows import Windows
 from offramp.scoring.calibration import fit_temperature
-from offramp.scoring.metrics import Array, Metric
+from offramp.scoring.metrics import Array
 
 THRESHOLDS = 24
 """Tried for one threshold shared by all exits: quantiles of the certainty, one that lets none leave, one that lets all leave."""
@@ -226,7 +226,7 @@ def outcomes(tried: Candidate, thresholds: Array, windows: Windows, costs: Casca
         here = (left == place).astype(np.float64)
         total += here @ windows.statistics[index]
         cost += here.mean(1) * paid[place]
-    return _sign(windows.metric) * windows.metric.score(total), cost
+    return windows.metric.sign * windows.metric.score(total), cost
 
 
 def per_exit(tried: Candidate, shared: Found, windows: Windows, costs: CascadeCosts, budget: float) -> Found:
@@ -268,7 +268,3 @@ def survivors(policy: Policy, outputs: Outputs) -> list[NDArray[np.int64]]:
 
 def _rank(place: Place | None) -> tuple[float, float]:
     return (-np.inf, -np.inf) if place is None else place[:2]
-
-
-def _sign(metric: Metric) -> float:
-    return 1.0 if metric.higher_is_better else -1.0

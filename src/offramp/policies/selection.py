@@ -28,7 +28,7 @@ def non_inferior(sums: Sequence[Array], metric: Metric, resamples: Resamples, to
         Index of the chosen exit.
     """
     full = sums[-1]
-    allowed = margin(tolerance, float(per_seed_scores(full, metric).mean()), metric)
+    allowed = margin(tolerance, float(per_seed_scores(full, metric).mean()))
     chosen = len(sums) - 1
     for index in range(len(sums) - 2, -1, -1):
         if np.nanquantile(gain_draws(sums[index], full, metric, resamples), LEVEL) <= -allowed:
@@ -39,8 +39,7 @@ def non_inferior(sums: Sequence[Array], metric: Metric, resamples: Resamples, to
 
 def best(sums: Sequence[Array], metric: Metric) -> int:
     """The exit with the best mean validation score; the shallower one on a tie."""
-    sign = 1.0 if metric.higher_is_better else -1.0
-    return int(np.argmax([sign * per_seed_scores(of_exit, metric).mean() for of_exit in sums]))
+    return int(np.argmax([metric.sign * per_seed_scores(of_exit, metric).mean() for of_exit in sums]))
 
 
 def within_budget(sums: Sequence[Array], metric: Metric, costs: Sequence[float], budget: float, unit: str) -> int:
@@ -66,17 +65,6 @@ def affordable(costs: Sequence[float], budget: float, unit: str) -> list[int]:
     return candidates
 
 
-def margin(tolerance: float | str, full_score: float, metric: Metric) -> float:
-    """A tolerance in the metric's own unit.
-
-    Raises:
-        SuiteError: An absolute tolerance for a metric whose scores are not in [0, 1].
-    """
-    if isinstance(tolerance, str):
-        return abs(full_score) * float(tolerance.rstrip("%")) / 100
-    if not metric.bounded:
-        raise SuiteError(
-            f"selection.tolerance: {tolerance:g} has no unit for {metric.name}; give it relative to the full encoder, "
-            f'e.g. "1%"'
-        )
-    return tolerance
+def margin(tolerance: float | str, full_score: float) -> float:
+    """A tolerance in the metric's own unit. Whether an absolute one has a unit is for the suite's schema to say."""
+    return abs(full_score) * float(tolerance.rstrip("%")) / 100 if isinstance(tolerance, str) else tolerance

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from offramp.bundle import ENCODER, Bundle, BundleTask, load_bundle
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import checkpoint_options, load_encoder
+from offramp.encoders.taps import tap_shapes
 from offramp.errors import BundleError, DataError, OfframpError
-from offramp.experiment.features import tap_shapes
 from offramp.heads.modules import head_module
 from offramp.policies.criteria import softmax
 from offramp.policies.policy import Policy

@@ -6,9 +6,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from offramp.policies.criteria import CRITERIA
-from offramp.policies.guarantees import GUARANTEES
+from offramp.schema.metrics import Kind
 from offramp.schema.tasks import Spec, TaskSpec
+
+CRITERION_KINDS: dict[str, tuple[Kind, ...]] = {
+    "confidence": ("classification",),
+    "entropy": ("classification",),
+    "margin": ("classification",),
+    "patience": ("classification",),
+    "bin_accuracy": ("classification",),
+    "agreement": ("regression",),
+    "learned_halting": ("classification", "regression"),
+    "benefit": ("classification", "regression"),
+}
+"""The kinds of task that each criterion is for; what they compute is in :mod:`offramp.policies.criteria`."""
+Guarantee = Literal["learn_then_test", "conformal_risk_control", "upper_confidence_bound"]
+Risk = Literal["error_above_full", "disagreement", "error"]
 
 
 class CostSpec(Spec):
@@ -40,10 +53,10 @@ class GuaranteeSpec(Spec):
         limit: For regression: an answer farther than this from the target is wrong, in the target's unit.
     """
 
-    risk: Literal["error_above_full", "disagreement", "error"] = "error_above_full"
+    risk: Risk = "error_above_full"
     level: Annotated[float, Field(gt=0, lt=1)]
     delta: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    method: Literal[GUARANTEES] = "learn_then_test"  # type: ignore[valid-type]
+    method: Guarantee = "learn_then_test"
     limit: Annotated[float, Field(gt=0)] | None = None
 
 
@@ -75,8 +88,8 @@ class PoliciesSpec(Spec):
     @classmethod
     def _known(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for name in value or ():
-            if name not in CRITERIA:
-                raise ValueError(f"unknown criterion {name!r}: choose from {', '.join(CRITERIA)}")
+            if name not in CRITERION_KINDS:
+                raise ValueError(f"unknown criterion {name!r}: choose from {', '.join(CRITERION_KINDS)}")
         return value
 
     @model_validator(mode="after")
@@ -85,10 +98,10 @@ class PoliciesSpec(Spec):
             raise ValueError("a criterion is given twice")
         return self
 
-    def criteria_for(self, kind: Literal["classification", "regression"]) -> tuple[str, ...]:
+    def criteria_for(self, kind: Kind) -> tuple[str, ...]:
         """Those of the criteria that are for a kind of task."""
-        names = self.criteria or tuple(CRITERIA)
-        return tuple(name for name in names if kind in CRITERIA[name].kinds)
+        names = self.criteria or tuple(CRITERION_KINDS)
+        return tuple(name for name in names if kind in CRITERION_KINDS[name])
 
     def applies_to(self, task: TaskSpec) -> bool:
         """Whether a task has one answer per window, and criteria for its kind."""

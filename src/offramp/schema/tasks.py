@@ -8,9 +8,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from offramp.scoring.metrics import METRICS
+from offramp.schema.metrics import METRIC_INFO, Kind
 
-Kind = Literal["classification", "regression"]
 SignalScenario = Literal["signals", "directions", "rml2016", "fingerprint", "interference", "beam"]
 ChannelModel = Literal["cdl-a", "cdl-b", "cdl-c", "cdl-d", "cdl-e", "umi-nlos", "umi-los"]
 ONE_ANTENNA = ("rml2016", "interference", "beam")
@@ -252,10 +251,12 @@ class TaskSpec(Spec):
     @model_validator(mode="after")
     def _fits_together(self) -> TaskSpec:
         if self.metric is not None:
-            if self.metric not in METRICS:
-                raise ValueError(f"unknown metric {self.metric!r}: choose one of {', '.join(METRICS)}")
-            if METRICS[self.metric].kind != self.kind:
-                raise ValueError(f"metric {self.metric!r} is for {METRICS[self.metric].kind}, the task is {self.kind}")
+            if self.metric not in METRIC_INFO:
+                raise ValueError(f"unknown metric {self.metric!r}: choose one of {', '.join(METRIC_INFO)}")
+            if METRIC_INFO[self.metric].kind != self.kind:
+                raise ValueError(
+                    f"metric {self.metric!r} is for {METRIC_INFO[self.metric].kind}, the task is {self.kind}"
+                )
         if self.shots is not None and self.kind != "classification":
             raise ValueError("shots counts labels per class: leave it out for regression")
         if self.head.pooling == "tokens" and self.kind != "regression":

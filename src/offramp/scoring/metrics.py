@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offramp.errors import DataError
+from offramp.schema.metrics import METRIC_INFO, MetricInfo
 from offramp.scoring.beams import as_complex, genie_efficiency, spectral_efficiency
 
 SNR_DB = 10.0
@@ -25,24 +26,16 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Metric:
+class Metric(MetricInfo):
     """A score of predictions against targets.
 
     Attributes:
-        name: As suites name it.
-        kind: The kind of task it scores.
-        higher_is_better: Direction.
-        bounded: Whether scores lie in [0, 1], so that an absolute tolerance makes sense.
         statistics: ``(outputs, targets) -> (N, q)`` float64. Classification: outputs ``(N, classes)`` class scores, targets ``(N,)``
             integers. Regression: both ``(N, dimensions)``.
         score: Sums of statistics ``(..., q)`` to scores ``(...)``; NaN where nothing was counted.
         shaped: Whether ``statistics`` takes outputs and targets in the target's own shape ``(N, *target_shape)``.
     """
 
-    name: str
-    kind: Literal["classification", "regression"]
-    higher_is_better: bool
-    bounded: bool
     statistics: Callable[[NDArray[np.floating], NDArray[Any]], Array]
     score: Callable[[Array], Array]
     shaped: bool = False
@@ -152,26 +145,33 @@ def _precoded(outputs: NDArray[np.floating], targets: NDArray[Any]) -> Array:
     return efficiency
 
 
+def _absolute(outputs: NDArray[np.floating], targets: NDArray[Any]) -> Array:
+    return np.stack([_distance(outputs, targets), np.ones(len(outputs))], axis=1)
+
+
+def _metric(
+    name: str,
+    statistics: Callable[[NDArray[np.floating], NDArray[Any]], Array],
+    score: Callable[[Array], Array],
+    shaped: bool = False,
+) -> Metric:
+    info = METRIC_INFO[name]
+    return Metric(name, info.kind, info.sign, info.bounded, statistics, score, shaped)
+
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "classification", True, True, _accuracy, _ratio),
-        Metric("balanced_accuracy", "classification", True, True, _per_class, _mean_recall),
-        Metric("top3_accuracy", "classification", True, True, _top3, _ratio),
-        Metric(
-            "mean_error",
-            "regression",
-            False,
-            False,
-            lambda o, t: np.stack([_distance(o, t), np.ones(len(o))], axis=1),
-            _ratio,
-        ),
-        Metric("rmse", "regression", False, False, _squared, lambda sums: np.sqrt(_ratio(sums))),
-        Metric("median_error", "regression", False, False, _histogram, _quantile(0.5)),
-        Metric("p90_error", "regression", False, False, _histogram, _quantile(0.9)),
-        Metric("nmse_db", "regression", False, False, _against_power, _decibel),
-        Metric("spectral_efficiency", "regression", True, True, _chosen_beam, _ratio),
-        Metric("mrt_efficiency", "regression", True, True, _precoded, _ratio, shaped=True),
+        _metric("accuracy", _accuracy, _ratio),
+        _metric("balanced_accuracy", _per_class, _mean_recall),
+        _metric("top3_accuracy", _top3, _ratio),
+        _metric("mean_error", _absolute, _ratio),
+        _metric("rmse", _squared, lambda sums: np.sqrt(_ratio(sums))),
+        _metric("median_error", _histogram, _quantile(0.5)),
+        _metric("p90_error", _histogram, _quantile(0.9)),
+        _metric("nmse_db", _against_power, _decibel),
+        _metric("spectral_efficiency", _chosen_beam, _ratio),
+        _metric("mrt_efficiency", _precoded, _ratio, shaped=True),
     )
 }
 """What each is:

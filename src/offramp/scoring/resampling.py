@@ -105,14 +105,12 @@ def summarise(sums: Array, metric: Metric, resamples: Resamples | None = None) -
 
 def gain_draws(better: Array, reference: Array, metric: Metric, resamples: Resamples) -> Array:
     """Resampled paired differences ``(B,)``, positive where the first is better whatever the metric's direction."""
-    sign = 1.0 if metric.higher_is_better else -1.0
-    return sign * (resamples.scores(better, metric) - resamples.scores(reference, metric))
+    return metric.sign * (resamples.scores(better, metric) - resamples.scores(reference, metric))
 
 
 def paired_gain(better: Array, reference: Array, metric: Metric, resamples: Resamples, units: Units) -> Gain:
     """What the first gains over the second, paired over units and seeds. ``significant`` is left to :func:`holm`."""
-    sign = 1.0 if metric.higher_is_better else -1.0
-    mean = sign * (per_seed_scores(better, metric).mean() - per_seed_scores(reference, metric).mean())
+    mean = metric.sign * (per_seed_scores(better, metric).mean() - per_seed_scores(reference, metric).mean())
     draws = gain_draws(better, reference, metric, resamples)
     p_value = (1 + int((draws <= 0).sum())) / (1 + int(np.isfinite(draws).sum()))
     return Gain(mean=float(mean), ci95=_interval(draws), unit=units.kind, p_value=p_value)

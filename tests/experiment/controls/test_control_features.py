@@ -8,9 +8,9 @@ import torch
 from sklearn.decomposition import PCA
 from tiny import noise, source, tiny_encoder
 
+from offramp.encoders.taps import freeze
 from offramp.errors import DataError
 from offramp.experiment.controls.features import (
-    CONTROLS,
     FEATURE_CONTROLS,
     control_features,
     dft_power,
@@ -20,7 +20,8 @@ from offramp.experiment.controls.features import (
     random_twin,
     reduced_taps,
 )
-from offramp.experiment.features import TapMatrix, freeze
+from offramp.experiment.features import TapMatrix
+from offramp.schema.suite import CONTROLS
 from offramp.transforms import Transform
 
 

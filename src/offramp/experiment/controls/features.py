@@ -20,8 +20,9 @@ from sklearn.decomposition import PCA
 
 from offramp.data.table import WindowSource
 from offramp.encoders.base import StagedEncoder
+from offramp.encoders.taps import freeze
 from offramp.errors import DataError
-from offramp.experiment.features import OnProgress, TapMatrix, batch_size, digest, fill_rows, freeze
+from offramp.experiment.features import OnProgress, TapMatrix, batch_size, digest, fill_rows
 from offramp.heads.rows import FeatureRows
 from offramp.transforms import Transform
 
@@ -156,8 +157,6 @@ DESCRIPTIONS = {
     "raw_input": "the window itself, flattened, at most 1,024 principal components",
     **{name: control.description for name, control in FEATURE_CONTROLS.items()},
 }
-CONTROLS = ("constant", "random_encoder", "raw_input", "equal_width", *FEATURE_CONTROLS)
-"""Names that a suite's ``controls`` may hold."""
 
 
 def control_features(

@@ -98,7 +98,7 @@ def _budget(
     rows, sums = {}, {}
     for way, of_seeds in policies.items():
         rows[way], sums[way] = policy_row(contest, way, of_seeds)
-    sign = 1.0 if contest.problem.metric.higher_is_better else -1.0
+    sign = contest.problem.metric.sign
     routed = max(rows, key=lambda way: (sign * rows[way].val.mean, -rows[way].val_cost))
     # a policy that spends more on test than on validation is held against a fixed exit that may spend as much
     fixed_row, fixed_sums = fixed_exit(contest, min(max(amount, rows[routed].cost), worst or np.inf))

@@ -20,7 +20,7 @@ from offramp.bundle import Head
 from offramp.costs import exit_costs
 from offramp.encoders.base import StagedEncoder, seeded
 from offramp.errors import DataError, TrainingError
-from offramp.schema.tasks import Kind
+from offramp.schema.metrics import Kind
 from offramp.training.checkpoint import interrupts_held
 from offramp.training.exits.checkpoints import Progress, identity_of, restore_progress, save_progress
 from offramp.training.exits.config import ONE_EXIT, ExitTraining

@@ -1,0 +1,1 @@
+"""Channel predictors without a foundation model, to hold ours against."""

@@ -1,1 +1,0 @@
-"""Arithmetic on MIMO-OFDM channels: beams and precoders, and prediction without a foundation model."""
