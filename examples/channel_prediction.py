@@ -26,7 +26,7 @@ from predictors.recurrent import GRUPredictor, fit_gru, predict
 from offramp import runtime
 from offramp.costs import exit_costs, measure_latency
 from offramp.data.formats import open_table
-from offramp.experiment.pipeline import Prepared, prepare
+from offramp.experiment.prepare import Prepared, load, prepare
 from offramp.files import atomic_path, write_text
 from offramp.heads.modules import head_module
 from offramp.schema.suite import load_suite
@@ -68,7 +68,7 @@ def main() -> None:
     """Predict, score, and write a table and a picture."""
     run, table_path, picture_path = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
     loaded = load_suite(HERE / "channels.yaml")
-    prepared = prepare(next(task for task in loaded.tasks if task.name == TASK), loaded)
+    prepared = prepare(next(task for task in loaded.tasks if task.name == TASK), loaded, load(loaded, "cpu"))
     train, val = prepared.problem.split.draws[0].folds[0]
     test = read(prepared, prepared.problem.split.test)
     predictors = [*exits(run, test), *simple(read(prepared, train), read(prepared, val), test)]

@@ -169,9 +169,8 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"seed {seed}, {name}: {time.process_time() - started:.0f} s of processor time", flush=True)
     heads_for_costs = {exit: untrained_head("linear", WIDTH, texts.classes) for exit in EXITS}
     encoder = new_encoder(0)
-    bare, headed = (exit_costs(encoder, (TOKENS,), heads, measure=False) for heads in ({}, heads_for_costs))
-    reach = [bare[exit].macs for exit in EXITS]
-    consult = [headed[exit].macs - bare[exit].macs for exit in EXITS]
+    costs = exit_costs(encoder, (TOKENS,), heads_for_costs, measure=False)
+    reach, consult = [costs[exit].reach_macs for exit in EXITS], [costs[exit].head_macs for exit in EXITS]
     summary = summarise(arguments.runs, arguments.seeds, EXITS, reach, consult, WIDTH)
     summary["texts"] = {part: len(getattr(texts, part)[1]) for part in ("train", "val", "test")}
     write_text(arguments.runs / "summary.json", json.dumps(summary, indent=1))

@@ -68,7 +68,7 @@ class Task:
         suite = replace(suite, suite=suite.suite.model_copy(update={"seeds": suite.suite.seeds[:seeds]}))
         self.encoder: StagedEncoder = load(suite, "cpu")
         spec = next(task for task in suite.tasks if task.name == TASK)
-        self.prepared: Prepared = prepare(spec, suite)
+        self.prepared: Prepared = prepare(spec, suite, self.encoder)
         self.problem: Problem = self.prepared.problem
         self.shape, self.classes = self.prepared.input_shape, self.problem.outputs
         self.names = [exit.name for exit in self.encoder.exits]
@@ -88,11 +88,7 @@ class Task:
 
     def costs(self, heads: Mapping[str, nn.Module]) -> CascadeCosts:
         """MACs up to each exit and of each head."""
-        bare, whole = (exit_costs(self.encoder, self.shape, each, measure=False) for each in (None, heads))
-        reach = [float(cost.macs) for cost in bare.values()]
-        return CascadeCosts(
-            tuple(reach), tuple(cost.macs - before for cost, before in zip(whole.values(), reach, strict=True)), "MACs"
-        )
+        return CascadeCosts.of_exits(exit_costs(self.encoder, self.shape, heads, measure=False).values())
 
 
 class Ours:

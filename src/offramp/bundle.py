@@ -99,6 +99,7 @@ class BundleTask:
         target_shape: Shape of one window's target before it was flattened: ``outputs.reshape(-1, *target_shape)``. Empty for
             classification.
         policies: By name, what :meth:`offramp.policies.Policy.to_dict` gives: which windows leave at which exit.
+        temperatures: Per exit, by which its logits are divided before they become probabilities; 1 where none is stored.
     """
 
     name: str
@@ -113,6 +114,12 @@ class BundleTask:
     data: dict[str, Any] = field(default_factory=dict)
     target_shape: tuple[int, ...] = ()
     policies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    temperatures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def temperature(self) -> float:
+        """Of the chosen exit."""
+        return self.temperatures.get(self.exit, 1.0)
 
     @property
     def pooling(self) -> str:
@@ -226,11 +233,12 @@ def _task_to_dict(task: BundleTask) -> dict[str, Any]:
         "val": task.val,
         "data": task.data,
         "policies": task.policies,
+        "temperatures": task.temperatures,
     }
 
 
 def _task_from_dict(name: str, stored: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> BundleTask:
-    # bundles from before there were heads on tokens, or policies, do not name the pooling, the target's shape and the policies
+    # bundles from before there were heads on tokens, policies and temperatures of fixed exits do not name them
     on_tokens = stored.get("pooling", "default") == "tokens"
     heads = {
         exit: Head(
@@ -252,6 +260,7 @@ def _task_from_dict(name: str, stored: dict[str, Any], tensors: Mapping[str, NDA
         data=dict(stored["data"]),
         target_shape=tuple(stored.get("target_shape", ())),
         policies={policy: dict(parts) for policy, parts in stored.get("policies", {}).items()},
+        temperatures={exit: float(value) for exit, value in stored.get("temperatures", {}).items()},
     )
 
 
@@ -263,6 +272,9 @@ def _check(bundle: Bundle, source: str) -> None:
     for task in bundle.tasks.values():
         if missing := [exit for exit in (task.exit, *widths) if exit not in task.heads]:
             raise BundleError(f"{source}: task {task.name!r} has no head at exit {missing[0]!r}")
+        for exit, temperature in task.temperatures.items():
+            if exit not in widths or not 0 < temperature < math.inf:
+                raise BundleError(f"{source}: task {task.name!r} has the temperature {temperature:g} at exit {exit!r}")
         outputs = task.heads[task.exit].outputs
         if task.label_names or task.target_shape:
             outputs = len(task.label_names) or math.prod(task.target_shape)

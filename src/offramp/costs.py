@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import EncoderError
+from offramp.schema.results import Latency
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -27,35 +28,29 @@ MAX_ROUNDS = 2000
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Percentiles of the time of one call, in milliseconds."""
-
-    p50: float
-    p95: float
-    p99: float
-
-    @classmethod
-    def of(cls, seconds: NDArray[np.float64]) -> Latency:
-        """From the times of single calls in seconds, ``(rounds,)``."""
-        p50, p95, p99 = (float(value) for value in np.percentile(seconds * 1e3, (50, 95, 99)))
-        return cls(p50, p95, p99)
-
-
-@dataclass(frozen=True)
 class ExitCost:
-    """The cost of leaving at an exit, for one window.
+    """The cost of leaving at an exit, for one window: what it takes to reach its tap, and its head.
+
+    MACs are multiply-accumulate operations of matrix products and convolutions.
 
     Attributes:
         exit: Name of the exit.
-        macs: Multiply-accumulate operations of matrix products and convolutions up to the exit, with its head if given.
+        reach_macs: Of the encoder up to the exit's tap.
+        head_macs: Of the head; 0 without one.
         params: Parameters that run up to the exit, with its head if given.
         latency_ms: Of the whole way from input to tap or head output; None if it was not measured.
     """
 
     exit: str
-    macs: int
+    reach_macs: int
+    head_macs: int
     params: int
-    latency_ms: Latency | None
+    latency_ms: Latency | None = None
+
+    @property
+    def macs(self) -> int:
+        """Of the encoder up to the exit, with its head if given."""
+        return self.reach_macs + self.head_macs
 
 
 def exit_costs(
@@ -86,20 +81,51 @@ def exit_costs(
     for name in heads:
         encoder.exit_index(name)
     macs = _count_macs(encoder, shape, heads, pooling)
-    latencies = _measure(encoder, (batch, *shape), heads, seconds, pooling) if measure else {}
+    latencies = exit_latencies(encoder, shape, heads, batch, seconds, pooling) if measure else {}
     return {
         exit.name: ExitCost(
-            exit.name, macs[exit.name], exit.params + _parameters(heads.get(exit.name)), latencies.get(exit.name)
+            exit.name,
+            *macs[exit.name],
+            params=exit.params + _parameters(heads.get(exit.name)),
+            latency_ms=latencies.get(exit.name),
         )
         for exit in encoder.exits
     }
+
+
+def exit_latencies(
+    encoder: StagedEncoder,
+    shape: tuple[int, ...],
+    heads: Mapping[str, nn.Module],
+    batch: int = 1,
+    seconds: float = 0.3,
+    pooling: str = "default",
+) -> dict[str, Latency]:
+    """Latency from input to tap or head output at every exit; arguments as for :func:`exit_costs`."""
+    model = copy.deepcopy(encoder).eval()
+    device = next(model.parameters()).device
+    x = encoder.input.draw(batch, shape).to(device)
+
+    def call(name: str) -> Callable[[], object]:
+        network = model.truncate(name, pooling)
+        head = copy.deepcopy(heads[name]).eval().to(device) if name in heads else nn.Identity()
+        # Reading the result back waits for an accelerator.
+        return lambda: head(network(x)).cpu()
+
+    return measure_latency({exit.name: call(exit.name) for exit in encoder.exits}, seconds)
 
 
 def measure_latency(
     calls: Mapping[str, Callable[[], object]], seconds: float = 0.3, repeats: int = 20
 ) -> dict[str, Latency]:
     """Latency of each call on one thread: see :func:`time_interleaved`."""
-    return {name: Latency.of(times) for name, times in time_interleaved(calls, seconds, repeats).items()}
+    return {name: latency_of(times) for name, times in time_interleaved(calls, seconds, repeats).items()}
+
+
+def latency_of(seconds: NDArray[np.float64]) -> Latency:
+    """Percentiles of the times of single calls, ``(rounds,)`` seconds."""
+    p50, p95, p99 = (float(value) for value in np.percentile(seconds * 1e3, (50, 95, 99)))
+    return Latency(p50=p50, p95=p95, p99=p99)
 
 
 def time_interleaved(
@@ -161,8 +187,8 @@ def _window_shape(encoder: StagedEncoder, shape: tuple[int, ...]) -> tuple[int, 
 
 def _count_macs(
     encoder: StagedEncoder, shape: tuple[int, ...], heads: Mapping[str, nn.Module], pooling: str
-) -> dict[str, int]:
-    """MACs of one window to every exit. The meta device runs nothing, and there fused attention is counted too."""
+) -> dict[str, tuple[int, int]]:
+    """MACs of one window to every exit's tap, and of its head. The meta device runs nothing, and there fused attention is counted too."""
     model = copy.deepcopy(encoder).to("meta").eval()
     macs = {}
     with torch.no_grad():
@@ -172,7 +198,7 @@ def _count_macs(
             prefix += stage
             pool, tap = _counted(lambda exit=exit, state=state: model.pool(exit.index, state, pooling))  # type: ignore[misc]
             head = heads.get(exit.name)
-            macs[exit.name] = prefix + pool + (_head_macs(head, tap) if head is not None else 0)
+            macs[exit.name] = prefix + pool, _head_macs(head, tap) if head is not None else 0
     return macs
 
 
@@ -187,22 +213,6 @@ def _counted(call: Callable[[], T]) -> tuple[int, T]:
     with FlopCounterMode(display=False) as counter:
         result = call()
     return counter.get_total_flops() // 2, result
-
-
-def _measure(
-    encoder: StagedEncoder, shape: tuple[int, ...], heads: Mapping[str, nn.Module], seconds: float, pooling: str
-) -> dict[str, Latency]:
-    model = copy.deepcopy(encoder).eval()
-    device = next(model.parameters()).device
-    x = encoder.input.draw(shape[0], shape[1:]).to(device)
-
-    def call(name: str) -> Callable[[], object]:
-        network = model.truncate(name, pooling)
-        head = copy.deepcopy(heads[name]).eval().to(device) if name in heads else nn.Identity()
-        # Reading the result back waits for an accelerator.
-        return lambda: head(network(x)).cpu()
-
-    return measure_latency({exit.name: call(exit.name) for exit in encoder.exits}, seconds)
 
 
 def _parameters(module: nn.Module | None) -> int:

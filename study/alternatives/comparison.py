@@ -18,17 +18,17 @@ from alternatives.presentation import sentence
 from alternatives.pruning import require_torch_pruning
 from alternatives.records import Against, Alternative, Alternatives, Network, TaskAlternatives, Timing, Verdict
 from offramp.bundle import Bundle, load_bundle
-from offramp.costs import Latency, time_interleaved
+from offramp.costs import latency_of, time_interleaved
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import OfframpError, SuiteError
 from offramp.experiment.deliver import describe_environment
 from offramp.experiment.features import batch_size
 from offramp.experiment.prepare import Prepared, prepare
 from offramp.export.graph import INPUT, open_session, require_onnx
+from offramp.progress import OnStep, silent
 from offramp.report.loading import load_results
 from offramp.runtime.predictor import load_bundle_encoder
 from offramp.schema.results import Gain, Results
-from offramp.schema.results import Latency as LatencyRow
 from offramp.schema.suite import LoadedSuite, Suite
 from offramp.schema.tasks import TaskSpec
 from offramp.scoring.metrics import Array
@@ -45,8 +45,6 @@ TIME_TOLERANCE = 0.02
 INTEGER = ("avx2", "avx512bw", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 """What processors call the instructions that integer kernels use."""
 
-OnProgress = Callable[[str, int, int], None]
-
 
 @dataclass(frozen=True, eq=False)
 class Scored:
@@ -62,7 +60,7 @@ def compare_alternatives(
     tasks: Sequence[str] = (),
     methods: Sequence[str] = METHODS,
     epochs: int = EPOCHS,
-    on_progress: OnProgress = lambda what, done, total: None,
+    on_progress: OnStep = silent,
     clock: Callable[[], float] = time.thread_time,
 ) -> Alternatives:
     """Build, train, score and time the alternatives of a finished run's tasks. Nothing is chosen on test data.
@@ -90,7 +88,14 @@ def compare_alternatives(
     encoder = load_bundle_encoder(bundle, folder / "bundle")
     compared = {
         task.name: _compare_task(
-            encoder, bundle, _prepared(task, loaded, results), methods, epochs, loaded.suite.seed, on_progress, clock
+            encoder,
+            bundle,
+            _prepared(task, loaded, encoder, results),
+            methods,
+            epochs,
+            loaded.suite.seed,
+            on_progress,
+            clock,
         )
         for task in loaded.tasks
         if task.name in (tasks or known)
@@ -135,8 +140,8 @@ def _finished_run(loaded: LoadedSuite, folder: Path) -> tuple[Results, LoadedSui
     return results, seeded
 
 
-def _prepared(task: TaskSpec, loaded: LoadedSuite, results: Results) -> Prepared:
-    prepared = prepare(task, loaded)
+def _prepared(task: TaskSpec, loaded: LoadedSuite, encoder: StagedEncoder, results: Results) -> Prepared:
+    prepared = prepare(task, loaded, encoder)
     if prepared.problem.split.sha256 != results.tasks[task.name].split_sha256:
         raise OfframpError(f"task {task.name}: the data or its split has changed since the run: run the suite again")
     return prepared
@@ -149,7 +154,7 @@ def _compare_task(
     methods: Sequence[str],
     epochs: int,
     seed: int,
-    on_progress: OnProgress,
+    on_progress: OnStep,
     clock: Callable[[], float],
 ) -> TaskAlternatives:
     problem, task = prepared.problem, bundle.task(prepared.task.name)
@@ -236,10 +241,8 @@ def time_candidates(
         for session, timings in zip(sessions, found, strict=True):
             calls = {"this": call(session, x), "full": call(sessions[full], x)}
             times = time_interleaved(calls, SECONDS, REPEATS, clock)
-            latency = Latency.of(times["this"])
             relative = 1.0 if session is sessions[full] else float(np.median(times["this"] / times["full"]))
-            row = LatencyRow(p50=latency.p50, p95=latency.p95, p99=latency.p99)
-            timings.append(Timing(batch=batch, latency_ms=row, relative=relative))
+            timings.append(Timing(batch=batch, latency_ms=latency_of(times["this"]), relative=relative))
     return found
 
 

@@ -21,7 +21,7 @@ def no_stopwatch() -> Iterator[None]:
     """No stopwatch and no pictures."""
     latency = {name: costs.Latency(p50=0.1 * n, p95=0.2 * n, p99=0.3 * n) for n, name in enumerate(EXITS, start=1)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "_measure", lambda *_: latency)
+        patch.setattr(costs, "exit_latencies", lambda *_, **__: latency)
         patch.setattr(pipeline, "write_report", lambda runs, path: path.write_text("report"))
         yield
 

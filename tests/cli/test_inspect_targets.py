@@ -21,8 +21,8 @@ from offramp.errors import EncoderError, OfframpError
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    latency = costs.Latency(1, 2, 3)
-    monkeypatch.setattr(costs, "_measure", lambda encoder, *_: {exit.name: latency for exit in encoder.exits})
+    latency = costs.Latency(p50=1, p95=2, p99=3)
+    monkeypatch.setattr(costs, "exit_latencies", lambda encoder, *_: {exit.name: latency for exit in encoder.exits})
 
 
 def shown(inspection: Inspection, width: int = 100) -> str:

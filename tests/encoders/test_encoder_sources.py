@@ -42,7 +42,7 @@ EXITS = ["embedding", "layer1", "layer2"]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No stopwatch and no pictures: they have tests of their own."""
     latency = {name: costs.Latency(p50=0.1 * n, p95=0.2 * n, p99=0.3 * n) for n, name in enumerate(EXITS, start=1)}
-    monkeypatch.setattr(costs, "_measure", lambda *_: latency)
+    monkeypatch.setattr(costs, "exit_latencies", lambda *_, **__: latency)
     monkeypatch.setattr(pipeline, "write_report", lambda runs, path: path.write_text("report"))
 
 

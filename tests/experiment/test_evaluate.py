@@ -10,17 +10,21 @@ from tiny import dataset, draw, problem
 
 from offramp.errors import DataError
 from offramp.experiment.evaluate import (
+    Evaluation,
     Resampling,
     by_group,
     by_snr,
-    confusion,
     constant_control,
     evaluate,
     exit_control,
     feature_control,
 )
+from offramp.experiment.evaluate import (
+    test_answers as answers_of,
+)
 from offramp.heads import fit
 from offramp.heads.fit import FittedExit, Problem, check_targets, fit_exit
+from offramp.schema.metrics import METRIC_INFO
 from offramp.scoring.metrics import METRICS
 
 COUNT = 240
@@ -45,6 +49,11 @@ def made(groups: int | None = 24, snr: object = None, **task: object) -> tuple[P
     return problem(data, test, draws, **task), features
 
 
+def evaluated(task: Problem, exits: list[FittedExit], features: list[np.ndarray], chosen: int) -> Evaluation:
+    rows = dict(zip([exit.name for exit in exits], features, strict=False))
+    return evaluate(task, exits, rows.__getitem__, MACS[: len(exits)], chosen, Resampling.of(task, 0))
+
+
 @pytest.fixture(scope="module")
 def fitted() -> tuple[Problem, list[np.ndarray], list[FittedExit]]:
     task, features = made()
@@ -53,7 +62,7 @@ def fitted() -> tuple[Problem, list[np.ndarray], list[FittedExit]]:
 
 def test_rows_are_the_heads_own_scores(fitted: tuple[Problem, list[np.ndarray], list[FittedExit]]) -> None:
     task, features, exits = fitted
-    result = evaluate(task, exits, MACS, 0, Resampling.of(task, 0))
+    result = evaluated(task, exits, features, 0)
     targets, test = task.dataset.targets, task.split.test
     for row, exit, feature in zip(result.exits, exits, features, strict=True):
         on_test = [accuracy_score(targets[test], head(feature[test]).argmax(1)) for head in exit.heads]
@@ -75,8 +84,8 @@ def test_rows_are_the_heads_own_scores(fitted: tuple[Problem, list[np.ndarray], 
 
 
 def test_full_depth_gains_nothing_over_itself(fitted: tuple[Problem, list[np.ndarray], list[FittedExit]]) -> None:
-    task, _, exits = fitted
-    gain = evaluate(task, exits, MACS, 1, Resampling.of(task, 0)).gain
+    task, features, exits = fitted
+    gain = evaluated(task, exits, features, 1).gain
     assert (gain.mean, gain.ci95) == (0, (0, 0))
 
 
@@ -85,36 +94,67 @@ def test_confusion(fitted: tuple[Problem, list[np.ndarray], list[FittedExit]]) -
     test = task.split.test
     predicted = exits[1].heads[0](features[1][test]).argmax(1)
     expected = confusion_matrix(task.dataset.targets[test], predicted, labels=range(3))
-    assert confusion(task, exits[1], features[1]) == expected.tolist()
+    assert evaluated(task, exits, features, 1).confusion == expected.tolist()
+
+
+def test_confidence_is_calibrated_on_validation_and_judged_on_test(
+    fitted: tuple[Problem, list[np.ndarray], list[FittedExit]],
+) -> None:
+    task, features, exits = fitted
+    loud = replace(
+        exits[1],
+        heads=tuple(replace(h, layers=tuple((8 * w, 8 * b) for w, b in h.layers)) for h in exits[1].heads),
+        val_heads=tuple(
+            tuple(replace(h, layers=tuple((8 * w, 8 * b) for w, b in h.layers)) for h in of_seed)
+            for of_seed in exits[1].val_heads
+        ),
+    )
+    quiet, found = (evaluated(task, [exits[0], exit], features, 1).confidence for exit in (exits[1], loud))
+    assert found.temperature == pytest.approx(8 * quiet.temperature, rel=1e-3), "logits eight times as large"
+    assert found.ece_after == pytest.approx(quiet.ece_after, abs=1e-4)
+    assert found.ece_before > found.ece_after
+    held, logits = task.split.draws[0].folds[0][1], exits[1].heads[0](features[1][task.split.draws[0].folds[0][1]])
+
+    def loss(temperature: float) -> float:
+        scaled = logits / temperature
+        return float((np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(held)), task.dataset.targets[held]]).mean())
+
+    around = [loss(quiet.temperature * factor) for factor in (0.9, 1.0, 1.1)]
+    assert around[1] == min(around)
 
 
 class TestControls:
     def test_a_constant_reaches_the_share_of_the_commonest_class(self) -> None:
-        task, _ = made()
-        row = constant_control(task, Resampling.of(task, 0))
+        task, features = made()
+        ours = fit_exit(task, "strong", features[1])
+        row = constant_control(task, ours, Resampling.of(task, 0))
+        assert row.gain.mean == pytest.approx(task.metric.score(ours.test_sums.sum(1)).mean() - row.test.mean)
+        assert row.gain.ci95[0] > 0
         share = (task.dataset.targets[task.split.test] == 0).mean()
         assert row.test.per_seed == pytest.approx([share] * 3)
 
     def test_a_constant_is_balanced_at_one_over_the_classes(self) -> None:
-        task, _ = made(metric="balanced_accuracy")
-        assert constant_control(task, Resampling.of(task, 0)).test.mean == pytest.approx(1 / 3)
+        task, features = made(metric="balanced_accuracy")
+        assert constant_control(
+            task, fit_exit(task, "a", features[0]), Resampling.of(task, 0)
+        ).test.mean == pytest.approx(1 / 3)
 
     def test_a_constant_in_the_top_three(self) -> None:
-        task, _ = made(metric="top3_accuracy")
-        assert constant_control(task, Resampling.of(task, 0)).test.mean == 1
+        task, features = made(metric="top3_accuracy")
+        assert constant_control(task, fit_exit(task, "a", features[0]), Resampling.of(task, 0)).test.mean == 1
 
     @pytest.mark.parametrize("metric", ["mean_error", "rmse", "nmse_db"])
     def test_no_other_constant_is_better_on_what_it_learned_from(self, metric: str) -> None:
-        task, _ = made(kind="regression", metric=metric)
+        task, features = made(kind="regression", metric=metric)
         task = replace(task, split=replace(task.split, test=task.split.draws[0].final, draws=task.split.draws[:1]))
-        score = constant_control(task, Resampling.of(task, 0)).test.mean
+        score = constant_control(task, fit_exit(task, "a", features[0]), Resampling.of(task, 0)).test.mean
         targets = task.dataset.targets[task.split.test]
         others = [task.metric(np.full_like(targets, value), targets) for value in np.linspace(0, 10, 201)]
         assert score <= min(others) + 1e-2
 
     def test_a_feature_row(self, fitted: tuple[Problem, list[np.ndarray], list[FittedExit]]) -> None:
-        task, _, exits = fitted
-        rows = evaluate(task, exits, MACS, 0, Resampling.of(task, 0)).exits
+        task, features, exits = fitted
+        rows = evaluated(task, exits, features, 0).exits
         row = feature_control(task, exits[1], 3, exits[0], Resampling.of(task, 0), "text")
         assert (row.test, row.width, row.description) == (rows[1].test, 3, "text")
 
@@ -133,7 +173,7 @@ class TestBreakdowns:
     def test_few_groups_are_shown_one_by_one(self) -> None:
         task, features = made(groups=10)
         exits = [fit_exit(task, str(i), f) for i, f in enumerate(features)]
-        parts = by_group(task, (exits[1], features[1]), (exits[0], features[0]))
+        parts = by_group(task, answers_of(task, exits[1], features[1]), answers_of(task, exits[0], features[0]))
         groups, targets, test = task.dataset.groups, task.dataset.targets, task.split.test
         assert task.test_units.kind == "window"
         assert [part.group for part in parts] == [str(group) for group in np.unique(groups[test])]
@@ -145,19 +185,19 @@ class TestBreakdowns:
 
     def test_many_groups_are_not(self, fitted: tuple[Problem, list[np.ndarray], list[FittedExit]]) -> None:
         task, features, exits = fitted
-        assert by_group(task, (exits[0], features[0]), (exits[1], features[1])) == []
+        assert by_group(task, answers_of(task, exits[0], features[0]), answers_of(task, exits[1], features[1])) == []
 
     def test_independent_windows_are_not(self) -> None:
         task, features = made(groups=None)
         exit = fit_exit(task, "a", features[0])
-        assert by_group(task, (exit, features[0]), (exit, features[0])) == []
+        assert by_group(task, answers_of(task, exit, features[0]), answers_of(task, exit, features[0])) == []
 
     @pytest.mark.filterwarnings("ignore:y_pred contains classes")
     def test_scores_by_snr(self) -> None:
         snr = np.random.default_rng(5).uniform(-10, 20, COUNT)
         task, features = made(snr=snr, metric="balanced_accuracy")
         exits = [fit_exit(task, str(i), f) for i, f in enumerate(features)]
-        found = by_snr(task, (exits[1], features[1]), (exits[0], features[0]))
+        found = by_snr(task, answers_of(task, exits[1], features[1]), answers_of(task, exits[0], features[0]))
         test, targets, snr = task.split.test, task.dataset.targets, task.dataset.snr_db
         assert len(found.edges_db) == 9
         assert (found.edges_db[0], found.edges_db[-1]) == pytest.approx((snr[test].min(), snr[test].max()), rel=1e-6)
@@ -174,7 +214,7 @@ class TestBreakdowns:
         for snr in (None, np.full(COUNT, 5.0)):
             task, features = made(snr=snr)
             exit = fit_exit(task, "a", features[0])
-            assert by_snr(task, (exit, features[0]), (exit, features[0])) is None
+            assert by_snr(task, answers_of(task, exit, features[0]), answers_of(task, exit, features[0])) is None
 
     @pytest.mark.parametrize("levels", [[0, 0, 10, 10, 10, 10, 20, 21, 22, 23, 24, 25], [0, 10, 20], [0, 0, 0, 1]])
     def test_an_empty_bin_does_not_break_results_json(self, levels: list[float]) -> None:
@@ -187,14 +227,16 @@ class TestBreakdowns:
         task = replace(task, dataset=data)
         exit = fit_exit(task, "a", features[0])
         small = replace(task, split=replace(task.split, test=test))
-        found = by_snr(small, (exit, features[0]), (exit, features[0]))
+        found = by_snr(small, answers_of(small, exit, features[0]), answers_of(small, exit, features[0]))
         assert np.isfinite(found.chosen).all()
         assert type(found).model_validate(json.loads(found.model_dump_json())) == found
 
 
 def test_regression_has_no_confusion() -> None:
     task, features = made(kind="regression")
-    assert confusion(task, fit_exit(task, "a", features[0]), features[0]) is None
+    exit = fit_exit(task, "a", features[0])
+    found = evaluated(task, [exit], features, 0)
+    assert (found.confusion, found.confidence) == (None, None)
 
 
 class TestTargetsWithAxes:
@@ -220,17 +262,18 @@ class TestTargetsWithAxes:
 
         made = replace(METRICS["rmse"], name="first_slot", statistics=statistics, shaped=True)
         monkeypatch.setitem(METRICS, "first_slot", made)
+        monkeypatch.setitem(METRIC_INFO, "first_slot", replace(METRIC_INFO["rmse"], name="first_slot"))
         return seen
 
     def test_a_metric_sees_them_in_their_shape(self, first_slot: list[tuple[int, ...]]) -> None:
         task, features = self.shaped(metric="first_slot")
         fitted, test = fit_exit(task, "a", features), task.split.test
-        found = evaluate(task, [fitted], MACS[:1], 0, Resampling.of(task, 0)).exits[0].test.per_seed
+        found = evaluated(task, [fitted], [features], 0).exits[0].test.per_seed
         entries = [part * 12 + subcarrier for part in range(2) for subcarrier in range(4)]
         for head, score in zip(fitted.heads, found, strict=True):
             error = (head(features[test]) - task.dataset.targets[test])[:, entries]
             assert score == pytest.approx(np.sqrt(np.square(error).sum(1).mean()), rel=1e-5)
-        constant_control(task, Resampling.of(task, 0))
+        constant_control(task, fitted, Resampling.of(task, 0))
         assert {shape[1:] for shape in first_slot} == {(2, 3, 4)}
 
     def test_scores_do_not_depend_on_the_blocks_that_they_are_computed_in(
@@ -240,7 +283,7 @@ class TestTargetsWithAxes:
 
         def scored() -> list[np.ndarray]:
             fitted = fit_exit(task, "a", features)
-            constant = constant_control(task, Resampling.of(task, 0)).test.per_seed
+            constant = constant_control(task, fitted, Resampling.of(task, 0)).test.per_seed
             return [fitted.val_sums, fitted.test_sums, np.array(constant)]
 
         whole = scored()

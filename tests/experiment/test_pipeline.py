@@ -39,7 +39,7 @@ SCORE = {"mean", "std", "per_seed"}
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No stopwatch and no pictures: they have tests of their own."""
     latency = {name: costs.Latency(p50=0.1 * n, p95=0.2 * n, p99=0.3 * n) for n, name in enumerate(EXITS, start=1)}
-    monkeypatch.setattr(costs, "_measure", lambda *_: latency)
+    monkeypatch.setattr(costs, "exit_latencies", lambda *_, **__: latency)
     monkeypatch.setattr(pipeline, "write_report", lambda runs, path: path.write_text("report"))
 
 
@@ -234,7 +234,9 @@ class TestReproduction:
         suite = lay_out(tmp_path, controls=["constant"], selection={"tolerance": "90%"})
         expected = run(suite)
         assert expected["tasks"]["los"]["chosen"]["exit"] != "conv5"
-        monkeypatch.setattr(costs, "_measure", lambda *_: {name: costs.Latency(2.0, 2.0, 2.0) for name in EXITS})
+        monkeypatch.setattr(
+            costs, "exit_latencies", lambda *_, **__: {name: costs.Latency(p50=2.0, p95=2.0, p99=2.0) for name in EXITS}
+        )
         again = run(suite, "again")
         assert again["tasks"]["los"]["sentence"] == expected["tasks"]["los"]["sentence"]
         assert reproducible(again) == reproducible(expected)

@@ -18,8 +18,8 @@ from tiny import tiny_encoder, tones, write_hdf5
 from offramp.data.splits import save_split
 from offramp.encoders.storage import save_encoder
 from offramp.errors import DataError, EncoderError
-from offramp.experiment.pipeline import prepare
 from offramp.experiment.plan import PlannedTask, plan_suite, plan_table
+from offramp.experiment.prepare import load, prepare
 from offramp.schema.suite import LoadedSuite, load_suite
 
 COUNT = 180
@@ -45,7 +45,7 @@ def lay_out(folder: Path, *tasks: dict[str, Any], **suite: Any) -> LoadedSuite:
 
 def saved_counts(loaded: LoadedSuite, number: int, folder: Path) -> dict[str, tuple[int, int, int]]:
     """Windows per class in the first draw's first fold, from the file that a run leaves."""
-    prepared = prepare(loaded.tasks[number], loaded)
+    prepared = prepare(loaded.tasks[number], loaded, load(loaded, "cpu"))
     save_split(prepared.problem.split, prepared.dataset, folder / "split.json")
     split = json.loads((folder / "split.json").read_text())
     fold = split["draws"][0]["folds"][0]
@@ -60,7 +60,7 @@ def test_counts_are_those_of_the_saved_split(tmp_path: Path, task: dict[str, Any
     loaded = lay_out(tmp_path, task)
     (plan,) = plan_suite(loaded, "cpu")
     assert {name: tuple(counts) for name, *counts in plan.counts} == saved_counts(loaded, 0, tmp_path)
-    prepared = prepare(loaded.tasks[0], loaded)
+    prepared = prepare(loaded.tasks[0], loaded, load(loaded, "cpu"))
     outside = np.unique(prepared.dataset.groups[prepared.outside_test()])
     assert plan.groups == (len(outside), 12 - len(outside))
 

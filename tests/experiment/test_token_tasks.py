@@ -23,7 +23,8 @@ from offramp.encoders.base import StagedEncoder
 from offramp.encoders.storage import save_encoder
 from offramp.errors import EncoderError, OfframpError
 from offramp.experiment import pipeline
-from offramp.experiment.pipeline import prepare, run_suite
+from offramp.experiment.pipeline import run_suite
+from offramp.experiment.prepare import load, prepare
 from offramp.export import export_onnx
 from offramp.heads.fit import STRENGTHS
 from offramp.schema.results import Results
@@ -41,7 +42,7 @@ CONTROLS = ["constant", "random_encoder", "raw_input", "equal_width"]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No stopwatch and no pictures: they have tests of their own."""
     latency = {name: costs.Latency(p50=0.1 * n, p95=0.2 * n, p99=0.3 * n) for n, name in enumerate(EXITS, start=1)}
-    monkeypatch.setattr(costs, "_measure", lambda *_: latency)
+    monkeypatch.setattr(costs, "exit_latencies", lambda *_, **__: latency)
     monkeypatch.setattr(pipeline, "write_report", lambda runs, path: path.write_text("report"))
 
 
@@ -119,7 +120,7 @@ def test_from_the_file_to_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     encoder = tiny_encoder(repeats=1).eval()
     with torch.no_grad():
         tokens = {name: tap.numpy() for name, tap in encoder.taps(torch.from_numpy(windows), pooling="tokens").items()}
-    split = prepare(load_suite(suite).tasks[0], load_suite(suite)).problem.split
+    split = prepare(load_suite(suite).tasks[0], load_suite(suite), load(load_suite(suite), "cpu")).problem.split
     train, test = split.draws[0].folds[0][0], split.test
     for row in found.exits:
         outputs = stored.heads[row.exit](tokens[row.exit])

@@ -9,7 +9,7 @@ import yaml
 from tiny import tiny_encoder, tones, write_hdf5
 
 from offramp.encoders.storage import save_encoder
-from offramp.experiment.pipeline import Prepared, prepare
+from offramp.experiment.prepare import Prepared, load, prepare
 from offramp.schema.suite import load_suite
 
 COUNT = 240
@@ -29,7 +29,7 @@ def prepared(folder: Path, louder: np.ndarray) -> Prepared:
     }
     (folder / "suite.yaml").write_text(yaml.safe_dump({"encoder": "encoder", "seeds": [0, 1], "tasks": [task]}))
     loaded = load_suite(folder / "suite.yaml")
-    return prepare(loaded.tasks[0], loaded)
+    return prepare(loaded.tasks[0], loaded, load(loaded, "cpu"))
 
 
 def test_transforms_are_not_fitted_to_them(tmp_path: Path) -> None:

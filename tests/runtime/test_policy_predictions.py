@@ -129,7 +129,7 @@ def test_fixed_exits_are_as_they_were(predictor: Predictor):
     found = predictor.predict(WINDOWS, ["modulation"])["modulation"]
     assert found.exit == "mixing"
     assert found.exits == ["mixing"] * len(WINDOWS)
-    assert found.routing is None
+    assert found.policy == "fixed"
     assert not found.rejected.any()
 
 

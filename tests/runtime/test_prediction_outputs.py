@@ -12,9 +12,27 @@ from offramp.runtime import Prediction, rows, write_csv, write_jsonl, write_sigm
 from offramp.schema.tasks import DataSpec
 
 LABELS = ("lora", "fsk, fast")
-FIRST = Prediction("kind", "classification", "stem", np.float32([[0.9, 0.1], [0.25, 0.75]]), LABELS)
-SECOND = Prediction("kind", "classification", "stem", np.float32([[0.4, 0.6]]), LABELS)
-VALUES = Prediction("place", "regression", "conv5", np.float32([[1.5, 0.1]]), ())
+
+
+def at_exit(task: str, exit: str, outputs: list[list[float]], labels: tuple[str, ...] = ()) -> Prediction:
+    """All windows answered at one exit."""
+    count = len(outputs)
+    kind = "classification" if labels else "regression"
+    return Prediction(
+        task,
+        kind,
+        np.asarray(outputs, np.float32),
+        labels,
+        "fixed",
+        (exit,),
+        np.zeros(count, np.int64),
+        np.zeros(count, np.bool_),
+    )
+
+
+FIRST = at_exit("kind", "stem", [[0.9, 0.1], [0.25, 0.75]], LABELS)
+SECOND = at_exit("kind", "stem", [[0.4, 0.6]], LABELS)
+VALUES = at_exit("place", "conv5", [[1.5, 0.1]])
 
 
 def test_rows_count_on_across_batches():
@@ -29,7 +47,7 @@ def test_rows_count_on_across_batches():
         "confidence": None,
         "exit": "conv5",
     }
-    single = Prediction("range", "regression", "stem", np.float32([[2.5]]), ())
+    single = at_exit("range", "stem", [[2.5]])
     assert next(rows([single]))["prediction"] == 2.5
 
 

@@ -213,7 +213,7 @@ def _inspect_encoder(
     )
     costs = exit_costs(encoder, input_shape, seconds=0.1)
     exits = [
-        {**asdict(exit), "macs": costs[exit.name].macs, "latency_ms": asdict(latency)}
+        {**asdict(exit), "macs": costs[exit.name].macs, "latency_ms": latency.model_dump()}
         for exit in encoder.exits
         if (latency := costs[exit.name].latency_ms) is not None
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,15 @@ from numpy.typing import NDArray
 from offramp.data.table import Table
 from offramp.errors import DataError, OfframpError
 from offramp.files import atomic_path
+from offramp.progress import OnProgress, silent
 
 BLOCK = 1024
 """Most windows that are in memory at a time."""
 BLOCK_BYTES = 32 * 2**20
 """Most bytes of them, unless one window is larger."""
 
-OnProgress = Callable[[int, int], None]
 
-
-def write_cache(table: Table, path: Path, on_progress: OnProgress = lambda done, total: None) -> None:
+def write_cache(table: Table, path: Path, on_progress: OnProgress = silent) -> None:
     """Write a table's windows as float32 and its columns in their own shapes, block by block, and what is to be known of them.
 
     Raises:
@@ -65,7 +64,7 @@ def write_blocks(
     count: int,
     blocks: Iterable[Mapping[str, NDArray[Any]]],
     label_names: Mapping[str, tuple[str, ...]],
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: OnProgress = silent,
     attributes: Mapping[str, str] | None = None,
 ) -> None:
     """Write windows that are made as they are written, so that no more than a block is in memory.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from offramp.data.cache import OnProgress, write_cache
+from offramp.data.cache import write_cache
 from offramp.data.formats import open_table
 from offramp.errors import DataError
+from offramp.progress import OnProgress, silent
 from offramp.schema.tasks import DataSpec
 
 
@@ -16,7 +17,7 @@ def convert(
     format_name: str | None = None,
     window: int | None = None,
     hop: int | None = None,
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: OnProgress = silent,
 ) -> None:
     """Write the windows and columns of a file or folder as an HDF5 cache, block by block.
 

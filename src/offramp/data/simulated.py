@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.data.cache import OnProgress, write_blocks
+from offramp.data.cache import write_blocks
 from offramp.data.table import Table, WindowSource
+from offramp.progress import OnProgress, silent
 from offramp.schema.tasks import ChannelSpec, SyntheticSpec
 from offramp.simulation import channels
 from offramp.simulation.scenarios import SCENARIOS, Scene
@@ -105,7 +106,7 @@ def _fingerprint(spec: SyntheticSpec | ChannelSpec) -> str:
     return hashlib.sha256(json.dumps([version, spec.model_dump(mode="json")]).encode()).hexdigest()
 
 
-def write_channels(spec: ChannelSpec, path: Path, on_progress: OnProgress = lambda done, total: None) -> None:
+def write_channels(spec: ChannelSpec, path: Path, on_progress: OnProgress = silent) -> None:
     """Write the windows and columns of :func:`~offramp.simulation.channels.channel_windows` as a cache of ours, block by block, in bounded memory.
 
     Raises:

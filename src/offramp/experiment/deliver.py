@@ -14,23 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from offramp.bundle import Bundle, BundleTask, save_bundle, save_examples
-from offramp.costs import ExitCost
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.storage import save_encoder
 from offramp.errors import OfframpError
 from offramp.report.card import model_card
-from offramp.schema.results import EncoderInfo, ExitInfo, Latency, Measured, Results
+from offramp.schema.results import EncoderInfo, ExitInfo, Results
 from offramp.schema.suite import EncoderSpec
-
-
-def measured(costs: Sequence[ExitCost]) -> Measured:
-    """Latencies in the form of results.json: torch, one thread, one window."""
-    latency = {
-        cost.exit: Latency(p50=cost.latency_ms.p50, p95=cost.latency_ms.p95, p99=cost.latency_ms.p99)
-        for cost in costs
-        if cost.latency_ms is not None
-    }
-    return Measured(latency_ms=latency, threads=1, batch=1)
 
 
 def describe_encoder(encoder: StagedEncoder, spec: EncoderSpec) -> EncoderInfo:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.heads.fit import FittedExit, Problem, head_outputs, head_statistics, scoring_blocks
+from offramp.heads.fit import FittedExit, Problem, head_blocks, scoring_blocks, validation_outputs
 from offramp.heads.rows import FeatureRows
-from offramp.schema.results import ExitControl, ExitRow, FeatureRow, Gain, GroupScore, SnrScores
+from offramp.policies.criteria import confidence
+from offramp.schema.results import Confidence, ExitControl, ExitRow, FeatureRow, Gain, GroupScore, SnrScores
+from offramp.scoring.calibration import expected_calibration_error, fit_temperature
+from offramp.scoring.metrics import Array
 from offramp.scoring.resampling import Resamples, paired_gain, summarise
 
 SNR_BINS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the heads of one exit say about the test set, one per seed; all that is told of test windows is read from here.
+
+    Attributes:
+        statistics: The metric's, ``(S, n, q)``.
+        logits: ``(S, n, classes)`` float32; None for regression.
+    """
+
+    statistics: Array
+    logits: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -24,11 +40,19 @@ class Evaluation:
         exits: One row per exit, in order of depth.
         chosen: Index of the chosen exit.
         gain: The chosen exit against full depth, on the test set.
+        confusion: Of the chosen exit, first seed: rows true, columns predicted. None for regression.
+        by_snr: Test scores in bins of SNR that hold equally many windows. None where the data has no SNR.
+        by_group: Test scores of each group, where there are too few groups for an interval over them.
+        confidence: What the chosen exit's confidence is worth. None for regression.
     """
 
     exits: list[ExitRow]
     chosen: int
     gain: Gain
+    confusion: list[list[int]] | None
+    by_snr: SnrScores | None
+    by_group: list[GroupScore]
+    confidence: Confidence | None
 
 
 @dataclass(frozen=True)
@@ -49,14 +73,53 @@ class Resampling:
 
 
 def evaluate(
-    problem: Problem, fitted: Sequence[FittedExit], macs: Sequence[int], chosen: int, resampling: Resampling
+    problem: Problem,
+    fitted: Sequence[FittedExit],
+    taps: Callable[[str], FeatureRows],
+    macs: Sequence[int],
+    chosen: int,
+    resampling: Resampling,
 ) -> Evaluation:
-    """Score every exit on validation and test, and the chosen one against full depth."""
-    rows = exit_rows(problem, fitted, macs, resampling)
-    gain = paired_gain(
-        fitted[chosen].test_sums, fitted[-1].test_sums, problem.metric, resampling.test, problem.test_units
+    """Score every exit on validation and test, and hold the chosen one against full depth.
+
+    Args:
+        problem: The task.
+        fitted: Heads of every exit.
+        taps: Features of an exit by its name.
+        macs: Of every exit with its head.
+        chosen: Index of the chosen exit.
+        resampling: Of validation and test units.
+    """
+    ours, full = fitted[chosen], fitted[-1]
+    answers = test_answers(problem, ours, taps(ours.name))
+    full_answers = answers if full is ours else test_answers(problem, full, taps(full.name))
+    return Evaluation(
+        exits=exit_rows(problem, fitted, macs, resampling),
+        chosen=chosen,
+        gain=paired_gain(ours.test_sums, full.test_sums, problem.metric, resampling.test, problem.test_units),
+        confusion=confusion(problem, answers),
+        by_snr=by_snr(problem, answers, full_answers),
+        by_group=by_group(problem, answers, full_answers),
+        confidence=confidence_of(problem, ours, taps(ours.name), answers),
     )
-    return Evaluation(rows, chosen, gain)
+
+
+def test_answers(problem: Problem, exit: FittedExit, features: FeatureRows) -> Answers:
+    """Answers of every seed's head on the test set; features are read once, block by block."""
+    targets, classes = problem.dataset.targets, problem.task.kind == "classification"
+    statistics: list[list[Array]] = [[] for _ in exit.heads]
+    logits: list[list[NDArray[np.float32]]] = [[] for _ in exit.heads]
+    for block in head_blocks(exit.heads[0], features, problem.split.test):
+        taps = features[block]
+        for seed, head in enumerate(exit.heads):
+            outputs = head(taps)
+            statistics[seed].append(problem.metric.statistics(outputs, targets[block]))
+            if classes:
+                logits[seed].append(outputs)
+    return Answers(
+        np.stack([np.concatenate(parts) for parts in statistics]),
+        np.stack([np.concatenate(parts) for parts in logits]) if classes else None,
+    )
 
 
 def exit_rows(
@@ -104,8 +167,8 @@ def feature_control(
     )
 
 
-def constant_control(problem: Problem, resampling: Resampling) -> FeatureRow:
-    """The best constant answer: the commonest class, or the mean, of each seed's training labels."""
+def constant_control(problem: Problem, ours: FittedExit, resampling: Resampling) -> FeatureRow:
+    """The best constant answer: the commonest class, or the mean, of each seed's training labels; ``gain`` is ours against it."""
     test = problem.split.test
     sums = []
     for draw in problem.split.draws:
@@ -123,24 +186,55 @@ def constant_control(problem: Problem, resampling: Resampling) -> FeatureRow:
             for block in scoring_blocks(test, len(answer))
         ]
         sums.append(problem.test_units.sums(np.concatenate(statistics), test))
-    description = "the same answer for every window, from the training labels alone"
-    return FeatureRow(test=summarise(np.stack(sums), problem.metric, resampling.test), description=description)
+    constant = np.stack(sums)
+    return FeatureRow(
+        test=summarise(constant, problem.metric, resampling.test),
+        description="the same answer for every window, from the training labels alone",
+        gain=paired_gain(ours.test_sums, constant, problem.metric, resampling.test, problem.test_units),
+    )
 
 
-def confusion(problem: Problem, exit: FittedExit, features: FeatureRows) -> list[list[int]] | None:
-    """Test confusion of the first seed: rows true, columns predicted. None for regression."""
-    if problem.task.kind != "classification":
+def confidence_of(problem: Problem, exit: FittedExit, features: FeatureRows, answers: Answers) -> Confidence | None:
+    """The temperature of the first seed's head, fitted on validation, and calibration errors on test, means over seeds."""
+    if answers.logits is None:
         return None
-    test = problem.split.test
-    predicted = head_outputs(exit.heads[0], features, test).argmax(1)
+    labels = problem.dataset.targets[problem.split.test]
+    temperatures, before, after = [], [], []
+    for seed, logits in enumerate(answers.logits):
+        temperature = exit_temperature(problem, exit, features, seed)
+        right = logits.argmax(1) == labels
+        temperatures.append(temperature)
+        before.append(expected_calibration_error(confidence(logits), right))
+        after.append(expected_calibration_error(confidence(logits / np.float32(temperature)), right))
+    return Confidence(temperature=temperatures[0], ece_before=float(np.mean(before)), ece_after=float(np.mean(after)))
+
+
+def exit_temperature(problem: Problem, exit: FittedExit, features: FeatureRows, seed: int) -> float:
+    """The temperature of a classification's exit, fitted to the validation windows of one seed."""
+    held = np.concatenate([val for _, val in problem.split.draws[seed].folds])
+    logits = validation_outputs(problem, exit, features, seed)
+    return fit_temperature(logits, problem.dataset.targets[held])
+
+
+def exit_temperatures(
+    problem: Problem, fitted: Sequence[FittedExit], taps: Callable[[str], FeatureRows]
+) -> dict[str, float]:
+    """Temperatures of all exits of a classification, first seed; none for regression."""
+    if problem.task.kind != "classification":
+        return {}
+    return {exit.name: exit_temperature(problem, exit, taps(exit.name), 0) for exit in fitted}
+
+
+def confusion(problem: Problem, answers: Answers) -> list[list[int]] | None:
+    """Test confusion of the first seed: rows true, columns predicted. None for regression."""
+    if answers.logits is None:
+        return None
     counts = np.zeros((problem.outputs, problem.outputs), dtype=np.int64)
-    np.add.at(counts, (problem.dataset.targets[test], predicted), 1)
+    np.add.at(counts, (problem.dataset.targets[problem.split.test], answers.logits[0].argmax(1)), 1)
     return [[int(count) for count in row] for row in counts]
 
 
-def by_snr(
-    problem: Problem, chosen: tuple[FittedExit, FeatureRows], full: tuple[FittedExit, FeatureRows]
-) -> SnrScores | None:
+def by_snr(problem: Problem, chosen: Answers, full: Answers) -> SnrScores | None:
     """Test scores in bins of SNR that hold equally many windows. None where the data has no SNR."""
     divided = snr_bins(problem)
     if divided is None:
@@ -148,8 +242,8 @@ def by_snr(
     edges, bins = divided
     return SnrScores(
         edges_db=edges.tolist(),
-        chosen=_by_part(problem, *chosen, bins, len(edges) - 1),
-        full=_by_part(problem, *full, bins, len(edges) - 1),
+        chosen=_by_part(problem, chosen, bins, len(edges) - 1),
+        full=_by_part(problem, full, bins, len(edges) - 1),
     )
 
 
@@ -165,27 +259,22 @@ def snr_bins(problem: Problem) -> tuple[NDArray[np.floating], NDArray[np.int64]]
     return edges, np.clip(np.searchsorted(edges, snr, side="right") - 1, 0, len(edges) - 2)
 
 
-def by_group(
-    problem: Problem, chosen: tuple[FittedExit, FeatureRows], full: tuple[FittedExit, FeatureRows]
-) -> list[GroupScore]:
+def by_group(problem: Problem, chosen: Answers, full: Answers) -> list[GroupScore]:
     """Test scores of each group, where there are too few groups for an interval over them."""
     if problem.test_units.kind == "group":
         return []
     groups, part = np.unique(problem.dataset.groups[problem.split.test], return_inverse=True)
-    scores = (_by_part(problem, *exit, part, len(groups)) for exit in (chosen, full))
+    scores = (_by_part(problem, answers, part, len(groups)) for answers in (chosen, full))
     return [
         GroupScore(group=problem.dataset.group_names[group], n=int((part == number).sum()), chosen=ours, full=theirs)
         for number, (group, ours, theirs) in enumerate(zip(groups, *scores, strict=True))
     ]
 
 
-def _by_part(
-    problem: Problem, exit: FittedExit, features: FeatureRows, part: NDArray[np.int64], parts: int
-) -> list[float]:
+def _by_part(problem: Problem, answers: Answers, part: NDArray[np.int64], parts: int) -> list[float]:
     """Mean over seeds of the score within each part of the test set."""
-    test = problem.split.test
     per_seed = []
-    for statistics in head_statistics(problem, exit.heads, features, test):
+    for statistics in answers.statistics:
         columns = [np.bincount(part, weights=column, minlength=parts) for column in statistics.T]
         per_seed.append(problem.metric.score(np.stack(columns, axis=1).astype(np.float64)))
     return [float(score) for score in np.mean(np.stack(per_seed), axis=0)]

@@ -21,6 +21,7 @@ from offramp.encoders.base import StagedEncoder
 from offramp.encoders.taps import tap_shapes
 from offramp.errors import DataError, EncoderError, OfframpError
 from offramp.files import free_bytes, write_text
+from offramp.progress import OnProgress, silent
 from offramp.schema.tasks import DegradeSpec, SpectrogramSpec, TransformSpec
 from offramp.transforms import Transform
 
@@ -34,7 +35,6 @@ RELEASE_BYTES = 1 << 28
 """A memory-mapped tap matrix hands its pages back after this many bytes were read."""
 
 Compute = Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]
-OnProgress = Callable[[int, int], None]
 
 
 class TapMatrix:
@@ -76,7 +76,7 @@ def fill_bank(
     windows: WindowSource,
     transform: Transform,
     root: Path,
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: OnProgress = silent,
     device: str = "cpu",
     pooling: str = "default",
 ) -> FeatureBank:
@@ -119,7 +119,7 @@ def fill_rows(
     compute: Compute,
     shapes: Mapping[str, tuple[int, ...]],
     folder: Path,
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: OnProgress = silent,
 ) -> Path:
     """Compute named features of all windows batch by batch into ``folder/NAME.npy``, resumably.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,24 +12,24 @@ from typing import Any
 
 import numpy as np
 
+from offramp import costs
 from offramp.bundle import BundleTask
-from offramp.costs import ExitCost, exit_costs
+from offramp.costs import ExitCost
 from offramp.data.splits import save_split
-from offramp.experiment import evaluate as evaluation
-from offramp.experiment.controls.rows import run_controls
-from offramp.experiment.deliver import describe_encoder, describe_environment, encoder_reference, measured, write_bundle
-from offramp.experiment.evaluate import Resampling
-from offramp.experiment.features import FeatureBank
-from offramp.experiment.policies.route import check_policies, check_unseen_class, route
-from offramp.experiment.prepare import Context, OnProgress, Prepared, bank_of, check_task, load, positions_of, prepare
+from offramp.experiment.controls.rows import Held, run_controls
+from offramp.experiment.deliver import describe_encoder, describe_environment, encoder_reference, write_bundle
+from offramp.experiment.evaluate import Evaluation, Resampling, evaluate, exit_temperatures
+from offramp.experiment.policies.route import Routing, route
+from offramp.experiment.prepare import Context, Prepared, bank_of, fit_exits, load, prepare_tasks
 from offramp.files import output_folder, write_text
-from offramp.heads.fit import FittedExit, Problem, fit_exit
+from offramp.heads.fit import FittedExit, Problem
 from offramp.heads.modules import head_module
 from offramp.policies import selection
 from offramp.policies.policy import Policy
+from offramp.progress import OnStep, silent
 from offramp.report.exits.sentences import sentence
 from offramp.report.html import write_report
-from offramp.schema.results import Results, TaskResult
+from offramp.schema.results import ExitControl, FeatureRow, Latency, Measured, Results, TaskResult
 from offramp.schema.suite import LoadedSuite, SelectionSpec
 from offramp.scoring.resampling import holm
 
@@ -38,10 +38,11 @@ LATENCY_SECONDS = 0.15
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A task's fitted heads, its part of the results, and its policies by name."""
+    """A task's fitted heads, the first seed's temperatures by exit, its part of the results, and its policies by name."""
 
     prepared: Prepared
     fitted: list[FittedExit]
+    temperatures: dict[str, float]
     result: TaskResult
     policies: dict[str, Policy]
 
@@ -52,7 +53,7 @@ def run_suite(
     device: str = "cpu",
     keep_features: bool = False,
     by_reference: bool = False,
-    on_progress: OnProgress = lambda what, done, total: None,
+    on_progress: OnStep = silent,
 ) -> Results:
     """Run a suite and leave ``results.json``, ``report.html``, ``bundle/`` and ``splits/`` in ``out``.
 
@@ -74,12 +75,9 @@ def run_suite(
     reference = encoder_reference(loaded.encoder) if by_reference else None
     encoder = load(loaded, device)
     context = Context(encoder, loaded, out / "features", device, on_progress)
-    prepared = [prepare(task, loaded) for task in loaded.tasks]
+    prepared = prepare_tasks(loaded, encoder)
     for each in prepared:
-        check_task(encoder, each, loaded.suite)
-        check_policies(encoder, each, loaded.suite.policies)
         save_split(each.problem.split, each.dataset, out / "splits" / f"{each.task.name}.json")
-    check_unseen_class(prepared, loaded.suite.policies)
     outcomes = with_significance([run_task(context, each) for each in prepared])
     results = Results(
         schema=1,
@@ -99,32 +97,48 @@ def run_suite(
 
 
 def run_task(context: Context, prepared: Prepared) -> Outcome:
-    """Features, heads, the choice of the exit, scores, controls and costs of one task."""
-    task, problem, encoder = prepared.task, prepared.problem, context.encoder
-    bank = bank_of(context, prepared, encoder, "encoder")
-    fitted = _fit_all(context, problem, bank, "heads")
+    """Features, heads, the choice of the exit, scores, controls, policies and latency of one task."""
+    problem, suite = prepared.problem, context.loaded.suite
+    bank = bank_of(context, prepared, context.encoder, "encoder")
+    fitted = fit_exits(context, problem, bank.names, bank.taps, "heads")
     heads = {exit.name: head_module(exit.heads[0]) for exit in fitted}
-    pooling = task.head.pooling
-    priced = exit_costs(encoder, prepared.input_shape, heads, seconds=LATENCY_SECONDS, pooling=pooling)
-    costs = list(priced.values())
-    resampling = Resampling.of(problem, context.loaded.suite.seed)
-    chosen = choose(problem, fitted, costs, context.loaded.suite.selection, resampling)
-    scores = evaluation.evaluate(problem, fitted, [cost.macs for cost in costs], chosen, resampling)
-    ours = (fitted[chosen], bank.taps(fitted[chosen].name))
-    full = (fitted[-1], bank.taps(fitted[-1].name))
-    split, dataset, timed = problem.split, problem.dataset, measured(costs)
-    routing = route(context, prepared, bank, fitted, heads, chosen, context.loaded.suite.policies, resampling)
-    fields: dict[str, Any] = {
+    latencies = costs.exit_latencies(
+        context.encoder, prepared.input_shape, heads, seconds=LATENCY_SECONDS, pooling=prepared.task.head.pooling
+    )
+    resampling = Resampling.of(problem, suite.seed)
+    chosen = choose(problem, fitted, prepared.costs, latencies, suite.selection, resampling)
+    scores = evaluate(problem, fitted, bank.taps, [cost.macs for cost in prepared.costs], chosen, resampling)
+    routing = route(context, prepared, bank, fitted, heads, chosen, suite.policies, resampling)
+    controls = run_controls(Held(context, prepared, bank, fitted[chosen], resampling))
+    return Outcome(
+        prepared,
+        fitted,
+        exit_temperatures(problem, fitted, bank.taps),
+        task_result(prepared, scores, controls, Measured(latency_ms=latencies, threads=1, batch=1), routing),
+        routing.policies if routing else {},
+    )
+
+
+def task_result(
+    prepared: Prepared,
+    scores: Evaluation,
+    controls: dict[str, FeatureRow | ExitControl],
+    measured: Measured,
+    routing: Routing | None,
+) -> TaskResult:
+    """One task's part of results.json, with the sentences that say what it means."""
+    task, problem, dataset, split = prepared.task, prepared.problem, prepared.dataset, prepared.problem.split
+    said: dict[str, Any] = {
         "kind": task.kind,
         "metric": task.metric_name,
         "higher_is_better": problem.metric.higher_is_better,
-        "chosen": scores.exits[chosen],
+        "chosen": scores.exits[scores.chosen],
         "full": scores.exits[-1],
-        "controls": run_controls(context, prepared, bank, fitted, costs, scores, resampling),
+        "controls": controls,
         "n_test_groups": len(np.unique(dataset.groups[split.test])),
     }
-    result = TaskResult(
-        **fields,
+    return TaskResult(
+        **said,
         shift=task.shift,
         input_shape=list(prepared.input_shape),
         n_train=len(split.draws[0].folds[0][0]),
@@ -135,28 +149,29 @@ def run_task(context: Context, prepared: Prepared) -> Outcome:
         val_by_group=not dataset.grouped or all(draw.by_group for draw in split.draws),
         simulated=dataset.simulated,
         label_names=list(dataset.label_names),
-        pooling=pooling,
+        pooling=task.head.pooling,
         exits=scores.exits,
         gain_over_full=scores.gain,
-        confusion=evaluation.confusion(problem, *ours),
-        by_snr=evaluation.by_snr(problem, ours, full),
-        by_group=evaluation.by_group(problem, ours, full),
+        confusion=scores.confusion,
+        by_snr=scores.by_snr,
+        by_group=scores.by_group,
+        confidence=scores.confidence,
         policies=routing.comparison if routing else None,
-        measured=timed.model_copy(
+        measured=measured.model_copy(
             update={
-                "sentence": sentence(**fields, gain=scores.gain, measured=timed),
+                "sentence": sentence(**said, gain=scores.gain, measured=measured),
                 "policies": routing.measured if routing else None,
             }
         ),
-        sentence=sentence(**fields, gain=scores.gain),
+        sentence=sentence(**said, gain=scores.gain),
     )
-    return Outcome(prepared, fitted, result, routing.policies if routing else {})
 
 
 def choose(
     problem: Problem,
     fitted: Sequence[FittedExit],
-    costs: Sequence[ExitCost],
+    exits: Sequence[ExitCost],
+    latencies: Mapping[str, Latency],
     rule: SelectionSpec,
     resampling: Resampling,
 ) -> int:
@@ -165,9 +180,9 @@ def choose(
     if rule.rule == "best":
         return selection.best(sums, problem.metric)
     if rule.macs is not None:
-        return selection.within_budget(sums, problem.metric, [cost.macs for cost in costs], rule.macs, "MACs")
+        return selection.within_budget(sums, problem.metric, [cost.macs for cost in exits], rule.macs, "MACs")
     if rule.latency_ms is not None:
-        median = [cost.latency_ms.p50 if cost.latency_ms else 0.0 for cost in costs]
+        median = [latencies[exit.name].p50 for exit in fitted]
         return selection.within_budget(sums, problem.metric, median, rule.latency_ms, "ms")
     return selection.non_inferior(sums, problem.metric, resampling.val, rule.tolerance)
 
@@ -196,14 +211,6 @@ def _bundle_task(outcome: Outcome) -> BundleTask:
         val={row.exit: row.val.mean for row in result.exits},
         data=task.data.model_dump(mode="json", exclude={"path", "synthetic"}),
         target_shape=dataset.target_shape,
+        temperatures=outcome.temperatures,
         policies={name: policy.to_dict() for name, policy in outcome.policies.items()},
     )
-
-
-def _fit_all(context: Context, problem: Problem, bank: FeatureBank, what: str) -> list[FittedExit]:
-    fitted = []
-    for number, name in enumerate(bank.names, start=1):
-        taps = bank.taps(name)
-        fitted.append(fit_exit(problem, name, taps, positions=positions_of(context, problem, taps)))
-        context.on_progress(f"{problem.task.name}: {what}", number, len(bank.names))
-    return fitted

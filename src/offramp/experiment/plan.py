@@ -19,8 +19,7 @@ from offramp.encoders.base import StagedEncoder
 from offramp.experiment.controls.rows import RANDOM_DRAWS
 from offramp.experiment.features import batch_size
 from offramp.experiment.pipeline import LATENCY_SECONDS
-from offramp.experiment.policies.route import cascade_costs, check_policies, check_unseen_class
-from offramp.experiment.prepare import Prepared, check_task, load, prepare, untrained_heads
+from offramp.experiment.prepare import Prepared, load, prepare_tasks
 from offramp.heads.fit import Problem, fit_exit
 from offramp.heads.tokens import target_positions
 from offramp.policies.search import Searcher
@@ -64,11 +63,7 @@ def plan_suite(loaded: LoadedSuite, device: str) -> tuple[PlannedTask, ...]:
     encoder = load(loaded, device)
     seen: set[tuple[object, ...]] = set()
     plans = []
-    tasks = [prepare(task, loaded) for task in loaded.tasks]
-    check_unseen_class(tasks, loaded.suite.policies)
-    for prepared in tasks:
-        check_task(encoder, prepared, loaded.suite)
-        check_policies(encoder, prepared, loaded.suite.policies)
+    for prepared in prepare_tasks(loaded, encoder):
         key = (prepared.dataset.windows.fingerprint, str(prepared.transform), prepared.task.head.pooling)
         plans.append(_plan(encoder, prepared, loaded, device, shared=key in seen))
         seen.add(key)
@@ -174,10 +169,9 @@ def _seconds_for_policies(encoder: StagedEncoder, prepared: Prepared, suite: Sui
     held = problem.split.draws[0].folds[0][1]
     outputs = {name: rng.standard_normal((len(held), problem.outputs), dtype=np.float32) for name in names}
     windows = Windows(names, outputs, problem.dataset.targets[held], problem.metric)
-    costs = cascade_costs(encoder, prepared, untrained_heads(encoder, prepared))
     started = time.perf_counter()
     searcher = Searcher(windows, prepared.task.kind)
-    searcher.search(asked.criteria_for(prepared.task.kind), costs, costs.fixed().tolist())
+    searcher.search(asked.criteria_for(prepared.task.kind), prepared.cascade, prepared.cascade.fixed().tolist())
     seconds = time.perf_counter() - started
     noisy = len(problem.split.test) if asked.noise_db is not None else 0
     executed = TIMED_PASSES * asked.batch

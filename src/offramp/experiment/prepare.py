@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from offramp.bundle import MAX_EXAMPLES
-from offramp.costs import exit_costs
+from offramp.costs import ExitCost, exit_costs
 from offramp.data.dataset import Dataset, load_dataset
 from offramp.data.splits import make_split
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import load_encoder
 from offramp.encoders.taps import freeze, tap_shapes
 from offramp.errors import EncoderError, OfframpError
-from offramp.experiment.controls import features as controls
+from offramp.experiment.controls.features import FEATURE_CONTROLS
 from offramp.experiment.features import FeatureBank, fill_bank, fit_transform
-from offramp.heads.fit import Problem, check_targets
+from offramp.experiment.policies.check import check_policies, check_unseen_class
+from offramp.heads.fit import FittedExit, Problem, check_targets, fit_exit
 from offramp.heads.modules import untrained_head
 from offramp.heads.rows import FeatureRows
 from offramp.heads.tokens import target_positions
-from offramp.policies import selection
+from offramp.policies.costs import CascadeCosts
+from offramp.policies.selection import affordable
+from offramp.progress import OnStep, of_step
 from offramp.schema.suite import LoadedSuite, Suite
 from offramp.schema.tasks import TaskSpec
 from offramp.scoring.resampling import resampling_units
 from offramp.transforms import Transform
 
-OnProgress = Callable[[str, int, int], None]
-
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A task ready for the encoder: its data, split and fitted transform."""
+    """A task ready for the encoder.
+
+    Attributes:
+        problem: Its data, its split and what the bootstrap resamples.
+        transform: Fitted outside the test and the calibration set.
+        costs: MACs of every exit with the task's head, in order of depth; not timed.
+    """
 
     problem: Problem
     transform: Transform
+    costs: tuple[ExitCost, ...]
 
     @property
     def task(self) -> TaskSpec:
@@ -55,6 +62,11 @@ class Prepared:
     def input_shape(self) -> tuple[int, ...]:
         """What the encoder sees of one window."""
         return self.transform.output_shape(self.dataset.windows.shape)
+
+    @property
+    def cascade(self) -> CascadeCosts:
+        """The costs as policies see them."""
+        return CascadeCosts.of_exits(self.costs)
 
     def outside_test(self) -> NDArray[np.int64]:
         """Indices of the windows that are neither in the test set nor set aside for guarantees."""
@@ -73,7 +85,7 @@ class Context:
     loaded: LoadedSuite
     features: Path
     device: str
-    on_progress: OnProgress
+    on_step: OnStep
 
 
 def load(loaded: LoadedSuite, device: str) -> StagedEncoder:
@@ -85,8 +97,23 @@ def load(loaded: LoadedSuite, device: str) -> StagedEncoder:
     return encoder
 
 
-def prepare(task: TaskSpec, loaded: LoadedSuite) -> Prepared:
-    """Open a task's data, divide it, fit its transform outside the test and the calibration set."""
+def prepare_tasks(loaded: LoadedSuite, encoder: StagedEncoder) -> list[Prepared]:
+    """All tasks of a suite, ready for the encoder.
+
+    Raises:
+        OfframpError: Before any work: data, targets, controls, budgets or policies cannot be had as the suite asks for them.
+    """
+    prepared = [prepare(task, loaded, encoder) for task in loaded.tasks]
+    check_unseen_class([each.problem for each in prepared], loaded.suite.policies)
+    return prepared
+
+
+def prepare(task: TaskSpec, loaded: LoadedSuite, encoder: StagedEncoder) -> Prepared:
+    """Open a task's data, divide it, fit its transform outside the test and the calibration set, count what its exits cost.
+
+    Raises:
+        OfframpError: It names the task, and what of encoder, target, control, budget or policy does not fit.
+    """
     dataset = load_dataset(task.data, task.kind)
     split = make_split(dataset, task.split, task.kind, task.shots, loaded.suite.seeds, loaded.suite.seed)
     outside = split.remaining(dataset.windows.count)
@@ -97,47 +124,67 @@ def prepare(task: TaskSpec, loaded: LoadedSuite) -> Prepared:
         val_units=resampling_units(dataset.groups, dataset.grouped, outside),
         test_units=resampling_units(dataset.groups, dataset.grouped, split.test),
     )
-    return Prepared(problem, fit_transform(task.transform, dataset.windows, outside))
-
-
-def check_task(encoder: StagedEncoder, prepared: Prepared, suite: Suite) -> None:
-    """Raise before any work if the encoder, the target, a control or the budget does not fit a task's windows."""
-    windows, budget = prepared.dataset.windows, suite.selection.macs
+    transform = fit_transform(task.transform, dataset.windows, outside)
+    where = f"task {task.name}, {dataset.windows.name}"
     try:
-        encoder.input.check(prepared.input_shape)
-        heads = untrained_heads(encoder, prepared)
-        check_targets(prepared.problem)
-        for name in suite.controls:
-            if name in controls.FEATURE_CONTROLS:
-                controls.FEATURE_CONTROLS[name].compute(windows.read(np.arange(1)))
-        if budget is not None:
-            pooling = prepared.task.head.pooling
-            costs = exit_costs(encoder, prepared.input_shape, heads, measure=False, pooling=pooling).values()
-            selection.affordable([cost.macs for cost in costs], budget, "MACs")
+        costs = _costs(encoder, problem, transform.output_shape(dataset.windows.shape))
+        _check(problem, loaded.suite, costs)
+        where = f"task {task.name}"
+        if (asked := loaded.suite.policies) is not None and asked.applies_to(task):
+            check_policies(problem, CascadeCosts.of_exits(costs), asked)
     except OfframpError as error:
-        raise type(error)(f"task {prepared.task.name}, {windows.name}: {error}") from None
+        raise type(error)(f"{where}: {error}") from None
+    return Prepared(problem, transform, costs)
 
 
-def untrained_heads(encoder: StagedEncoder, prepared: Prepared) -> dict[str, nn.Module]:
-    """Heads of the sizes that the task will have, by exit; raises where the target does not fit the positions of an exit."""
-    head, problem = prepared.task.head, prepared.problem
-    heads = {}
-    for name, shape in tap_shapes(encoder, prepared.input_shape, head.pooling).items():
-        positions = target_positions(encoder, prepared.dataset.target_shape, shape)
+def _costs(encoder: StagedEncoder, problem: Problem, shape: tuple[int, ...]) -> tuple[ExitCost, ...]:
+    """MACs of every exit, counted with heads of the sizes that the task will have.
+
+    Raises:
+        EncoderError: The encoder does not take the windows, or the target does not fit the positions of an exit.
+    """
+    encoder.input.check(shape)
+    head, heads = problem.task.head, {}
+    for name, tap in tap_shapes(encoder, shape, head.pooling).items():
+        positions = target_positions(encoder, problem.dataset.target_shape, tap)
         outputs = problem.outputs if positions is None else positions.shape[1]
-        heads[name] = untrained_head(head.kind, shape[-1], outputs)
-    return heads
+        heads[name] = untrained_head(head.kind, tap[-1], outputs)
+    return tuple(exit_costs(encoder, shape, heads, measure=False, pooling=head.pooling).values())
+
+
+def _check(problem: Problem, suite: Suite, costs: Sequence[ExitCost]) -> None:
+    """Raise if the metric cannot score the target, a control cannot see the windows, or no exit is within the budget."""
+    check_targets(problem)
+    for name in suite.controls:
+        if name in FEATURE_CONTROLS:
+            FEATURE_CONTROLS[name].compute(problem.dataset.windows.read(np.arange(1)))
+    if suite.selection.macs is not None:
+        affordable([cost.macs for cost in costs], suite.selection.macs, "MACs")
 
 
 def bank_of(context: Context, prepared: Prepared, encoder: StagedEncoder, what: str) -> FeatureBank:
     """Features of every window of a task, from the disk as far as they are there."""
+    return fill_bank(
+        encoder,
+        prepared.dataset.windows,
+        prepared.transform,
+        context.features,
+        of_step(context.on_step, f"{prepared.task.name}: {what}"),
+        context.device,
+        prepared.task.head.pooling,
+    )
 
-    def progress(done: int, total: int) -> None:
-        context.on_progress(f"{prepared.task.name}: {what}", done, total)
 
-    windows = prepared.dataset.windows
-    pooling = prepared.task.head.pooling
-    return fill_bank(encoder, windows, prepared.transform, context.features, progress, context.device, pooling)
+def fit_exits(
+    context: Context, problem: Problem, names: Sequence[str], taps: Callable[[str], FeatureRows], what: str
+) -> list[FittedExit]:
+    """Heads for every named exit, all seeds and strengths; ``what`` is said of the progress."""
+    fitted = []
+    for number, name in enumerate(names, start=1):
+        rows = taps(name)
+        fitted.append(fit_exit(problem, name, rows, positions=positions_of(context, problem, rows)))
+        context.on_step(f"{problem.task.name}: {what}", number, len(names))
+    return fitted
 
 
 def positions_of(context: Context, problem: Problem, features: FeatureRows) -> NDArray[np.int64] | None:

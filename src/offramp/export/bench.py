@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from rich.table import Table
 from torch import nn
 
 from offramp.bundle import BundleTask, load_bundle
-from offramp.costs import Latency, exit_costs, time_interleaved
+from offramp.costs import exit_costs, latency_of, time_interleaved
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import OfframpError
 from offramp.export.folding import fold_batchnorm
@@ -23,6 +24,7 @@ from offramp.export.graph import INPUT, cut_graphs, onnx_bytes, open_session
 from offramp.export.modules import EveryExit
 from offramp.heads.modules import head_module
 from offramp.runtime.predictor import load_bundle_encoder
+from offramp.schema.results import Latency
 
 BACKENDS = ("torch", "onnxruntime")
 REPEATS = 5
@@ -78,7 +80,8 @@ class Bench:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
-        return asdict(self)
+        dumped: dict[str, Any] = TypeAdapter(Bench).dump_python(self, mode="json")
+        return dumped
 
     def table(self) -> Table:
         """For the terminal: a row per exit; per run the median in ms and the time saved."""
@@ -172,7 +175,7 @@ def _against_full(
     for name, call in calls.items():
         times = time_interleaved({"exit": call, "full": calls[last]}, repeats=repeats, clock=clock)
         saved = 1 - float(np.median(times["exit"] / times["full"])) if name != last else 0.0
-        exits.append(ExitTime(name, 1 - macs[name] / macs[last], saved, Latency.of(times["exit"])))
+        exits.append(ExitTime(name, 1 - macs[name] / macs[last], saved, latency_of(times["exit"])))
     return tuple(exits)
 
 

@@ -93,11 +93,12 @@ class DeployedTask(nn.Module):
         self.transform = TRANSFORMS[task.transform.name](task.transform)
         self.encoder = encoder
         self.head = head_module(task.heads[exit])
+        self.temperature = task.temperatures.get(exit, 1.0)
         self.output = nn.Softmax(dim=1) if task.kind == "classification" else nn.Identity()
 
     def forward(self, windows: Tensor) -> Tensor:
         """float32 ``(N, *window_shape)`` to float32 probabilities ``(N, classes)`` or values ``(N, dimensions)``."""
-        answer: Tensor = self.output(self.head(self.encoder(self.transform(windows))))
+        answer: Tensor = self.output(self.head(self.encoder(self.transform(windows))) / self.temperature)
         return answer
 
 

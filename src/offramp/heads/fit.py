@@ -119,7 +119,15 @@ def fit_exit(
 
 def head_outputs(head: Head, features: FeatureRows, indices: NDArray[np.int64]) -> NDArray[np.float32]:
     """Logits or values ``(n, outputs)`` of the windows ``indices``, block by block."""
-    return np.concatenate([head(features[block]) for block in scoring_blocks(indices, _largest(head, features))])
+    return np.concatenate([head(features[block]) for block in head_blocks(head, features, indices)])
+
+
+def validation_outputs(problem: Problem, exit: FittedExit, features: FeatureRows, seed: int) -> NDArray[np.float32]:
+    """Logits or values ``(n, outputs)`` of one seed's validation windows, fold after fold, by heads that did not see the fold."""
+    folds = problem.split.draws[seed].folds
+    return np.concatenate(
+        [head_outputs(head, features, held) for head, (_, held) in zip(exit.val_heads[seed], folds, strict=True)]
+    )
 
 
 def head_statistics(
@@ -128,7 +136,7 @@ def head_statistics(
     """Metric statistics ``(n, q)`` of each head on the windows ``indices``; features are read once, block by block."""
     targets, metric = problem.dataset.targets, problem.metric
     found: list[list[Array]] = [[] for _ in heads]
-    for block in scoring_blocks(indices, _largest(heads[0], features)):
+    for block in head_blocks(heads[0], features, indices):
         taps = features[block]
         for head, parts in zip(heads, found, strict=True):
             parts.append(metric.statistics(head(taps), targets[block]))
@@ -157,9 +165,9 @@ def reshaping(metric: Metric, shape: tuple[int, ...]) -> Metric:
     )
 
 
-def _largest(head: Head, features: FeatureRows) -> int:
-    """The larger of a window's features and outputs."""
-    return max(math.prod(features.shape[1:]), head.outputs)
+def head_blocks(head: Head, features: FeatureRows, indices: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Indices in blocks that bound the memory of a head's features and outputs."""
+    return scoring_blocks(indices, max(math.prod(features.shape[1:]), head.outputs))
 
 
 def _fit_draws(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from offramp.costs import ExitCost
 from offramp.errors import PolicyError
 from offramp.scoring.metrics import Array
 
@@ -27,6 +28,14 @@ class CascadeCosts:
     reach: tuple[float, ...]
     consult: tuple[float, ...]
     unit: str
+
+    @classmethod
+    def of_exits(cls, costs: Iterable[ExitCost]) -> CascadeCosts:
+        """MACs, from what it takes to reach each exit and its head."""
+        listed = list(costs)
+        return cls(
+            tuple(float(cost.reach_macs) for cost in listed), tuple(float(cost.head_macs) for cost in listed), "MACs"
+        )
 
     def leaving(self, consulted: Sequence[int]) -> Array:
         """Cost of leaving at each of the consulted exits, ``(k,)``, all heads before it included."""

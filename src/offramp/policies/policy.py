@@ -63,6 +63,12 @@ class Policy:
         if any(np.isnan(threshold) for threshold in self.thresholds):
             raise PolicyError("a threshold is NaN: fit the policy again")
 
+    @classmethod
+    def fixed(cls, kind: Literal["classification", "regression"], exit: str, temperature: float = 1.0) -> Policy:
+        """One exit for all windows; ``temperature`` is that of its answers."""
+        criterion = next(name for name, criterion in CRITERIA.items() if kind in criterion.kinds)
+        return cls(kind, criterion, (exit,), (), (1.0,), (temperature,))
+
     def start(self, n: int) -> Memory:
         """The memory of ``n`` windows before the first exit."""
         return np.zeros(n, dtype=np.int64), np.zeros((n, 0), dtype=np.float32)

@@ -1,12 +1,11 @@
 """Runs a bundle: ``offramp.load(BUNDLE).predict(x, tasks=[...])``."""
 
 from offramp.runtime.outputs import rows, write_csv, write_jsonl, write_sigmf
-from offramp.runtime.predictor import Prediction, Predictor, Routing, load, load_bundle_encoder
+from offramp.runtime.predictor import Prediction, Predictor, load, load_bundle_encoder
 
 __all__ = [
     "Prediction",
     "Predictor",
-    "Routing",
     "load",
     "load_bundle_encoder",
     "rows",

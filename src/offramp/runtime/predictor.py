@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,25 +21,8 @@ from offramp.policies.criteria import softmax
 from offramp.policies.policy import Policy
 from offramp.policies.simulation import Decisions
 from offramp.runtime.execution import Cascade, run_cascades
-from offramp.runtime.stored import policies_of
+from offramp.runtime.stored import FIXED, policies_of
 from offramp.transforms import Transform
-
-
-@dataclass(frozen=True, eq=False)
-class Routing:
-    """Where N windows left under a policy.
-
-    Attributes:
-        policy: Its name.
-        exits: Names of the exits that it consults, in order of depth.
-        indices: Which of them each window left at, int64 ``(N,)``.
-        rejected: Windows that the policy would rather not answer, bool ``(N,)``.
-    """
-
-    policy: str
-    exits: tuple[str, ...]
-    indices: NDArray[np.int64]
-    rejected: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,30 +32,34 @@ class Prediction:
     Attributes:
         task: Name of the task.
         kind: ``classification`` or ``regression``.
-        exit: Where its head sits; under a policy the last exit that windows may reach.
-        outputs: Class probabilities ``(N, classes)`` or values ``(N, dimensions)``, float32.
+        outputs: Class probabilities ``(N, classes)`` at the temperature of the exit that gave them, or values ``(N, dimensions)``,
+            float32.
         label_names: Names of the classes; empty for regression.
-        routing: Where each window left; None without a policy.
+        policy: Name of the policy that said where windows leave; ``fixed`` for the task's one exit.
+        consulted: Names of the exits that it consults, in order of depth.
+        left: Which of them each window left at, int64 ``(N,)``.
+        rejected: Windows that the policy would rather not answer, bool ``(N,)``: what the other properties say of them is not to be
+            relied on.
     """
 
     task: str
     kind: str
-    exit: str
     outputs: NDArray[np.float32]
     label_names: tuple[str, ...]
-    routing: Routing | None = None
+    policy: str
+    consulted: tuple[str, ...]
+    left: NDArray[np.int64]
+    rejected: NDArray[np.bool_]
+
+    @property
+    def exit(self) -> str:
+        """The deepest exit that windows may reach."""
+        return self.consulted[-1]
 
     @property
     def exits(self) -> list[str]:
         """Name of the exit where each window left."""
-        if self.routing is None:
-            return [self.exit] * len(self.outputs)
-        return [self.routing.exits[index] for index in self.routing.indices]
-
-    @property
-    def rejected(self) -> NDArray[np.bool_]:
-        """Windows that the policy rejects, bool ``(N,)``: what the other properties say of them is not to be relied on."""
-        return np.zeros(len(self.outputs), np.bool_) if self.routing is None else self.routing.rejected
+        return [self.consulted[index] for index in self.left]
 
     @property
     def classes(self) -> NDArray[np.int64]:
@@ -112,7 +99,7 @@ class Predictor:
             shape = task.transform.output_shape(task.window_shape)
             encoder.input.check(shape)
             policies = self._policies[task.name] = policies_of(task)
-            exits = {task.exit, *(exit for policy in policies.values() for exit in policy.exits)}
+            exits = {exit for policy in policies.values() for exit in policy.exits}
             _check_tokens(task, exits, encoder, shape)
             self._heads[task.name] = {
                 exit: head_module(task.heads[exit]).requires_grad_(False).to(self.device) for exit in exits
@@ -132,8 +119,8 @@ class Predictor:
             x: Raw windows ``(N, *window_shape)`` of any real dtype, as the tasks' data held them; N may be 0.
             tasks: Names of tasks; all whose windows have this shape if None.
             batch_size: Windows that go through the encoder at a time.
-            policy: Name of a policy that each of the tasks has. A window then leaves a pass as soon as the policies of all tasks
-                that share it let it go, and probabilities are at the temperatures of the policy. None for the tasks' fixed exits.
+            policy: Name of a policy that each of the tasks has; None for the tasks' fixed exits. A window leaves a pass as soon as the
+                policies of all tasks that share it let it go.
             first: Number of the first window, for messages.
 
         Returns:
@@ -141,36 +128,34 @@ class Predictor:
 
         Raises:
             BundleError: Unknown task or policy, or no task takes this shape.
-            DataError: Complex or non-numeric windows, another shape than the task's, NaN or infinity in a window or, under a
-                policy, in an answer.
+            DataError: Complex or non-numeric windows, another shape than the task's, NaN or infinity in a window or an answer.
         """
         windows = _as_array(x)
         chosen = self._tasks(windows.shape[1:], tasks)
-        policies = {} if policy is None else {task.name: self.policy(task.name, policy) for task in chosen}
+        named = policy or FIXED
+        policies = {task.name: self.policy(task.name, named) for task in chosen}
         if batch_size < 1:
             raise DataError(f"batch_size={batch_size}: it must be at least 1")
         sharing: dict[Transform, list[BundleTask]] = {}
         for task in chosen:
             sharing.setdefault(task.transform, []).append(task)
-        answers: dict[str, list[_Answer]] = {task.name: [] for task in chosen}
+        decided: dict[str, list[Decisions]] = {task.name: [] for task in chosen}
         for start in range(0, len(windows), batch_size):
             batch = _finite(windows[start : start + batch_size], first + start)
             for transform, together in sharing.items():
                 inputs = torch.from_numpy(transform(batch)).to(self.device)
-                found = (
-                    self._routed(inputs, together, policies, first + start)
-                    if policies
-                    else self._fixed(inputs, together)
-                )
-                for name, answer in found:
-                    answers[name].append(answer)
-        return {task.name: _prediction(task, answers[task.name], policy, policies.get(task.name)) for task in chosen}
+                cascades = [Cascade(self._heads[t.name], policies[t.name], t.pooling) for t in together]
+                found = run_cascades(self.encoder, cascades, inputs, first + start)
+                for task, decisions in zip(together, found, strict=True):
+                    decided[task.name].append(decisions)
+        return {task.name: _prediction(task, named, policies[task.name], decided[task.name]) for task in chosen}
 
     def policy(self, task: str, name: str) -> Policy:
         """A task's policy by name; raises :class:`BundleError` that lists those there are if there is none."""
         known = self._policies[self.bundle.task(task).name]
         if name not in known:
-            there = f"it has {', '.join(known)}" if known else "it has none; run a suite with policies: to fit some"
+            others = [other for other in known if other != FIXED]
+            there = f"it has {', '.join(others)}" if others else "it has none; run a suite with policies: to fit some"
             raise BundleError(f"task {task!r} has no policy {name!r}: {there}")
         return known[name]
 
@@ -191,48 +176,16 @@ class Predictor:
                 )
         return chosen
 
-    @torch.inference_mode()
-    def _fixed(self, inputs: Tensor, tasks: Sequence[BundleTask]) -> Iterator[tuple[str, _Answer]]:
-        for exit, state in self.encoder.visit(inputs, {task.exit for task in tasks}):
-            leaving = [task for task in tasks if task.exit == exit.name]
-            poolings = {task.pooling for task in leaving}
-            taps = {pooling: self.encoder.pool(exit.index, state, pooling) for pooling in poolings}
-            for task in leaving:
-                output = self._heads[task.name][task.exit](taps[task.pooling])
-                if task.kind == "classification":
-                    output = output.softmax(1)
-                yield task.name, (output.cpu().numpy(), None)
 
-    def _routed(
-        self, inputs: Tensor, tasks: Sequence[BundleTask], policies: Mapping[str, Policy], first: int
-    ) -> Iterator[tuple[str, _Answer]]:
-        cascades = [Cascade(self._heads[task.name], policies[task.name], task.pooling) for task in tasks]
-        decided = run_cascades(self.encoder, cascades, inputs, first)
-        for task, decisions in zip(tasks, decided, strict=True):
-            output = decisions.outputs
-            if task.kind == "classification":
-                temperatures = np.asarray(policies[task.name].answer_temperatures, np.float32)
-                output = softmax(output / temperatures[decisions.exit, None])
-            yield task.name, (output, decisions)
-
-
-_Answer = tuple[NDArray[np.float32], Decisions | None]
-"""Probabilities or values of a batch and, under a policy, where its windows left."""
-
-
-def _prediction(task: BundleTask, answers: list[_Answer], name: str | None, policy: Policy | None) -> Prediction:
+def _prediction(task: BundleTask, name: str, policy: Policy, decided: list[Decisions]) -> Prediction:
+    """The answers of all batches; logits become probabilities at the temperature of the exit that gave them."""
     empty = np.empty((0, task.heads[task.exit].outputs), dtype=np.float32)
-    outputs = np.concatenate([empty, *(output for output, _ in answers)])
-    if name is None or policy is None:
-        return Prediction(task.name, task.kind, task.exit, outputs, task.label_names)
-    decided = [decisions for _, decisions in answers if decisions is not None]
-    routing = Routing(
-        name,
-        policy.exits,
-        np.concatenate([np.empty(0, np.int64), *(decisions.exit for decisions in decided)]),
-        np.concatenate([np.empty(0, np.bool_), *(decisions.rejected for decisions in decided)]),
-    )
-    return Prediction(task.name, task.kind, policy.exits[-1], outputs, task.label_names, routing)
+    outputs = np.concatenate([empty, *(decisions.outputs for decisions in decided)])
+    left = np.concatenate([np.empty(0, np.int64), *(decisions.exit for decisions in decided)])
+    if task.kind == "classification" and len(outputs):
+        outputs = softmax(outputs / np.asarray(policy.answer_temperatures, np.float32)[left, None])
+    rejected = np.concatenate([np.empty(0, np.bool_), *(decisions.rejected for decisions in decided)])
+    return Prediction(task.name, task.kind, outputs, task.label_names, name, policy.exits, left, rejected)
 
 
 def load(folder: str | Path, device: str = "cpu") -> Predictor:

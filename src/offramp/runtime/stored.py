@@ -7,15 +7,21 @@ import numpy as np
 from offramp.bundle import BundleTask
 from offramp.errors import BundleError, PolicyError
 from offramp.policies.policy import Policy
+from offramp.schema.metrics import Kind
+
+FIXED = "fixed"
+"""Names the policy of a task's chosen exit."""
 
 
 def policies_of(task: BundleTask) -> dict[str, Policy]:
-    """The policies of a task by name.
+    """The policies of a task by name; ``fixed`` is its chosen exit.
 
     Raises:
         BundleError: One is damaged, or does not fit the outputs of the task's heads.
     """
-    return {name: _policy_of(task, name) for name in task.policies}
+    kind: Kind = "classification" if task.kind == "classification" else "regression"
+    fixed = Policy.fixed(kind, task.exit, task.temperature)
+    return {FIXED: fixed} | {name: _policy_of(task, name) for name in task.policies}
 
 
 def _policy_of(task: BundleTask, name: str) -> Policy:

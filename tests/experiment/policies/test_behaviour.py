@@ -13,10 +13,11 @@ from offramp.errors import PolicyError
 from offramp.experiment.evaluate import Resampling
 from offramp.experiment.policies import behaviour
 from offramp.experiment.policies.budgets import Contest
-from offramp.experiment.policies.certificate import certified_policy, check_groups, risk_of
+from offramp.experiment.policies.certificate import certified_policy, risk_of
+from offramp.experiment.policies.check import check_groups, has_class
 from offramp.experiment.policies.compare import compare_policies
 from offramp.experiment.policies.instability import instability
-from offramp.experiment.policies.populations import has_class, noisy_windows, unseen_class_sample
+from offramp.experiment.policies.populations import noisy_windows, unseen_class_sample
 from offramp.experiment.policies.rejection import rejecting, rejection_curve
 from offramp.experiment.policies.samples import final_sample
 from offramp.heads.fit import fit_exit

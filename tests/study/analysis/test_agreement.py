@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,4 +63,5 @@ def test_bad_scores_are_named() -> None:
 
 
 def test_the_room_opens_without_torch() -> None:
-    subprocess.run([sys.executable, "-c", "import sys, analysis; assert 'torch' not in sys.modules"], check=True)
+    code = "import sys, analysis; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3] / "study")

@@ -22,8 +22,9 @@ from offramp.data.table import WindowSource
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.taps import freeze
 from offramp.errors import DataError
-from offramp.experiment.features import OnProgress, TapMatrix, batch_size, digest, fill_rows
+from offramp.experiment.features import TapMatrix, batch_size, digest, fill_rows
 from offramp.heads.rows import FeatureRows
+from offramp.progress import OnProgress
 from offramp.transforms import Transform
 
 MOST_RAW_FEATURES = 1024

@@ -2,95 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from offramp.costs import ExitCost
-from offramp.experiment import evaluate as evaluation
-from offramp.experiment.controls import features as controls
-from offramp.experiment.evaluate import Evaluation, Resampling
+from offramp.experiment.controls.features import DESCRIPTIONS, control_features, random_twin, reduced_taps
+from offramp.experiment.evaluate import Resampling, constant_control, exit_control, feature_control
 from offramp.experiment.features import FeatureBank
-from offramp.experiment.prepare import Context, Prepared, bank_of, positions_of
+from offramp.experiment.prepare import Context, Prepared, bank_of, fit_exits, positions_of
 from offramp.heads.fit import FittedExit, fit_exit
+from offramp.progress import of_step
 from offramp.schema.results import ExitControl, FeatureRow
 
 RANDOM_DRAWS = 3
 """Random encoders that the control draws; seed number i uses draw i modulo 3."""
 
 
-def run_controls(
-    context: Context,
-    prepared: Prepared,
-    bank: FeatureBank,
-    fitted: Sequence[FittedExit],
-    costs: Sequence[ExitCost],
-    scores: Evaluation,
-    resampling: Resampling,
-) -> dict[str, FeatureRow | ExitControl]:
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What controls are held against: the chosen exit of a task.
+
+    Attributes:
+        context: Of the run.
+        prepared: The task.
+        bank: Its features.
+        ours: Heads of the chosen exit.
+        resampling: Of validation and test units.
+    """
+
+    context: Context
+    prepared: Prepared
+    bank: FeatureBank
+    ours: FittedExit
+    resampling: Resampling
+
+    @property
+    def macs(self) -> list[int]:
+        """Of every exit with its head."""
+        return [cost.macs for cost in self.prepared.costs]
+
+
+def run_controls(held: Held) -> dict[str, FeatureRow | ExitControl]:
     """All controls that the suite asks for, by name."""
-    problem, ours = prepared.problem, fitted[scores.chosen]
-    macs = [cost.macs for cost in costs]
-    rows: dict[str, FeatureRow | ExitControl] = {}
-    for name in context.loaded.suite.controls:
-        if name == "constant":
-            rows[name] = evaluation.constant_control(problem, resampling)
-        elif name == "random_encoder":
-            twins, draws = _fit_random(context, prepared)
-            text = f"the same architecture with random weights ({draws} draws) and BatchNorm statistics of this data"
-            rows[name] = evaluation.exit_control(problem, twins, macs, ours, resampling, draws, text)
-        elif name == "equal_width":
-            width = min(bank.taps(name).shape[-1] for name in bank.names)
-            narrow = _fit_narrow(context, prepared, bank, width)
-            text = f"every exit's tap cut to its first {width} principal components"
-            rows[name] = evaluation.exit_control(problem, narrow, macs, ours, resampling, 1, text)
-        else:
-            what = f"{prepared.task.name}: {name}"
-            features = controls.control_features(
-                name,
-                prepared.dataset.windows,
-                prepared.transform,
-                prepared.outside_test(),
-                context.features,
-                lambda done, total, what=what: context.on_progress(what, done, total),  # type: ignore[misc]
-            )
-            row = fit_exit(problem, name, features)
-            text = controls.DESCRIPTIONS[name]
-            rows[name] = evaluation.feature_control(problem, row, features.shape[1], ours, resampling, text)
-    return rows
+    return {name: CONTROLS.get(name, _features)(held, name) for name in held.context.loaded.suite.controls}
 
 
-def _fit_random(context: Context, prepared: Prepared) -> tuple[list[FittedExit], int]:
-    """Heads on random encoders, seed number i on draw i modulo the number of draws; and that number."""
-    problem, draws = prepared.problem, prepared.problem.split.draws
+def _constant(held: Held, _: str) -> FeatureRow:
+    return constant_control(held.prepared.problem, held.ours, held.resampling)
+
+
+def _random_encoder(held: Held, _: str) -> ExitControl:
+    """Heads on random encoders, seed number i on draw i modulo the number of draws."""
+    context, prepared, problem = held.context, held.prepared, held.prepared.problem
+    draws = problem.split.draws
     count = min(RANDOM_DRAWS, len(draws))
     banks = []
     for draw in range(count):
-        twin = controls.random_twin(
-            context.encoder,
-            prepared.dataset.windows,
-            prepared.transform,
-            draw,
-            context.device,
-        )
+        twin = random_twin(context.encoder, prepared.dataset.windows, prepared.transform, draw, context.device)
         banks.append(bank_of(context, prepared, twin, f"random encoder {draw + 1} of {count}"))
     fitted = []
     for number, name in enumerate(banks[0].names, start=1):
         positions = positions_of(context, problem, banks[0].taps(name))
         parts = [fit_exit(problem, name, bank.taps(name), draws[d::count], positions) for d, bank in enumerate(banks)]
         fitted.append(_interleaved(parts))
-        context.on_progress(f"{prepared.task.name}: random heads", number, len(banks[0].names))
-    return fitted, count
+        context.on_step(f"{prepared.task.name}: random heads", number, len(banks[0].names))
+    text = f"the same architecture with random weights ({count} draws) and BatchNorm statistics of this data"
+    return exit_control(problem, fitted, held.macs, held.ours, held.resampling, count, text)
 
 
-def _fit_narrow(context: Context, prepared: Prepared, bank: FeatureBank, width: int) -> list[FittedExit]:
-    fitted = []
-    for number, name in enumerate(bank.names, start=1):
-        reduced = controls.reduced_taps(bank.taps(name), width, prepared.outside_test())
-        positions = positions_of(context, prepared.problem, reduced)
-        fitted.append(fit_exit(prepared.problem, name, reduced, positions=positions))
-        context.on_progress(f"{prepared.task.name}: equal-width heads", number, len(bank.names))
-    return fitted
+def _equal_width(held: Held, _: str) -> ExitControl:
+    bank, problem, fit_on = held.bank, held.prepared.problem, held.prepared.outside_test()
+    width = min(bank.taps(name).shape[-1] for name in bank.names)
+    narrow = fit_exits(
+        held.context,
+        problem,
+        bank.names,
+        lambda name: reduced_taps(bank.taps(name), width, fit_on),
+        "equal-width heads",
+    )
+    text = f"every exit's tap cut to its first {width} principal components"
+    return exit_control(problem, narrow, held.macs, held.ours, held.resampling, 1, text)
+
+
+def _features(held: Held, name: str) -> FeatureRow:
+    context, prepared = held.context, held.prepared
+    features = control_features(
+        name,
+        prepared.dataset.windows,
+        prepared.transform,
+        prepared.outside_test(),
+        context.features,
+        of_step(context.on_step, f"{prepared.task.name}: {name}"),
+    )
+    fitted = fit_exit(prepared.problem, name, features)
+    return feature_control(prepared.problem, fitted, features.shape[1], held.ours, held.resampling, DESCRIPTIONS[name])
+
+
+CONTROLS: dict[str, Callable[[Held, str], FeatureRow | ExitControl]] = {
+    "constant": _constant,
+    "random_encoder": _random_encoder,
+    "equal_width": _equal_width,
+}
+"""Those that are not a feature row."""
 
 
 def _interleaved(parts: Sequence[FittedExit]) -> FittedExit:

@@ -21,11 +21,6 @@ THRESHOLDS = 50
 the calibration groups are looked at."""
 
 
-def check_groups(groups: int, asked: GuaranteeSpec) -> None:
-    """Raise :class:`PolicyError` that says how many calibration groups are needed where these cannot certify anything."""
-    certify(np.zeros((1, groups)), asked.level, asked.delta, asked.method)
-
-
 def certified_policy(
     contest: Contest, calibration: Sample, routed: Policy, asked: GuaranteeSpec, exchangeable: bool
 ) -> tuple[Certified, Policy | None]:

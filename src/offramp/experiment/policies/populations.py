@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from offramp.encoders.base import StagedEncoder
 from offramp.experiment.features import digest, fill_bank
 from offramp.experiment.policies.samples import Sample, Taps, final_sample
 from offramp.heads.fit import FittedExit, Problem, fit_exit
+from offramp.progress import OnProgress
 from offramp.transforms import Transform, degrade
 
 
@@ -25,7 +26,7 @@ def noisy_sample(
     noise_db: float,
     folder: Path,
     device: str,
-    on_progress: Callable[[int, int], None],
+    on_progress: OnProgress,
 ) -> Sample:
     """Test windows with noise added at an SNR, seen by the heads of the first seed.
 
@@ -59,9 +60,9 @@ def noisy_windows(windows: WindowSource, indices: NDArray[np.int64], noise_db: f
 
 
 def unseen_class_sample(
-    problem: Problem, taps: Taps, exits: Sequence[str], name: str, on_progress: Callable[[int, int], None]
+    problem: Problem, taps: Taps, exits: Sequence[str], name: str, on_progress: OnProgress
 ) -> Sample:
-    """Test windows of a class that a task :func:`has <has_class>`, seen by heads of the first seed that were fitted without it."""
+    """Test windows of a class that a task :func:`has <offramp.experiment.policies.check.has_class>`, seen by heads of the first seed that were fitted without it."""
     label = problem.dataset.label_names.index(name)
     targets, split = problem.dataset.targets, problem.split
     draw = split.draws[0]
@@ -73,11 +74,3 @@ def unseen_class_sample(
         on_progress(number, len(exits))
     held = split.test[targets[split.test] == label]
     return final_sample(problem, fitted, taps, 0, held, problem.test_units)
-
-
-def has_class(problem: Problem, name: str) -> bool:
-    """Whether a task can do without a class: it has it, in its test set too, and two others at least."""
-    names = problem.dataset.label_names
-    if problem.task.kind != "classification" or name not in names or len(names) < 3:
-        return False
-    return bool((problem.dataset.targets[problem.split.test] == names.index(name)).any())

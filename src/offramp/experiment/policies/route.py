@@ -10,25 +10,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from offramp.costs import exit_costs
-from offramp.encoders.base import StagedEncoder
-from offramp.errors import OfframpError, PolicyError
 from offramp.experiment.evaluate import Resampling
 from offramp.experiment.features import FeatureBank
-from offramp.experiment.policies.certificate import check_groups
+from offramp.experiment.policies.check import has_class
 from offramp.experiment.policies.compare import Compared, compare_policies
 from offramp.experiment.policies.measuring import Machine, measure_policies
-from offramp.experiment.policies.populations import has_class, noisy_sample, unseen_class_sample
+from offramp.experiment.policies.populations import noisy_sample, unseen_class_sample
 from offramp.experiment.policies.samples import Sample
-from offramp.experiment.prepare import Context, Prepared, untrained_heads
+from offramp.experiment.prepare import Context, Prepared
 from offramp.heads.fit import FittedExit
-from offramp.policies.costs import CascadeCosts
 from offramp.policies.policy import Policy
+from offramp.progress import of_step
 from offramp.report.policies.text import measured_policy_sentence, policy_sentence
 from offramp.report.policies.warnings import policy_warnings
 from offramp.schema.policies import PoliciesSpec
 from offramp.schema.results import MeasuredPolicies, PolicyComparison
-from offramp.transforms import degrade
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,59 +40,6 @@ class Routing:
     comparison: PolicyComparison
     measured: MeasuredPolicies
     policies: dict[str, Policy]
-
-
-def check_policies(encoder: StagedEncoder, prepared: Prepared, asked: PoliciesSpec | None) -> None:
-    """Raise before any work if a budget, a service level, a guarantee or noise cannot be had; where policies are asked for.
-
-    Raises:
-        PolicyError: It names the task and says what is the nearest possible.
-        DataError: The task's windows cannot have noise added.
-    """
-    if asked is None or not asked.applies_to(prepared.task):
-        return
-    try:
-        _check(encoder, prepared, asked)
-    except OfframpError as error:
-        raise type(error)(f"task {prepared.task.name}: {error}") from None
-
-
-def check_unseen_class(tasks: Sequence[Prepared], asked: PoliciesSpec | None) -> None:
-    """Raise :class:`PolicyError` where no task has the class that no head shall see."""
-    if (
-        asked is None
-        or asked.unseen_class is None
-        or any(has_class(each.problem, asked.unseen_class) for each in tasks)
-    ):
-        return
-    known = sorted({name for each in tasks for name in each.dataset.label_names})
-    raise PolicyError(
-        f"policies.unseen_class: no task of three classes or more has a class {asked.unseen_class!r}: there are {', '.join(known) or 'none'}"
-    )
-
-
-def _check(encoder: StagedEncoder, prepared: Prepared, asked: PoliciesSpec) -> None:
-    costs = cascade_costs(encoder, prepared, untrained_heads(encoder, prepared))
-    if asked.budget is not None and asked.budget.macs is not None:
-        costs.check_budget(asked.budget.macs)
-    if asked.service_level is not None and asked.service_level.macs is not None:
-        costs.check_service_level(asked.service_level.macs)
-    if asked.guarantee is not None:
-        held = prepared.problem.split.calibration
-        check_groups(len(np.unique(prepared.dataset.groups[held])), asked.guarantee)
-    if asked.noise_db is not None:
-        degrade(prepared.dataset.windows.read(np.arange(1)), asked.noise_db)
-
-
-def cascade_costs(encoder: StagedEncoder, prepared: Prepared, heads: Mapping[str, nn.Module]) -> CascadeCosts:
-    """MACs of one window up to each exit, and those of each exit's head."""
-    bare, whole = (
-        exit_costs(encoder, prepared.input_shape, counted, measure=False, pooling=prepared.task.head.pooling)
-        for counted in (None, heads)
-    )
-    reach = tuple(float(cost.macs) for cost in bare.values())
-    consult = tuple(float(cost.macs) - before for cost, before in zip(whole.values(), reach, strict=True))
-    return CascadeCosts(reach, consult, "MACs")
 
 
 def route(
@@ -124,13 +67,12 @@ def route(
     if asked is None or not asked.applies_to(prepared.task):
         return None
     problem, seed = prepared.problem, context.loaded.suite.seed
-    context.on_progress(f"{prepared.task.name}: policies", 0, 2)
+    context.on_step(f"{prepared.task.name}: policies", 0, 2)
     others = _other_populations(context, prepared, bank, fitted, asked)
-    costs = cascade_costs(context.encoder, prepared, heads)
-    compared = compare_policies(problem, fitted, bank.taps, costs, fixed, asked, resampling, seed, others)
-    context.on_progress(f"{prepared.task.name}: policies", 1, 2)
+    compared = compare_policies(problem, fitted, bank.taps, prepared.cascade, fixed, asked, resampling, seed, others)
+    context.on_step(f"{prepared.task.name}: policies", 1, 2)
     measured, by_time = _measured(context, prepared, compared, heads, asked)
-    context.on_progress(f"{prepared.task.name}: policies", 2, 2)
+    context.on_step(f"{prepared.task.name}: policies", 2, 2)
     metric, better = problem.metric.name, problem.metric.higher_is_better
     comparison = compared.comparison.model_copy(
         update={
@@ -177,7 +119,7 @@ def _other_populations(
             asked.noise_db,
             context.features,
             context.device,
-            lambda done, total: context.on_progress(f"{name}: noise added", done, total),
+            of_step(context.on_step, f"{name}: noise added"),
         )
         found[f"noise added at {asked.noise_db:g} dB"] = (noisy, True)
     if asked.unseen_class is not None and has_class(problem, asked.unseen_class):
@@ -186,7 +128,7 @@ def _other_populations(
             bank.taps,
             bank.names,
             asked.unseen_class,
-            lambda done, total: context.on_progress(f"{name}: heads without {asked.unseen_class}", done, total),
+            of_step(context.on_step, f"{name}: heads without {asked.unseen_class}"),
         )
         found[f"unseen class {asked.unseen_class}"] = (unseen, False)
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.heads.fit import FittedExit, Problem, head_outputs
+from offramp.heads.fit import FittedExit, Problem, head_outputs, validation_outputs
 from offramp.heads.rows import FeatureRows
 from offramp.policies.criteria import confidence
 from offramp.policies.policy import Policy
@@ -55,15 +55,8 @@ class Sample:
 
 def validation_sample(problem: Problem, fitted: Sequence[FittedExit], taps: Taps, seed: int) -> Sample:
     """Validation windows of one seed, each seen by heads that did not learn from it."""
-    folds = problem.split.draws[seed].folds
-    outputs = {}
-    for exit in fitted:
-        rows = taps(exit.name)
-        heads = exit.val_heads[seed]
-        outputs[exit.name] = np.concatenate(
-            [head_outputs(head, rows, held) for head, (_, held) in zip(heads, folds, strict=True)]
-        )
-    indices = np.concatenate([held for _, held in folds])
+    outputs = {exit.name: validation_outputs(problem, exit, taps(exit.name), seed) for exit in fitted}
+    indices = np.concatenate([held for _, held in problem.split.draws[seed].folds])
     return _sample(problem, fitted, outputs, indices, problem.val_units)
 
 

@@ -1,6 +1,7 @@
 """The schema of results.json. `offramp schema results` prints it as JSON Schema; fields are added, none changes meaning."""
 
 from offramp.schema.results.document import (
+    Confidence,
     EncoderInfo,
     ExitControl,
     ExitInfo,
@@ -31,6 +32,7 @@ __all__ = [
     "Arrivals",
     "BudgetRow",
     "Certified",
+    "Confidence",
     "EncoderInfo",
     "ExitControl",
     "ExitInfo",

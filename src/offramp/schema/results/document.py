@@ -67,6 +67,19 @@ class GroupScore(Part):
     full: float
 
 
+class Confidence(Part):
+    """What the chosen exit's confidence is worth: the probability of the answer, at a temperature fitted on validation.
+
+    The bundle's answers have this temperature, at a fixed exit as under a policy.
+    """
+
+    temperature: float = Field(description="By which the bundle divides the logits of the chosen exit; first seed")
+    ece_before: float = Field(
+        description="Expected calibration error on test at temperature 1, 15 bins, mean over seeds"
+    )
+    ece_after: float = Field(description="The same at each seed's own temperature")
+
+
 class TaskResult(Part):
     """Everything about one task."""
 
@@ -97,6 +110,7 @@ class TaskResult(Part):
     )
     by_snr: SnrScores | None = None
     by_group: list[GroupScore] = Field([])
+    confidence: Confidence | None = Field(None, description="Of classifications")
     policies: PolicyComparison | None = Field(None, description="Where the suite asks for policies")
     measured: Measured
     sentence: str = Field(description="Reproduced bit for bit; the one with the time saved is in measured")

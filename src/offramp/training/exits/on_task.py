@@ -75,7 +75,7 @@ def train_on_task(
         raise EncoderError(
             f"{encoder.architecture!r} cannot be saved, so that a trained one would be lost: register it"
         )
-    prepared = prepare(found[0], loaded)
+    prepared = prepare(found[0], loaded, encoder)
     problem = prepared.problem
     train, validation = problem.split.draws[0].folds[0]
     config = replace(config, head=found[0].head.kind, balanced=problem.metric.name == "balanced_accuracy")
