@@ -22,7 +22,7 @@ from scratch import score_scratch
 
 from offramp import exit_costs, load_encoder
 from offramp.files import write_text
-from offramp.training.pretrain import Progress, pretrain
+from offramp.training.pretrain import PretrainingProgress, pretrain
 
 PROBES = dict.fromkeys(PRETRAINED, ("neighbour", "equal_width")) | dict.fromkeys(RANDOM, ("neighbour",))
 """Beside the linear one."""
@@ -45,7 +45,7 @@ def _pretrain(runs: Path, only: list[str] | None) -> None:
     for name in only or PRETRAINING:
         config = PRETRAINING[name]
 
-        def report(progress: Progress, name: str = name, steps: int = config.steps) -> None:
+        def report(progress: PretrainingProgress, name: str = name, steps: int = config.steps) -> None:
             if progress.step % 100 == 0:
                 print(f"{name}: step {progress.step} of {steps}, loss {progress.loss:.3f}", flush=True)
 

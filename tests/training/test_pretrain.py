@@ -20,7 +20,7 @@ from offramp.encoders.storage import read_config
 from offramp.errors import EncoderError, TrainingError
 from offramp.training import contrastive
 from offramp.training.config import PretrainingConfig, snapshot_steps
-from offramp.training.pretrain import Progress, pretrain
+from offramp.training.pretrain import PretrainingProgress, pretrain
 
 SHORT = PretrainingConfig(encoder="tiny-test", steps=6, batch=8)
 pytestmark = pytest.mark.usefixtures("_without_probe")
@@ -30,8 +30,8 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing in the code under test may catch it."""
 
 
-def kill_at(step: int) -> Callable[[Progress], None]:
-    def on_step(progress: Progress) -> None:
+def kill_at(step: int) -> Callable[[PretrainingProgress], None]:
+    def on_step(progress: PretrainingProgress) -> None:
         if progress.step == step:
             raise Killed
 
@@ -79,7 +79,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, objective: str) ->
 def test_control_c_waits_for_the_step_and_leaves_a_checkpoint(tmp_path: Path) -> None:
     whole = pretrain(SHORT, tmp_path / "whole")
 
-    def press(progress: Progress) -> None:
+    def press(progress: PretrainingProgress) -> None:
         if progress.step == 3:
             signal.raise_signal(signal.SIGINT)
 
@@ -92,7 +92,7 @@ def test_control_c_waits_for_the_step_and_leaves_a_checkpoint(tmp_path: Path) ->
 
 
 def test_a_second_control_c_does_not_wait(tmp_path: Path) -> None:
-    def press_twice(progress: Progress) -> None:
+    def press_twice(progress: PretrainingProgress) -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
@@ -111,7 +111,7 @@ def test_a_resumed_run_starts_behind_its_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         pretrain(SHORT, tmp_path, on_step=kill_at(4), checkpoint_every_s=-1)
     assert checkpoint_of(tmp_path)["step"] == 3
-    seen: list[Progress] = []
+    seen: list[PretrainingProgress] = []
     pretrain(SHORT, tmp_path, on_step=seen.append)
     assert [progress.step for progress in seen] == [4, 5, 6]
     assert all(math.isfinite(p.loss) and 0 <= (p.matched or 0) <= 1 and p.seconds > 0 for p in seen)

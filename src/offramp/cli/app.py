@@ -199,7 +199,7 @@ def pretrain(
     """
     from offramp.cli.progress import Steps
     from offramp.training.config import PretrainingConfig
-    from offramp.training.pretrain import Progress
+    from offramp.training.pretrain import PretrainingProgress
     from offramp.training.pretrain import pretrain as start
     from offramp.training.processes import leads
 
@@ -218,7 +218,7 @@ def pretrain(
     views, seconds = 0, 0.0
     with Steps() as shown:
 
-        def on_step(progress: Progress) -> None:
+        def on_step(progress: PretrainingProgress) -> None:
             nonlocal views, seconds
             shown("pretraining", progress.step, steps)
             views, seconds = views + progress.views, seconds + progress.seconds

@@ -28,7 +28,7 @@ from offramp.report.policies.page import PolicyView, policy_view
 from offramp.report.policies.text import verdict_counts, verdict_sentence
 from offramp.report.summary import SummaryRow, simulated_tasks, summary_notes, summary_row, summary_rows
 from offramp.report.svg import Plot
-from offramp.schema.results import ExitControl, ExitRow, FeatureRow, Results, Score, TaskResult
+from offramp.schema.results import Confidence, ExitControl, ExitRow, FeatureRow, Results, Score, TaskResult
 
 __all__ = ["load_results", "write_report"]
 
@@ -158,12 +158,20 @@ def _facts(task: TaskResult) -> list[str]:
         f"input {' × '.join(map(str, task.input_shape))}",
         f"{task.n_train:,} train, {task.n_val:,} validation, {task.n_test:,} test windows",
         groups,
+        *_confidence_fact(task.confidence),
         *(
             []
             if task.val_by_group
             else ["train and validation divided by windows: too few groups outside the test set"]
         ),
     ]
+
+
+def _confidence_fact(confidence: Confidence | None) -> list[str]:
+    if confidence is None:
+        return []
+    errors = f"{format_percent(confidence.ece_before)} before, {format_percent(confidence.ece_after)} after"
+    return [f"confidence at temperature {confidence.temperature:.2f}, calibration error {errors}"]
 
 
 def _plots(anchor: str, task: TaskResult) -> list[Plot]:

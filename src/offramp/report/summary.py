@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from offramp.report.exits.sentences import best_simple_control, controls_score
+from offramp.report.exits.sentences import best_simple_control, controls_score, is_useless
 from offramp.report.numbers import (
     MISSING,
     format_count,
@@ -21,13 +21,15 @@ WINDOW_MARK = "†"
 WINDOW_NOTE = (
     f"{WINDOW_MARK} Fewer than eight test groups: the interval is over windows, and says nothing about new groups."
 )
+USELESS_MARK = "‡"
+USELESS_NOTE = f"{USELESS_MARK} Of no use: not shown to beat the best constant answer."
 BEATS_MARK = "*"
 BEATS_NOTE = f"{BEATS_MARK} Better than the full encoder after Holm's correction across tasks."
 
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """A task's row, formatted. ``gain`` is chosen against full, positive when better; ``same`` where chosen is full."""
+    """A task's row, formatted; ``exit`` with a mark where it is of no use. ``gain`` is chosen against full, positive when better; ``same`` where chosen is full."""
 
     task: str
     shift: str
@@ -61,7 +63,7 @@ def summary_row(name: str, task: TaskResult) -> SummaryRow:
         task=name,
         shift=task.shift,
         metric=metric_label(metric),
-        exit=task.chosen.exit,
+        exit=task.chosen.exit + USELESS_MARK * is_useless(task.controls),
         macs=format_count(task.chosen.macs),
         macs_saved=format_percent(task.chosen.macs_saved_fraction),
         time_saved=format_percent(time_saved(task.measured, task.chosen.exit, task.full.exit)),
@@ -84,6 +86,8 @@ def summary_notes(results: Results) -> list[str]:
         notes.append(BEATS_NOTE)
     if any(task.gain_over_full.unit == "window" for task in tasks.values()):
         notes.append(WINDOW_NOTE)
+    if any(is_useless(task.controls) for task in tasks.values()):
+        notes.append(USELESS_NOTE)
     return notes
 
 

@@ -1,12 +1,10 @@
-"""Ways in which exits fail, each as a number, and bootstrap draws of whole groups to see how far such numbers move.
+"""Ways in which exits fail, each as a number.
 
-Sources: overthinking: Kaya, Hong and Dumitras, "Shallow-Deep Networks" (ICML 2019, arXiv 1810.07052). Draws of groups: Field and Welsh,
-"Bootstrapping clustered data" (JRSS B 2007).
+Source of overthinking: Kaya, Hong and Dumitras, "Shallow-Deep Networks" (ICML 2019, arXiv 1810.07052).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,45 +66,6 @@ def overthinking(right: NDArray[np.bool_]) -> float:
     if right.ndim != 2 or not right.size or right.dtype != np.bool_:
         raise DataError(f"right has the shape {right.shape} ({right.dtype}): give (exits, N) of bool, not empty")
     return float((right[:-1].any(0) & ~right[-1]).mean())
-
-
-def resampled_units(units: NDArray[np.integer], resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Bootstrap draws of whole units, such as recordings, whose windows are not independent.
-
-    Args:
-        units: ``(N,)`` unit of each window, any integers.
-        resamples: Number of draws.
-        seed: The same draws for the same seed and units.
-
-    Yields:
-        Indices of the windows of as many units as there are, drawn with replacement; the length varies with their sizes.
-
-    Raises:
-        DataError: There are no windows.
-    """
-    if units.ndim != 1 or not len(units):
-        raise DataError(f"units has the shape {units.shape}: give one per window, and at least one window")
-    order = np.argsort(units, kind="stable")
-    _, starts, sizes = np.unique(units[order], return_index=True, return_counts=True)
-    rng = np.random.default_rng(seed)
-    for _ in range(resamples):
-        drawn = rng.integers(len(sizes), size=len(sizes))
-        length = sizes[drawn]
-        begins = np.cumsum(length) - length
-        yield order[np.arange(length.sum()) + np.repeat(starts[drawn] - begins, length)]
-
-
-def interval(values: Sequence[float] | NDArray[np.floating]) -> tuple[float, float]:
-    """95% percentile interval of resampled values; those that are NaN do not count.
-
-    Raises:
-        DataError: None is a number.
-    """
-    draws = np.asarray(values, dtype=np.float64)
-    if np.isnan(draws).all():
-        raise DataError("interval: no resample gave a number; the groups are too few or too small")
-    low, high = np.nanquantile(draws, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _check(**arrays: NDArray[Any]) -> None:

@@ -6,13 +6,14 @@ Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.errors import DataError
 from offramp.schema.results import Gain, Score
 from offramp.scoring.metrics import Array, Metric
 
@@ -87,6 +88,28 @@ class Resamples:
         return scores
 
 
+def resampled_units(units: NDArray[np.integer], resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """The same bootstrap for what is no function of sums: draws of whole units as indices of their windows.
+
+    Args:
+        units: ``(N,)`` unit of each window, any integers.
+        resamples: Number of draws.
+        seed: The same draws for the same seed and units.
+
+    Yields:
+        Indices of the windows of as many units as there are, drawn with replacement; the length varies with their sizes.
+
+    Raises:
+        DataError: There are no windows.
+    """
+    if units.ndim != 1 or not len(units):
+        raise DataError(f"units has the shape {units.shape}: give one per window, and at least one window")
+    present, unit = np.unique(units, return_inverse=True)
+    for weights in Resamples.draw(len(present), 1, seed, resamples).units:
+        times = np.rint(weights * len(present)).astype(np.int64)
+        yield np.repeat(np.arange(len(units)), times[unit])
+
+
 def per_seed_scores(sums: Array, metric: Metric) -> Array:
     """Score of each seed ``(S,)`` from sums ``(S, U, q)``."""
     return metric.score(sums.sum(1))
@@ -99,7 +122,7 @@ def summarise(sums: Array, metric: Metric, resamples: Resamples | None = None) -
         mean=float(per_seed.mean()),
         std=float(per_seed.std(ddof=1)) if len(per_seed) > 1 else 0.0,
         per_seed=[float(score) for score in per_seed],
-        ci95=_interval(resamples.scores(sums, metric)) if resamples else None,
+        ci95=interval(resamples.scores(sums, metric)) if resamples else None,
     )
 
 
@@ -113,7 +136,7 @@ def paired_gain(better: Array, reference: Array, metric: Metric, resamples: Resa
     mean = metric.sign * (per_seed_scores(better, metric).mean() - per_seed_scores(reference, metric).mean())
     draws = gain_draws(better, reference, metric, resamples)
     p_value = (1 + int((draws <= 0).sum())) / (1 + int(np.isfinite(draws).sum()))
-    return Gain(mean=float(mean), ci95=_interval(draws), unit=units.kind, p_value=p_value)
+    return Gain(mean=float(mean), ci95=interval(draws), unit=units.kind, p_value=p_value)
 
 
 def holm(gains: Sequence[Gain]) -> list[Gain]:
@@ -132,6 +155,14 @@ def holm(gains: Sequence[Gain]) -> list[Gain]:
     return marked
 
 
-def _interval(draws: Array) -> tuple[float, float]:
+def interval(values: Sequence[float] | NDArray[np.floating]) -> tuple[float, float]:
+    """95% percentile interval of resampled values; those that are NaN do not count.
+
+    Raises:
+        DataError: None is a number.
+    """
+    draws = np.asarray(values, dtype=np.float64)
+    if np.isnan(draws).all():
+        raise DataError("interval: no resample gave a number; the groups are too few or too small")
     low, high = np.nanquantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
     return float(low), float(high)

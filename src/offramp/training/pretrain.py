@@ -38,7 +38,7 @@ LOG_EVERY = 20
 
 
 @dataclass(frozen=True)
-class Progress:
+class PretrainingProgress:
     """What one optimiser step showed.
 
     Attributes:
@@ -60,7 +60,7 @@ def pretrain(
     config: PretrainingConfig,
     out: Path,
     device: str = "cpu",
-    on_step: Callable[[Progress], None] = lambda _: None,
+    on_step: Callable[[PretrainingProgress], None] = lambda _: None,
     checkpoint_every_s: float = 60.0,
 ) -> Path:
     """Run, or go on with, a pretraining run and leave an encoder folder at ``out/encoder``.
@@ -127,7 +127,7 @@ def _run(
     state: TrainingState,
     source: Source,
     processes: Processes,
-    on_step: Callable[[Progress], None],
+    on_step: Callable[[PretrainingProgress], None],
     checkpoint_every_s: float,
     interrupted: Callable[[], bool],
 ) -> None:
@@ -159,7 +159,7 @@ def _run(
 
 def _train_step(
     config: PretrainingConfig, state: TrainingState, source: Source, replica: nn.Module, processes: Processes
-) -> Progress:
+) -> PretrainingProgress:
     """Draw a batch and take one optimiser step on it, unless the loss is not finite."""
     started = time.monotonic()
     step = state.step
@@ -175,4 +175,4 @@ def _train_step(
     if math.isfinite(whole):
         state.optimiser.step()
     share = None if matched is None else matched.item()
-    return Progress(step + 1, whole, share, time.monotonic() - started, len(views) * processes.count)
+    return PretrainingProgress(step + 1, whole, share, time.monotonic() - started, len(views) * processes.count)

@@ -50,6 +50,23 @@ def test_run_to_the_end() -> None:
     assert tell(chosen=full, full=full, gain=gain(0, 0, 0), controls={}) == "Run to the end: accuracy 83.8%."
 
 
+def test_an_exit_that_is_no_better_than_a_constant_is_not_recommended() -> None:
+    text = tell(
+        chosen=exit_row("stage2.3", 0.11, saved=0.9),
+        controls={"constant": FeatureRow(test=score(0.1), gain=gain(0.01, -0.01, 0.03))},
+    )
+    assert text == "Of no use: accuracy 11.0% at stage2.3 is not shown to beat always naming one class, 10.0%."
+    worse = tell(
+        controls={
+            "constant": FeatureRow(test=score(0.9), gain=gain(-0.06, -0.07, -0.05)),
+            "raw_input": FeatureRow(test=score(0.95)),
+        }
+    )
+    assert worse.startswith("Of no use: ")
+    assert worse.endswith("But raw_input reaches more: 95.0%.")
+    assert tell(controls={"constant": FeatureRow(test=score(0.1), gain=gain(0.7, 0.6, 0.8))}).startswith("Leave at")
+
+
 @pytest.mark.parametrize("lead", [None, gain(0.02, -0.01, 0.05), gain(-0.05, -0.07, -0.03)])
 def test_random_weights_that_are_not_clearly_worse(lead: Any) -> None:
     text = tell(controls={"random_encoder": random_encoder(0.83, lead)})

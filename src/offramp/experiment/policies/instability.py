@@ -9,7 +9,7 @@ from offramp.policies.policy import Policy
 from offramp.policies.search import PER_EXIT, candidate, exit_temperatures, per_exit, sweep
 from offramp.policies.simulation import certainties
 from offramp.schema.results import Instability
-from offramp.scoring.failures import interval, resampled_units
+from offramp.scoring.resampling import interval, resampled_units
 
 RESAMPLES = 100
 

@@ -33,10 +33,15 @@ def sentence(
 
     ``Leave at stage2.3: 90% fewer MACs, 78% less time; accuracy 84.2%, +0.4 points [-0.2, 1.0]; random weights reach 61.0%.``
     Without ``measured`` nothing is said about time, so that the sentence is reproduced bit for bit.
-    A positive difference means that the chosen exit is better than the full encoder, whatever the metric's direction.
+    An exit that does not beat the constant predictor is not recommended, whatever it saves. A positive difference means that the chosen exit is better than the full encoder, whatever the metric's direction.
     """
     score = f"{metric_label(metric)} {format_score(chosen.test.mean, metric)}"
-    if chosen.exit == full.exit:
+    useless = is_useless(controls)
+    if useless:
+        constant = format_score(controls_score(controls, "constant"), metric)
+        name = _plain_name("constant", kind)
+        clauses = [f"Of no use: {score} at {chosen.exit} is not shown to beat {name}, {constant}"]
+    elif chosen.exit == full.exit:
         clauses = [f"Run to the end: {score}"]
     else:
         difference = ("" if is_bounded(metric) else "gain ") + format_gain(gain, metric) + _scope(gain, n_test_groups)
@@ -47,6 +52,8 @@ def sentence(
 
     caveats = []
     better = best_simple_control(controls, higher_is_better)
+    if useless and better == "constant":
+        better = None
     if better is not None and is_better(controls_score(controls, better), chosen.test.mean, higher_is_better):
         reached = format_score(controls_score(controls, better), metric)
         verb = "reaches more" if higher_is_better else "does better"
@@ -57,6 +64,12 @@ def sentence(
         caveats.append("pretraining is not shown to help here")
     first = "; ".join(clauses) + "."
     return f"{first} But {', and '.join(caveats)}." if caveats else first
+
+
+def is_useless(controls: Mapping[str, FeatureRow | ExitControl]) -> bool:
+    """Whether the chosen exit is not shown to beat the best constant answer; False where that was not asked for."""
+    constant = controls.get("constant")
+    return isinstance(constant, FeatureRow) and constant.gain is not None and constant.gain.ci95[0] <= 0
 
 
 def _within_interval(control: FeatureRow | ExitControl) -> bool:

@@ -34,7 +34,7 @@ _VERDICTS = {"fixed": "fixed exit", "routing": "routing", "neither": "neither"}
 
 
 @dataclass(frozen=True)
-class TableRow:
+class PolicyTableRow:
     """A named row of a table; ``detail`` stands small under the name."""
 
     name: str
@@ -44,12 +44,12 @@ class TableRow:
 
 
 @dataclass(frozen=True)
-class Table:
+class PolicyTable:
     """A table, formatted; ``open`` where it needs no unfolding."""
 
     title: str
     header: list[str]
-    rows: list[TableRow]
+    rows: list[PolicyTableRow]
     note: str = ""
     open: bool = False
 
@@ -61,10 +61,10 @@ class PolicyView:
     anchor: str
     sentences: list[str]
     warnings: list[str]
-    chosen: Table
+    chosen: PolicyTable
     plots: list[Plot]
     certificate: list[str]
-    tables: list[Table]
+    tables: list[PolicyTable]
 
 
 def policy_view(anchor: str, task: TaskResult) -> PolicyView | None:
@@ -92,22 +92,22 @@ def policy_view(anchor: str, task: TaskResult) -> PolicyView | None:
     )
 
 
-def _chosen(task: TaskResult, comparison: PolicyComparison) -> Table:
+def _chosen(task: TaskResult, comparison: PolicyComparison) -> PolicyTable:
     """All ways to decide at the chosen budget, in the order of what they are for: fixed, routed, others, random, oracle."""
     budget = comparison.budgets[comparison.chosen]
     table = _ways(task, budget, comparison.oracle, comparison.full_cost)
-    return Table(f"At {cost_of(budget.exit)}: {format_count(budget.budget)} MACs", *table, open=True)
+    return PolicyTable(f"At {cost_of(budget.exit)}: {format_count(budget.budget)} MACs", *table, open=True)
 
 
-def _matched_time(task: TaskResult, budget: BudgetRow) -> Table:
+def _matched_time(task: TaskResult, budget: BudgetRow) -> PolicyTable:
     header, rows, note = _ways(task, budget, None, None)
     header = ["Milliseconds" if name == "Mean MACs" else name for name in header]
-    return Table(f"At the {time_of(budget.exit)}: {format_number(budget.budget)} ms a window", header, rows, note)
+    return PolicyTable(f"At the {time_of(budget.exit)}: {format_number(budget.budget)} ms a window", header, rows, note)
 
 
 def _ways(
     task: TaskResult, budget: BudgetRow, oracle: PolicyRow | None, full: float | None
-) -> tuple[list[str], list[TableRow], str]:
+) -> tuple[list[str], list[PolicyTableRow], str]:
     routed = routed_row(budget)
     last = task.exits[-1].exit
     rows = [("fixed exit", budget.fixed, ", ".join(budget.fixed.exits))]
@@ -119,7 +119,7 @@ def _ways(
         rows.append(("oracle", oracle, "out of reach"))
     of_cost = format_count if oracle is not None else format_number
     cells = [
-        TableRow(
+        PolicyTableRow(
             name,
             [
                 _score(row.test, task.metric),
@@ -139,12 +139,12 @@ def _ways(
     return header, cells, note
 
 
-def _budgets(task: TaskResult, comparison: PolicyComparison) -> Table:
+def _budgets(task: TaskResult, comparison: PolicyComparison) -> PolicyTable:
     rows = []
     for index, budget in enumerate(comparison.budgets):
         routed = routed_row(budget)
         rows.append(
-            TableRow(
+            PolicyTableRow(
                 budget.exit,
                 [
                     format_count(budget.budget),
@@ -170,10 +170,10 @@ def _budgets(task: TaskResult, comparison: PolicyComparison) -> Table:
         "Wins",
     ]
     note = "Positive gains are for routing, whatever the metric. Intervals are not corrected for the number of budgets."
-    return Table(f"All {len(rows)} budgets", header, rows, note, open=len(rows) <= 8)
+    return PolicyTable(f"All {len(rows)} budgets", header, rows, note, open=len(rows) <= 8)
 
 
-def _measured(task: TaskResult, measured: MeasuredPolicies) -> Table:
+def _measured(task: TaskResult, measured: MeasuredPolicies) -> PolicyTable:
     rows = [_measured_row(one, task.metric) for one in (*measured.rows, *measured.executed)]
     threads = f"{measured.threads} thread{'s' * (measured.threads != 1)}"
     header = [
@@ -188,10 +188,10 @@ def _measured(task: TaskResult, measured: MeasuredPolicies) -> Table:
         f"Batch {measured.batch:,}, {threads}, median of one run. Survivors are compacted and the batch shrinks. "
         "Savings against full depth with its head alone; the last but one is their ratio, 100% where all MACs saved are time saved."
     )
-    return Table("Executed on this machine", header, rows, note)
+    return PolicyTable("Executed on this machine", header, rows, note)
 
 
-def _measured_row(row: MeasuredRow, metric: str) -> TableRow:
+def _measured_row(row: MeasuredRow, metric: str) -> PolicyTableRow:
     realised = row.time_saved_fraction / row.macs_saved_fraction if row.macs_saved_fraction > 0 else None
     cells = [
         format_number(row.milliseconds),
@@ -200,12 +200,12 @@ def _measured_row(row: MeasuredRow, metric: str) -> TableRow:
         format_percent(realised),
         MISSING if row.score is None else format_score(row.score, metric),
     ]
-    return TableRow(row.name, cells)
+    return PolicyTableRow(row.name, cells)
 
 
-def _reliability(reliability: list[ReliabilityRow]) -> Table:
+def _reliability(reliability: list[ReliabilityRow]) -> PolicyTable:
     rows = [
-        TableRow(
+        PolicyTableRow(
             row.exit,
             [
                 f"{row.temperature:.2f}",
@@ -232,13 +232,13 @@ def _reliability(reliability: list[ReliabilityRow]) -> Table:
         "Before → after the temperature, on test. ECE: expected calibration error, 15 bins, 0 is best. Failure AUROC: how well confidence "
         "tells right from wrong answers, 1 is best and 0.5 is chance. Windows that reach an exit are those that the routed policy did not let leave."
     )
-    return Table("How far confidence can be believed", header, rows, note)
+    return PolicyTable("How far confidence can be believed", header, rows, note)
 
 
-def _shifts(task: TaskResult, shifts: list[ShiftRow]) -> Table:
+def _shifts(task: TaskResult, shifts: list[ShiftRow]) -> PolicyTable:
     last = task.exits[-1].exit
     rows = [
-        TableRow(
+        PolicyTableRow(
             row.name,
             [
                 f"{row.windows:,}",
@@ -262,7 +262,7 @@ def _shifts(task: TaskResult, shifts: list[ShiftRow]) -> Table:
         "Of the certified policy where there is one, else of the routed one; first seed. Premature: left early and wrong where full depth is right (for "
         "regression: with a larger error than at full depth), of all windows. Overconfident: mean confidence minus share right, of those that left early."
     )
-    return Table("Under shift", header, rows, note, open=True)
+    return PolicyTable("Under shift", header, rows, note, open=True)
 
 
 def _left_early(row: PolicyRow, last: str) -> float | None:

@@ -19,7 +19,7 @@ from offramp.training.exits.model import ExitModel
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """All that changes while a training goes on.
 
     Attributes:
@@ -44,7 +44,7 @@ def identity_of(encoder: StagedEncoder, inputs: Tensor, targets: Tensor, outputs
     return digest.hexdigest()
 
 
-def save_progress(config: ExitTraining, identity: str, path: Path, progress: Progress) -> None:
+def save_progress(config: ExitTraining, identity: str, path: Path, progress: TrainingProgress) -> None:
     """Write the checkpoint."""
     stored = {
         "config": asdict(config),
@@ -58,7 +58,7 @@ def save_progress(config: ExitTraining, identity: str, path: Path, progress: Pro
         torch.save(stored, temporary)
 
 
-def restore_progress(config: ExitTraining, identity: str, path: Path, progress: Progress) -> None:
+def restore_progress(config: ExitTraining, identity: str, path: Path, progress: TrainingProgress) -> None:
     """Go on from a checkpoint, if there is one.
 
     Raises:

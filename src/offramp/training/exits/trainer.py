@@ -22,7 +22,7 @@ from offramp.encoders.base import StagedEncoder, seeded
 from offramp.errors import DataError, TrainingError
 from offramp.schema.metrics import Kind
 from offramp.training.checkpoint import interrupts_held
-from offramp.training.exits.checkpoints import Progress, identity_of, restore_progress, save_progress
+from offramp.training.exits.checkpoints import TrainingProgress, identity_of, restore_progress, save_progress
 from offramp.training.exits.config import ONE_EXIT, ExitTraining
 from offramp.training.exits.losses import Goal, class_weights, distilled_losses, task_loss
 from offramp.training.exits.low_rank import add_adapters, merge_adapters
@@ -180,7 +180,7 @@ def trained_places(encoder: StagedEncoder, config: ExitTraining) -> list[int]:
 
 def _start(
     encoder: StagedEncoder, lessons: _Lessons, config: ExitTraining, outputs: int, heads: Mapping[str, Head]
-) -> tuple[Progress, tuple[float, ...]]:
+) -> tuple[TrainingProgress, tuple[float, ...]]:
     """A copy of the encoder with heads and an optimiser; and the weights of the exits' losses."""
     places = trained_places(encoder, config)
     copied = copy.deepcopy(encoder).requires_grad_(True)
@@ -207,11 +207,15 @@ def _start(
     parts = ([p for p in copied.parameters() if p.requires_grad], list(model.heads.parameters()))
     groups = [{"params": part, "lr": peak, "peak": peak} for part, peak in zip(parts, peaks, strict=True)]
     optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-    return Progress(model, optimiser), exit_weights(config, macs)
+    return TrainingProgress(model, optimiser), exit_weights(config, macs)
 
 
 def _train_step(
-    config: ExitTraining, progress: Progress, lessons: _Lessons, plan: StepPlan, skippable: Sequence[bool] | None
+    config: ExitTraining,
+    progress: TrainingProgress,
+    lessons: _Lessons,
+    plan: StepPlan,
+    skippable: Sequence[bool] | None,
 ) -> ExitStep:
     """Take one optimiser step, unless the loss is not finite."""
     started = time.monotonic()
@@ -296,7 +300,7 @@ def _lessons(
     return _Lessons(inputs, torch.from_numpy((values - centre) / spread).float(), None, centre, spread)
 
 
-def _check_finite(config: ExitTraining, progress: Progress, checkpoint: Path | None) -> None:
+def _check_finite(config: ExitTraining, progress: TrainingProgress, checkpoint: Path | None) -> None:
     if not all(tensor.isfinite().all() for tensor in progress.model.state_dict().values()):
         raise _diverged(config, progress.step, checkpoint)
 
