@@ -296,14 +296,14 @@ class TestState:
         encoder, _ = made(name)
         keep = torch.tensor([0, 2, 3, 8])
         for _, state in encoder.visit(drawn(name, 9)):
-            for whole, part in zip(state, execution._compacted(state, keep), strict=True):
+            for whole, part in zip(state, execution.compacted(state, keep), strict=True):
                 torch.testing.assert_close(part, whole[keep], rtol=0, atol=0)
                 inner = [axis for axis in range(1, whole.dim()) if whole.shape[axis] > 1]
                 assert [part.stride(axis) for axis in inner] == [whole.stride(axis) for axis in inner]
 
     def test_what_windows_share(self):
         shared, expanded = torch.randn(1, 4), torch.randn(1, 4).expand(6, 4)
-        one, other = execution._compacted((shared, expanded), torch.tensor([1, 5]))
+        one, other = execution.compacted((shared, expanded), torch.tensor([1, 5]))
         assert one is shared
         torch.testing.assert_close(other, expanded[:2])
         assert other.stride(0) == 0

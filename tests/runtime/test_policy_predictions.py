@@ -24,6 +24,7 @@ from offramp.errors import BundleError, DataError
 from offramp.policies import Policy, simulate
 from offramp.policies.simulation import certainties
 from offramp.runtime import Predictor, load, rows, write_csv, write_jsonl
+from offramp.runtime import predictor as module
 from offramp.runtime.files import predict_file
 
 WINDOWS = np.random.default_rng(0).standard_normal((60, *IQ_SHAPE)).astype(np.float32)
@@ -183,13 +184,12 @@ def test_heads_on_tokens():
     np.testing.assert_array_equal(found, fixed.outputs)
 
 
-def test_an_answer_that_is_not_finite_names_the_window():
+def test_an_answer_that_is_not_finite_names_the_window(monkeypatch: pytest.MonkeyPatch):
     """Also across batches: the head at the last exit overflows for one window alone."""
     encoder = small_shufflenet()
     each = task(encoder, "a", "stem", IQ_SHAPE, ("x", "y"))
     ones = (1.0,) * 2
     policy = Policy("classification", "confidence", ("stem", "conv5"), (2.0,), ones, ones)
-    predictor = Predictor(bundle_of(encoder, replace(each, policies={"p": policy.to_dict()})), encoder)
 
     class Broken(torch.nn.Module):
         seen = 0
@@ -201,7 +201,9 @@ def test_an_answer_that_is_not_finite_names_the_window():
             self.seen += len(tap)
             return outputs
 
-    predictor._heads["a"]["conv5"] = Broken()
+    usual = module.head_module
+    monkeypatch.setattr(module, "head_module", lambda h: Broken() if h is each.heads["conv5"] else usual(h))
+    predictor = Predictor(bundle_of(encoder, replace(each, policies={"p": policy.to_dict()})), encoder)
     with pytest.raises(DataError, match="window 13: the outputs are not finite"):
         predictor.predict(WINDOWS, batch_size=4, policy="p")
 

@@ -111,7 +111,7 @@ def run_cascades(encoder: StagedEncoder, cascades: Sequence[Cascade], x: Tensor,
         present = present[stay]
         if not len(present):
             break
-        state = _compacted(state, stay)
+        state = compacted(state, stay)
     for task in tasks:
         task.part(slice(None), slice(0))
     order = _to_numpy([*gone, present])
@@ -214,7 +214,7 @@ def _parted(tasks: Sequence[_Task]) -> tuple[Array, Array]:
     return order[count:], order[:count]
 
 
-def _compacted(state: State, stay: Array) -> State:
+def compacted(state: State, stay: Array) -> State:
     """The state of the windows that stay."""
     keep = stay if isinstance(stay, Tensor) else torch.from_numpy(stay)
     return tuple(_selected(part, keep) for part in state)
