@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from offramp.costs import ExitCost
 from offramp.errors import PolicyError
 from offramp.scoring.metrics import Array
+
+if TYPE_CHECKING:
+    from offramp.costs import ExitCost  # which imports torch
 
 SAME = 1 + 1e-9
 """A cost may exceed a budget by rounding."""
