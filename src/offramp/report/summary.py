@@ -22,7 +22,7 @@ WINDOW_NOTE = (
     f"{WINDOW_MARK} Fewer than eight test groups: the interval is over windows, and says nothing about new groups."
 )
 USELESS_MARK = "‡"
-USELESS_NOTE = f"{USELESS_MARK} Of no use: not shown to beat the best constant answer."
+USELESS_NOTE = f"{USELESS_MARK} Of no use: does not beat the best constant answer."
 BEATS_MARK = "*"
 BEATS_NOTE = f"{BEATS_MARK} Better than the full encoder after Holm's correction across tasks."
 

@@ -40,7 +40,7 @@ def sentence(
     if useless:
         constant = format_score(controls_score(controls, "constant"), metric)
         name = _plain_name("constant", kind)
-        clauses = [f"Of no use: {score} at {chosen.exit} is not shown to beat {name}, {constant}"]
+        clauses = [f"Of no use: {score} at {chosen.exit} does not beat {name}, {constant}"]
     elif chosen.exit == full.exit:
         clauses = [f"Run to the end: {score}"]
     else:
@@ -60,6 +60,8 @@ def sentence(
         if _within_interval(controls[better]):
             verb = "does as well"
         caveats.append(f"{_plain_name(better, kind)} {verb}: {reached}")
+    if not useless and better != "constant" and _may_be_useless(controls):
+        caveats.append(f"it is not shown to beat {_plain_name('constant', kind)}")
     if isinstance(random, ExitControl) and not (random.gain and random.gain.ci95[0] > 0):
         caveats.append("pretraining is not shown to help here")
     first = "; ".join(clauses) + "."
@@ -67,7 +69,13 @@ def sentence(
 
 
 def is_useless(controls: Mapping[str, FeatureRow | ExitControl]) -> bool:
-    """Whether the chosen exit is not shown to beat the best constant answer; False where that was not asked for."""
+    """Whether the chosen exit does not beat the best constant answer; False where that was not asked for."""
+    constant = controls.get("constant")
+    return isinstance(constant, FeatureRow) and constant.gain is not None and constant.gain.mean <= 0
+
+
+def _may_be_useless(controls: Mapping[str, FeatureRow | ExitControl]) -> bool:
+    """Whether the gain over the best constant answer may be chance."""
     constant = controls.get("constant")
     return isinstance(constant, FeatureRow) and constant.gain is not None and constant.gain.ci95[0] <= 0
 
