@@ -60,7 +60,7 @@ def sentence(
         if _within_interval(controls[better]):
             verb = "does as well"
         caveats.append(f"{_plain_name(better, kind)} {verb}: {reached}")
-    if not useless and better != "constant" and _may_be_useless(controls):
+    if not useless and _may_be_useless(controls):
         caveats.append(f"it is not shown to beat {_plain_name('constant', kind)}")
     if isinstance(random, ExitControl) and not (random.gain and random.gain.ci95[0] > 0):
         caveats.append("pretraining is not shown to help here")
