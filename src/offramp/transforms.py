@@ -1,8 +1,12 @@
-"""What a task does to its windows before the encoder. numpy alone: a server starts without importing torch."""
+"""What raw windows become before the encoder: I/Q with an antenna axis, then a task's transform.
+
+numpy alone: a server starts without importing torch.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +43,16 @@ class Transform:
         """float32 ``(n, channels, height, width)``, or with more axes, to the encoder's input, float32.
 
         ``standardize`` and ``degrade`` keep the shape. ``spectrogram`` takes I/Q ``(n, 2, antennas, time)`` to
-        ``(n, antennas, 64, frames)``.
+        ``(n, antennas, 64, frames)``. Values that float32 cannot hold become infinite or NaN: see :func:`check_range`.
         """
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._apply(windows)
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of one window behind the transform."""
+        return self(np.zeros((1, *shape), dtype=np.float32)).shape[1:]
+
+    def _apply(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.name == "standardize":
             per_channel = (-1, *[1] * (windows.ndim - 2))
             mean = np.asarray(self.mean, dtype=np.float32).reshape(per_channel)
@@ -51,10 +63,6 @@ class Transform:
         if self.name == "degrade":
             return degrade(windows, self.snr_db, self.antennas)
         return windows
-
-    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of one window behind the transform."""
-        return self(np.zeros((1, *shape), dtype=np.float32)).shape[1:]
 
     def to_dict(self) -> dict[str, Any]:
         """As stored in a bundle."""
@@ -72,6 +80,58 @@ class Transform:
         """From a bundle; one from an older version lacks the newer settings."""
         settings = {name: stored.get(name) for name in ("snr_db", "antennas", "frames")}
         return cls(stored["name"], tuple(stored["mean"]), tuple(stored["scale"]), **settings)
+
+
+def iq_of_complex(windows: NDArray[Any]) -> NDArray[Any]:
+    """Complex windows ``(N, antennas, time)``, or ``(N, time)`` of one antenna, as I/Q ``(N, 2, antennas, time)``.
+
+    The parts keep their precision: complex64 becomes float32, complex128 float64.
+
+    Raises:
+        DataError: The windows have another number of axes.
+    """
+    if windows.ndim not in (2, 3):
+        raise DataError(f"complex windows are (N, antennas, time) or (N, time), not {windows.shape}: reshape them")
+    of_antennas = windows[:, None] if windows.ndim == 2 else windows
+    return np.stack((of_antennas.real, of_antennas.imag), axis=1)
+
+
+def with_antenna(windows: NDArray[Any]) -> NDArray[Any]:
+    """I/Q without an antenna axis, ``(N, 2, time)`` or ``(N, time, 2)``, as ``(N, 2, 1, time)``; other windows as they are.
+
+    Only for windows that are known to be I/Q: an image may have two rows.
+
+    Raises:
+        DataError: The windows are ``(N, 2, 2)``, so that either axis may hold I and Q.
+    """
+    shape = windows.shape[1:]
+    if len(shape) != 2 or 2 not in shape:
+        return windows
+    if shape == (2, 2):
+        raise DataError("windows (N, 2, 2) may be (I/Q, time) or (time, I/Q): store them as (N, 2, 1, time)")
+    return (windows if shape[0] == 2 else windows.swapaxes(1, 2))[:, :, None]
+
+
+def check_range(inputs: NDArray[np.float32], numbers: NDArray[np.int64], name: str = "") -> None:
+    """Refuse windows that float32 cannot compute with, before an encoder makes NaN of them, or silence by scaling them.
+
+    Args:
+        inputs: Transformed windows ``(n, ...)`` float32, as the encoder takes them.
+        numbers: Of the windows, for the message, int64 ``(n,)``.
+        name: Where they come from.
+
+    Raises:
+        DataError: A window holds NaN or infinity, or the sum of its squares overflows.
+    """
+    flat = inputs.reshape(len(inputs), math.prod(inputs.shape[1:]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(np.einsum("ij,ij->i", flat, flat))
+    if not finite.all():
+        where = f"{name}: " if name else ""
+        raise DataError(
+            f"{where}window {numbers[int(np.argmin(finite))]} overflows float32 behind its transform: "
+            "remove it or scale the windows down"
+        )
 
 
 def spectrogram(windows: NDArray[np.float32], frames: int | None = None) -> NDArray[np.float32]:
@@ -93,6 +153,7 @@ def spectrogram(windows: NDArray[np.float32], frames: int | None = None) -> NDAr
     if windows.ndim != 4 or windows.shape[1] != 2 or windows.shape[-1] < SPECTROGRAM_BINS:
         raise DataError(f"spectrogram takes I/Q windows (N, 2, antennas, time >= 64), not {windows.shape}")
     power = np.square(windows).sum(1, keepdims=True).mean((2, 3), keepdims=True)
+    power[np.isinf(power)] = np.nan  # divided by infinity, a window would pass for silence
     scaled = windows / np.sqrt(np.maximum(power, np.finfo(np.float32).tiny))
     signal = scaled[:, 0] + 1j * scaled[:, 1]
     hop = SPECTROGRAM_HOP if frames is None else (windows.shape[-1] - SPECTROGRAM_BINS) // (frames - 1)

@@ -128,13 +128,14 @@ class FileInspection:
         for column in file.columns:
             distinct = "" if column.distinct is None else f"{column.distinct:,}"
             columns.add_row(escape(column.name), column.rows, column.dtype, distinct, escape(_values(column)))
+        note = [Text(file.note)] if file.note else []
         others = [array for array in file.arrays if array.name not in {column.name for column in file.columns}]
         arrays = Table()
         for name in ("array", "shape", "type"):
             arrays.add_column(name, overflow="fold")
         for array in others:
             arrays.add_row(escape(array.name), str(array.shape), array.dtype)
-        return Group(title, *([columns] if file.columns else []), *([arrays] if others else []))
+        return Group(title, *note, *([columns] if file.columns else []), *([arrays] if others else []))
 
 
 def _values(column: ColumnSummary) -> str:

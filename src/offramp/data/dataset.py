@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.data.formats import open_table
-from offramp.data.summary import value_name
+from offramp.data.summary import value_name, whole_numbers
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
 from offramp.schema.metrics import Kind
@@ -162,10 +162,13 @@ def _groups(table: Table, name: str | None) -> tuple[NDArray[np.int64], tuple[st
     if name is None:
         return np.arange(table.windows.count, dtype=np.int64), ()
     values = _column(table, name, "group")
-    if values.ndim == 1 and values.dtype.kind not in "iuU":
-        raise DataError(
-            f"{table.windows.name}: {name!r} is {values.dtype}: groups are integers, text or vectors such as places"
-        )
+    if values.ndim == 1 and values.dtype.kind != "U":
+        whole = whole_numbers(values)
+        if whole is None:
+            raise DataError(
+                f"{table.windows.name}: {name!r} is {values.dtype}: groups are integers, text or vectors such as places"
+            )
+        values = whole
     present, groups = np.unique(values, axis=0, return_inverse=True)
     if values.ndim == 1:
         return groups.astype(np.int64), tuple(value_name(value, table.label_names.get(name)) for value in present)

@@ -25,8 +25,8 @@ class ColumnSummary:
         dtype: As stored.
         shape: Shape of one row; ``()`` for a scalar.
         distinct: Number of distinct values; None for vectors.
-        counts: Rows of each value, most frequent first, by class name where there is one; empty for floats and where there
-            are more than ``MAX_COUNTED`` values.
+        counts: Rows of each value, most frequent first, by class name where there is one; empty for numbers that are not whole and
+            where there are more than ``MAX_COUNTED`` values.
         range: Smallest and largest finite value; None for text.
     """
 
@@ -62,6 +62,7 @@ class FileSummary:
         arrays: All arrays of the file, where it has any.
         target: Column that is predicted if the user names none.
         group: Column that groups windows if the user names none.
+        note: How the windows are read, or why they cannot be.
     """
 
     path: str
@@ -73,6 +74,7 @@ class FileSummary:
     arrays: tuple[ArraySummary, ...] = ()
     target: str | None = None
     group: str | None = None
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON prints it."""
@@ -87,9 +89,10 @@ def summarise_column(
     finite = values[np.isfinite(values)] if numeric else values[:0]
     distinct, counts = None, {}
     if values.ndim == 1:
-        unique, number = np.unique(values, return_counts=True)
+        whole = whole_numbers(values) if numeric else None
+        unique, number = np.unique(values if whole is None else whole, return_counts=True)
         distinct = len(unique)
-        if values.dtype.kind != "f" and distinct <= MAX_COUNTED:
+        if unique.dtype.kind != "f" and distinct <= MAX_COUNTED:
             counts = {
                 value_name(unique[place], names): int(number[place]) for place in np.argsort(-number, kind="stable")
             }
@@ -120,6 +123,18 @@ def summarise_table(table: Table, path: str, format_name: str, arrays: tuple[Arr
         target=table.default_target,
         group=table.default_group,
     )
+
+
+def whole_numbers(values: NDArray[Any]) -> NDArray[np.integer] | None:
+    """Integers, also where they are stored as floats, as MATLAB stores them; None for text and for values that are not whole."""
+    if values.dtype.kind in "iu":
+        return values
+    if (
+        values.dtype.kind != "f"
+        or not (np.isfinite(values) & (values == np.floor(values)) & (abs(values) < 2**53)).all()
+    ):
+        return None
+    return values.astype(np.int64)
 
 
 def value_name(value: Any, names: Sequence[str] | None) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offramp.errors import DataError
+from offramp.transforms import with_antenna
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,27 @@ class WindowSource:
             fetched = self.fetch(indices)
         except OSError as error:
             raise DataError(f"{self.name} cannot be read: {error.strerror or error}; copy it again") from error
-        windows = np.ascontiguousarray(fetched, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
+            windows = np.ascontiguousarray(fetched, dtype=np.float32)
         finite = np.isfinite(windows).all(axis=tuple(range(1, windows.ndim)))
         if not finite.all():
             bad = int(indices[int(np.argmin(finite))])
             raise DataError(f"{self.name}: window {bad} holds NaN or infinity; remove it or mend the file")
         return windows
+
+    def with_antenna(self) -> WindowSource:
+        """I/Q without an antenna axis with one, as :func:`offramp.transforms.with_antenna`; windows of other shapes as they are.
+
+        Raises:
+            DataError: Either axis may hold I and Q.
+        """
+        try:
+            shape = with_antenna(np.empty((0, *self.shape))).shape[1:]
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}") from None
+        if shape == self.shape:
+            return self
+        return replace(self, shape=shape, fetch=lambda indices: with_antenna(self.fetch(indices)))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from offramp.errors import DataError, EncoderError, OfframpError
 from offramp.files import free_bytes, write_text
 from offramp.progress import OnProgress, silent
 from offramp.schema.tasks import DegradeSpec, SpectrogramSpec, TransformSpec
-from offramp.transforms import Transform
+from offramp.transforms import Transform, check_range
 
 BATCH_VALUES = 1 << 19
 """Input values in one batch: 256 windows of 2 x 4 x 256. Fixed, so that a resumed pass computes the very same batches."""
@@ -93,7 +93,7 @@ def fill_bank(
 
     Raises:
         EncoderError: The encoder does not take windows of this shape, or has no such pooling.
-        DataError: A window holds NaN or infinity.
+        DataError: A window, or a feature of one, is not finite; it is named by its index.
         OfframpError: The disk is full.
     """
     shape = transform.output_shape(windows.shape)
@@ -147,11 +147,12 @@ def fill_rows(
             on_progress(done, windows.count)
             for number, start in enumerate(range(done, windows.count, batch), start=1):
                 stop = min(start + batch, windows.count)
-                rows = compute(transform(windows.read(np.arange(start, stop))))
+                rows = compute(encoder_inputs(windows, transform, np.arange(start, stop)))
                 for name, output in outputs.items():
-                    if not np.isfinite(rows[name]).all():
+                    finite = np.isfinite(rows[name]).reshape(stop - start, -1).all(axis=1)
+                    if not finite.all():
                         raise DataError(
-                            f"{windows.name}: features at {name} of windows {start} to {stop - 1} are not finite; "
+                            f"{windows.name}: features at {name} of window {start + int(np.argmin(finite))} are not finite; "
                             "scale the input or check the encoder's weights"
                         )
                     output.write(np.ascontiguousarray(rows[name]).data)
@@ -164,6 +165,17 @@ def fill_rows(
     except OSError as error:
         raise OfframpError(f"cannot write features to {folder}: {error.strerror}; free some space") from error
     return folder
+
+
+def encoder_inputs(windows: WindowSource, transform: Transform, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Some windows as the encoder takes them, float32 ``(n, *transform.output_shape(windows.shape))``, C-contiguous.
+
+    Raises:
+        DataError: A window holds NaN or infinity, as stored or behind the transform; it is named by its index.
+    """
+    inputs = np.ascontiguousarray(transform(windows.read(indices)))
+    check_range(inputs, indices, windows.name)
+    return inputs
 
 
 def batch_size(shape: tuple[int, ...]) -> int:

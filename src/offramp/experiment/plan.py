@@ -17,7 +17,7 @@ from rich.text import Text
 
 from offramp.encoders.base import StagedEncoder
 from offramp.experiment.controls.rows import RANDOM_DRAWS
-from offramp.experiment.features import batch_size
+from offramp.experiment.features import batch_size, encoder_inputs
 from offramp.experiment.pipeline import LATENCY_SECONDS
 from offramp.experiment.prepare import Prepared, load, prepare_tasks
 from offramp.heads.fit import Problem, fit_exit
@@ -126,7 +126,7 @@ def _first_batch(encoder: StagedEncoder, prepared: Prepared, device: str) -> tup
     """Taps of all exits for one batch outside the test set, and the seconds that one window took."""
     windows = prepared.dataset.windows
     chosen = prepared.outside_test()[: batch_size(windows.shape)]
-    batch = torch.from_numpy(prepared.transform(windows.read(chosen))).to(device)
+    batch = torch.from_numpy(encoder_inputs(windows, prepared.transform, chosen)).to(device)
     pooling = prepared.task.head.pooling
     with torch.inference_mode():
         encoder.taps(batch, pooling=pooling)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from offramp.policies.costs import CascadeCosts
 from offramp.policies.selection import affordable
 from offramp.progress import OnStep, of_step
 from offramp.schema.suite import LoadedSuite, Suite
-from offramp.schema.tasks import TaskSpec
+from offramp.schema.tasks import DegradeSpec, SpectrogramSpec, TaskSpec
 from offramp.scoring.resampling import resampling_units
 from offramp.transforms import Transform
 
@@ -115,6 +115,8 @@ def prepare(task: TaskSpec, loaded: LoadedSuite, encoder: StagedEncoder) -> Prep
         OfframpError: It names the task, and what of encoder, target, control, budget or policy does not fit.
     """
     dataset = load_dataset(task.data, task.kind)
+    if _takes_antennas(encoder, task):
+        dataset = replace(dataset, windows=dataset.windows.with_antenna())
     split = make_split(dataset, task.split, task.kind, task.shots, loaded.suite.seeds, loaded.suite.seed)
     outside = split.remaining(dataset.windows.count)
     problem = Problem(
@@ -135,6 +137,13 @@ def prepare(task: TaskSpec, loaded: LoadedSuite, encoder: StagedEncoder) -> Prep
     except OfframpError as error:
         raise type(error)(f"{where}: {error}") from None
     return Prepared(problem, transform, costs)
+
+
+def _takes_antennas(encoder: StagedEncoder, task: TaskSpec) -> bool:
+    """Whether windows have to be I/Q ``(2, antennas, x)``, so that those of two axes are I/Q of one antenna."""
+    if isinstance(task.transform, SpectrogramSpec | DegradeSpec) or task.transform == "spectrogram":
+        return True
+    return len(encoder.input.shape) == 3 and encoder.input.shape[0] == 2
 
 
 def _costs(encoder: StagedEncoder, problem: Problem, shape: tuple[int, ...]) -> tuple[ExitCost, ...]:

@@ -24,6 +24,7 @@ from offramp.errors import DataError, OfframpError
 from offramp.export.folding import fold_batchnorm
 from offramp.export.modules import DeployedTask
 from offramp.files import atomic_path
+from offramp.policies.simulation import check_finite
 from offramp.runtime.predictor import Predictor, load_bundle_encoder
 
 INPUT = "windows"
@@ -73,11 +74,12 @@ def export_onnx(
         task: Name of the task.
         out: The file to write.
         exit: Where to end instead of the task's chosen exit.
-        windows: Raw windows ``(n, *window_shape)`` to compare on instead of those in the bundle.
+        windows: Raw windows to compare on instead of those in the bundle, in any form that
+            :meth:`offramp.runtime.Predictor.predict` takes.
 
     Raises:
         BundleError: The bundle cannot be used, or has no such task or exit.
-        DataError: There are no windows to compare on.
+        DataError: There are no windows to compare on, or an answer to one is not finite.
         OfframpError: The ``onnx`` extra is missing, the answers differ, or the file cannot be written.
     """
     require_onnx()
@@ -92,11 +94,14 @@ def export_onnx(
         windows = load_examples(folder).get(task)
     if windows is None or not len(windows):
         raise DataError(f"the bundle holds no example windows of task {task!r}: give some to compare the graph on")
-    expected = Predictor(replace(bundle, tasks={task: chosen}), encoder).predict(windows, [task])[task].outputs
+    predictor = Predictor(replace(bundle, tasks={task: chosen}), encoder)
+    raw = predictor.raw_windows(windows)
+    expected = predictor.predict(raw, [task])[task].outputs
+    compared = np.asarray(raw, np.float32)
     network = DeployedTask(fold_batchnorm(encoder.truncate(chosen.exit, chosen.pooling)), chosen, chosen.exit)
     output = "probabilities" if chosen.kind == "classification" else "values"
     content = onnx_bytes(network, chosen.window_shape, [output], _properties(bundle, chosen))
-    difference = _largest_difference(content, np.asarray(windows, np.float32), expected, chosen.kind)
+    difference = _largest_difference(content, compared, expected, chosen.kind)
     if not difference <= TOLERANCE:
         raise OfframpError(
             f"the exported graph of task {task!r} differs from the bundle by {difference:.2g}, more than {TOLERANCE:g}: "
@@ -104,7 +109,7 @@ def export_onnx(
         )
     with atomic_path(out) as temporary:
         temporary.write_bytes(content)
-    return ExportReport(str(out), task, chosen.exit, output, len(content), len(windows), difference)
+    return ExportReport(str(out), task, chosen.exit, output, len(content), len(compared), difference)
 
 
 def onnx_bytes(
@@ -213,10 +218,11 @@ def _largest_difference(
 ) -> float:
     session = open_session(content)
     scale = 1.0 if kind == "classification" else max(float(np.abs(expected).max()), 1e-30)
-    differences = [
-        np.abs(session.run(None, {INPUT: windows[:size]})[0] - expected[:size]).max() / scale
-        for size in {1, min(3, len(windows)), len(windows)}
-    ]
+    differences = []
+    for size in {1, min(3, len(windows)), len(windows)}:
+        answers = session.run(None, {INPUT: windows[:size]})[0]
+        check_finite(answers)
+        differences.append(np.abs(answers - expected[:size]).max() / scale)
     return float(np.max(differences))
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from offramp.bundle import Head
 from offramp.data.dataset import Dataset
 from offramp.data.splits import Draw, Split
+from offramp.errors import DataError
 from offramp.heads.logistic import fit_logistic
 from offramp.heads.mlp import fit_mlp
 from offramp.heads.ridge import fit_ridge
@@ -118,8 +119,13 @@ def fit_exit(
 
 
 def head_outputs(head: Head, features: FeatureRows, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Logits or values ``(n, outputs)`` of the windows ``indices``, block by block."""
-    return np.concatenate([head(features[block]) for block in head_blocks(head, features, indices)])
+    """Logits or values ``(n, outputs)`` of the windows ``indices``, block by block.
+
+    Raises:
+        DataError: One is not finite; the window is named.
+    """
+    blocks = head_blocks(head, features, indices)
+    return np.concatenate([_finite_outputs(head, features[block], block) for block in blocks])
 
 
 def validation_outputs(problem: Problem, exit: FittedExit, features: FeatureRows, seed: int) -> NDArray[np.float32]:
@@ -133,13 +139,17 @@ def validation_outputs(problem: Problem, exit: FittedExit, features: FeatureRows
 def head_statistics(
     problem: Problem, heads: Sequence[Head], features: FeatureRows, indices: NDArray[np.int64]
 ) -> list[Array]:
-    """Metric statistics ``(n, q)`` of each head on the windows ``indices``; features are read once, block by block."""
+    """Metric statistics ``(n, q)`` of each head on the windows ``indices``; features are read once, block by block.
+
+    Raises:
+        DataError: An output is not finite; the window is named.
+    """
     targets, metric = problem.dataset.targets, problem.metric
     found: list[list[Array]] = [[] for _ in heads]
     for block in head_blocks(heads[0], features, indices):
         taps = features[block]
         for head, parts in zip(heads, found, strict=True):
-            parts.append(metric.statistics(head(taps), targets[block]))
+            parts.append(metric.statistics(_finite_outputs(head, taps, block), targets[block]))
     return [np.concatenate(parts) for parts in found]
 
 
@@ -168,6 +178,17 @@ def reshaping(metric: Metric, shape: tuple[int, ...]) -> Metric:
 def head_blocks(head: Head, features: FeatureRows, indices: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """Indices in blocks that bound the memory of a head's features and outputs."""
     return scoring_blocks(indices, max(math.prod(features.shape[1:]), head.outputs))
+
+
+def _finite_outputs(head: Head, taps: NDArray[np.float32], indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        outputs = head(taps)
+    finite = np.isfinite(outputs).all(axis=1)
+    if not finite.all():
+        raise DataError(
+            f"window {indices[int(np.argmin(finite))]}: the outputs of a head are not finite; scale the windows, or the target"
+        )
+    return outputs
 
 
 def _fit_draws(

@@ -80,7 +80,7 @@ def check_finite(answers: NDArray[np.float32], first: int = 0) -> None:
     finite = np.isfinite(answers).all(axis=1)
     if not finite.all():
         raise DataError(
-            f"window {first + int(np.argmin(finite))}: the outputs are not finite at the last exit; check the heads and the encoder's weights"
+            f"window {first + int(np.argmin(finite))}: the outputs are not finite; scale the window down, or check the heads and the encoder's weights"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,8 @@ def open_windows(task: BundleTask, file: Path) -> Table:
     if not file.exists():
         raise DataError(f"{file} does not exist: give a data file or a folder of SigMF recordings")
     table = _open(_spec(task, file), task.window_shape[-1])
+    if table.windows.shape != task.window_shape:
+        table = replace(table, windows=table.windows.with_antenna())
     if table.windows.shape != task.window_shape:
         raise DataError(
             f"{file} holds windows of shape {table.windows.shape}, and task {task.name!r} takes {task.window_shape}"

@@ -19,10 +19,10 @@ from offramp.errors import BundleError, DataError, OfframpError
 from offramp.heads.modules import head_module
 from offramp.policies.criteria import softmax
 from offramp.policies.policy import Policy
-from offramp.policies.simulation import Decisions
+from offramp.policies.simulation import Decisions, check_finite
 from offramp.runtime.execution import Cascade, run_cascades
 from offramp.runtime.stored import FIXED, policies_of
-from offramp.transforms import Transform
+from offramp.transforms import Transform, check_range, iq_of_complex, with_antenna
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,9 @@ class Predictor:
         """Answer some tasks. Tasks with the same transform share one pass.
 
         Args:
-            x: Raw windows ``(N, *window_shape)`` of any real dtype, as the tasks' data held them; N may be 0.
+            x: Raw windows as the tasks' data held them, of any dtype of numbers; N may be 0: ``(N, *window_shape)``, or for a window
+                shape ``(2, antennas, time)`` complex ``(N, antennas, time)``, and with one antenna complex ``(N, time)`` or real
+                ``(N, 2, time)`` or ``(N, time, 2)``.
             tasks: Names of tasks; all whose windows have this shape if None.
             batch_size: Windows that go through the encoder at a time.
             policy: Name of a policy that each of the tasks has; None for the tasks' fixed exits. A window leaves a pass as soon as the
@@ -128,9 +130,10 @@ class Predictor:
 
         Raises:
             BundleError: Unknown task or policy, or no task takes this shape.
-            DataError: Complex or non-numeric windows, another shape than the task's, NaN or infinity in a window or an answer.
+            DataError: Windows that are no numbers or of another shape than the task's; NaN or infinity in a window, behind its
+                transform or in an answer.
         """
-        windows = _as_array(x)
+        windows = self.raw_windows(x)
         chosen = self._tasks(windows.shape[1:], tasks)
         named = policy or FIXED
         policies = {task.name: self.policy(task.name, named) for task in chosen}
@@ -143,12 +146,14 @@ class Predictor:
         for start in range(0, len(windows), batch_size):
             batch = _finite(windows[start : start + batch_size], first + start)
             for transform, together in sharing.items():
-                inputs = torch.from_numpy(transform(batch)).to(self.device)
+                transformed = transform(batch)
+                check_range(transformed, np.arange(first + start, first + start + len(batch)))
+                inputs = torch.from_numpy(transformed).to(self.device)
                 cascades = [Cascade(self._heads[t.name], policies[t.name], t.pooling) for t in together]
                 found = run_cascades(self.encoder, cascades, inputs, first + start)
                 for task, decisions in zip(together, found, strict=True):
                     decided[task.name].append(decisions)
-        return {task.name: _prediction(task, named, policies[task.name], decided[task.name]) for task in chosen}
+        return {task.name: _prediction(task, named, policies[task.name], decided[task.name], first) for task in chosen}
 
     def policy(self, task: str, name: str) -> Policy:
         """A task's policy by name; raises :class:`BundleError` that lists those there are if there is none."""
@@ -158,6 +163,16 @@ class Predictor:
             there = f"it has {', '.join(others)}" if others else "it has none; run a suite with policies: to fit some"
             raise BundleError(f"task {task!r} has no policy {name!r}: {there}")
         return known[name]
+
+    def raw_windows(self, x: ArrayLike | Tensor) -> NDArray[np.generic]:
+        """Windows as the bundle's tasks have them, real ``(N, *window_shape)``, from any of the forms that :meth:`predict` takes.
+
+        Raises:
+            DataError: They are no numbers, or either of two axes may hold I and Q.
+        """
+        windows = _as_array(x)
+        known = {task.window_shape for task in self.bundle.tasks.values()}
+        return windows if windows.shape[1:] in known else with_antenna(windows)
 
     def _tasks(self, shape: tuple[int, ...], names: Sequence[str] | None) -> list[BundleTask]:
         if names is None:
@@ -177,13 +192,17 @@ class Predictor:
         return chosen
 
 
-def _prediction(task: BundleTask, name: str, policy: Policy, decided: list[Decisions]) -> Prediction:
+def _prediction(
+    task: BundleTask, name: str, policy: Policy, decided: list[Decisions], first: int
+) -> Prediction:
     """The answers of all batches; logits become probabilities at the temperature of the exit that gave them."""
     empty = np.empty((0, task.heads[task.exit].outputs), dtype=np.float32)
     outputs = np.concatenate([empty, *(decisions.outputs for decisions in decided)])
     left = np.concatenate([np.empty(0, np.int64), *(decisions.exit for decisions in decided)])
     if task.kind == "classification" and len(outputs):
-        outputs = softmax(outputs / np.asarray(policy.answer_temperatures, np.float32)[left, None])
+        with np.errstate(over="ignore", invalid="ignore"):
+            outputs = softmax(outputs / np.asarray(policy.answer_temperatures, np.float32)[left, None])
+    check_finite(outputs, first)
     rejected = np.concatenate([np.empty(0, np.bool_), *(decisions.rejected for decisions in decided)])
     return Prediction(task.name, task.kind, outputs, task.label_names, name, policy.exits, left, rejected)
 
@@ -237,7 +256,7 @@ def _check_tokens(task: BundleTask, exits: Iterable[str], encoder: StagedEncoder
 def _as_array(x: ArrayLike | Tensor) -> NDArray[np.generic]:
     windows = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
     if np.iscomplexobj(windows):
-        raise DataError("windows are complex: split them into real and imaginary part, float32 (N, 2, antennas, time)")
+        return iq_of_complex(windows)
     if windows.dtype.kind not in "fiub":
         raise DataError(f"windows are {windows.dtype}: they must be numbers that convert to float32")
     if windows.ndim == 0:

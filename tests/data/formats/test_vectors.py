@@ -88,8 +88,8 @@ def test_large_columns_are_read_only_as_the_target(write_hdf5, monkeypatch: pyte
     assert set(table.columns) == {"label"}
     assert table.large["future"].shape == (2, 40, 40)
     reads = []
-    fetch = arrays._real
-    monkeypatch.setattr(arrays, "_real", lambda values: (reads.append(values.shape), fetch(values))[1])
+    fetch = arrays.real_of
+    monkeypatch.setattr(arrays, "real_of", lambda values: (reads.append(values.shape), fetch(values))[1])
     load_dataset(DataSpec(path=path, target="label"), "classification")
     assert (N, 2, 40, 40) not in reads
     monkeypatch.setattr("offramp.data.dataset.BLOCK", 4)

@@ -63,6 +63,15 @@ def stored_arrays(file: h5py.File) -> dict[str, h5py.Dataset]:
     return arrays
 
 
+def value_type(dataset: h5py.Dataset) -> np.dtype[Any]:
+    """Type of a dataset's values: ``U`` for text of any length, ``V0`` where numpy has none."""
+    try:
+        dtype: np.dtype[Any] = dataset.dtype
+    except TypeError:
+        return np.dtype("V")
+    return np.dtype(np.str_) if dtype.kind == "O" and h5py.check_string_dtype(dtype) is not None else dtype
+
+
 class OpenFile:
     """One open handle per process: handles do not survive a fork."""
 
@@ -80,12 +89,13 @@ class OpenFile:
 
 
 class RowReader:
-    """Rows of one dataset by index; or blocks of so many rows by the number of the block."""
+    """Rows of one dataset by index; or blocks of so many rows by the number of the block; or rows that lie along the last axis."""
 
-    def __init__(self, path: Path, field: str, block: int | None = None) -> None:
+    def __init__(self, path: Path, field: str, block: int | None = None, last: bool = False) -> None:
         self._path = path
         self._field = field
         self._block = block
+        self._last = last
         self._process = -1
         self._dataset: Any = None
 
@@ -94,18 +104,19 @@ class RowReader:
         unique, inverse = np.unique(indices, return_inverse=True)
         with readable(self._path):
             dataset = self._open()
-            block, shape = (
-                self._block or 1,
-                dataset.shape[1:] if self._block is None else (self._block, *dataset.shape[1:]),
-            )
+            row = dataset.shape[:-1] if self._last else dataset.shape[1:]
+            block, shape = self._block or 1, row if self._block is None else (self._block, *row)
             rows = np.empty((len(unique), *shape), dataset.dtype)
             # h5py is slow at scattered indices, so neighbours are read as slices
             for run in np.split(np.arange(len(unique)), np.flatnonzero(np.diff(unique) > MAX_GAP) + 1):
                 if len(run):
                     first, last = int(unique[run[0]]), int(unique[run[-1]])
-                    read = dataset[first * block : (last + 1) * block].reshape(-1, *shape)
+                    read = self._run(dataset, slice(first * block, (last + 1) * block)).reshape(-1, *shape)
                     rows[run[0] : run[-1] + 1] = read[unique[run] - first]
         return rows[inverse]
+
+    def _run(self, dataset: Any, rows: slice) -> NDArray[Any]:
+        return np.moveaxis(dataset[..., rows], -1, 0) if self._last else dataset[rows]
 
     def _open(self) -> Any:
         """One handle per process: handles do not survive a fork."""
@@ -116,7 +127,8 @@ class RowReader:
             options = {}
             if chunks:
                 # Room for all chunks of two rows of chunks: a pass over the file then decompresses each chunk once.
-                count = math.prod(-(-size // chunk) for size, chunk in zip(shape[1:], chunks[1:], strict=True))
+                others = slice(None, -1) if self._last else slice(1, None)
+                count = math.prod(-(-size // chunk) for size, chunk in zip(shape[others], chunks[others], strict=True))
                 needed = 2 * count * math.prod(chunks) * item_bytes
                 options = {
                     "rdcc_nbytes": min(max(needed, 2**20), MAX_CACHE_BYTES),

@@ -1,33 +1,35 @@
-"""What HDF5 and npz files have in common: named arrays with one row per window.
+"""What HDF5, npz and MATLAB files have in common: named arrays with one row per window.
 
 The input array is real ``(N, ...)``, or complex ``(N, antennas, time)`` or ``(N, time)``, which is turned into float32
-``(N, 2, antennas, time)`` with axis 1 = I, Q. All other arrays with N rows are columns: one-dimensional integers, floats or text,
-``(N, dimensions)`` numbers, and vectors with several axes, which are flattened in C order. Complex columns become real ones with an axis
-of real and imaginary part in front of their own. Columns with many values are read only where one is the target. Names of classes
-stand beside the columns as ``labels`` for the column ``label`` and ``labels_x`` for the columns ``label_x`` and ``x``, as a list in JSON or as an
-array of text; ``label_pairs`` names the classes of ``label`` by two words each.
+``(N, 2, antennas, time)`` with axis 1 = I, Q. Real I/Q without an antenna axis, ``(N, 2, time)`` or ``(N, time, 2)``, stays as it is here: only
+who knows the encoder can tell it from an image. All other arrays with N rows are columns: one-dimensional integers, floats or text (also laid out
+as ``(N, 1)`` or ``(1, N)``), ``(N, dimensions)`` numbers, and vectors with several axes, which are flattened in C order. Complex columns become
+real ones with an axis of real and imaginary part in front of their own. Columns with many values are read only where one is the target. Names of
+classes stand beside the columns as ``labels`` for the column ``label`` and ``labels_x`` for the columns ``label_x`` and ``x``, as a list in JSON or
+as an array of text; ``label_pairs`` names the classes of ``label`` by two words each.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.data.formats.columns import column_values, has_rows, real_of, row_shape
+from offramp.data.formats.stored import StoredArray
 from offramp.data.formats.windows import Fetch
-from offramp.data.summary import ArraySummary
+from offramp.data.summary import ArraySummary, FileSummary, summarise_table, whole_numbers
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
 from offramp.schema.tasks import DataSpec
+from offramp.transforms import iq_of_complex
 
 WINDOW_ARRAYS = ("sample", "image", "csi", "features", "cir")
 """Usual names of the array of windows."""
@@ -43,18 +45,6 @@ MAX_LISTED = 12
 """Arrays that a message lists."""
 
 
-class StoredArray(Protocol):
-    """A numpy array or an HDF5 dataset."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-
-    def __getitem__(self, key: Any) -> Any: ...
-
-
 def window_array(spec: DataSpec, arrays: Mapping[str, StoredArray]) -> str:
     """Name of the array of windows: ``spec.input``, or else the first of ``WINDOW_ARRAYS`` that is there."""
     if spec.input is not None:
@@ -68,7 +58,6 @@ def table_from_arrays(
     spec: DataSpec,
     arrays: Mapping[str, StoredArray],
     label_names: dict[str, tuple[str, ...]],
-    reader: Callable[[str], Fetch],
     hashed: bool = True,
 ) -> Table:
     """A table of the windows ``field`` and all columns beside it.
@@ -79,11 +68,10 @@ def table_from_arrays(
         spec: The columns it names must have one row per window.
         arrays: All arrays of the file by name.
         label_names: Names of classes by column.
-        reader: Name of an array -> a function that fetches its rows by index, as stored.
         hashed: Whether the file is read for the fingerprint, which a summary does not need.
 
     Raises:
-        DataError: The input array is missing, empty or of an unusable type, or a named column has another length.
+        DataError: The input array is missing, empty or of an unusable type, or a named column has another length or an unusable type.
     """
     if field not in arrays:
         raise DataError(f"{path} has no array {field!r}: set data.input to one of {_listing(arrays)}")
@@ -91,25 +79,24 @@ def table_from_arrays(
     shape = _window_shape(path, field, stored)
     count = stored.shape[0]
     for name in (spec.target, spec.group, spec.snr):
-        if name is not None and name in arrays and arrays[name].shape[:1] != (count,):
-            rows = arrays[name].shape[0] if arrays[name].shape else 0
-            raise DataError(f"{path}: {name!r} has {rows} rows and {field!r} has {count} windows; both must be as long")
+        if name is not None and name in arrays:
+            _check_column(path, name, arrays[name], field, count)
     windows = WindowSource(
         name=str(path),
         count=count,
         shape=shape,
         fingerprint=_fingerprint(path, field) if hashed else "",
-        fetch=_iq_fetch(reader(field)) if stored.dtype.kind == "c" else reader(field),
+        fetch=_iq_fetch(stored.rows) if stored.dtype.kind == "c" else stored.rows,
     )
     columns, shapes, large = {}, {}, {}
     for name, array in arrays.items():
-        row = _row_shape(array)
-        if name == field or array.shape[:1] != (count,) or row is None:
+        row = None if name == field else row_shape(array, count)
+        if row is None:
             continue
         if math.prod(row) > MAX_DIMENSIONS or (row and count * math.prod(row) > MAX_VALUES):
-            large[name] = WindowSource(f"{path}: {name!r}", count, row, "", _real_fetch(reader(name)))
+            large[name] = WindowSource(f"{path}: {name!r}", count, row, "", _real_fetch(array.rows, row))
             continue
-        columns[name] = _values(array, row)
+        columns[name] = column_values(array, row)
         if len(row) > 1:
             shapes[name] = row
     names = {name: listed for name, listed in label_names.items() if name in {*columns, *large}}
@@ -136,103 +123,71 @@ def with_defaults(table: Table, target: str | None = None, group: str | None = N
 
 def is_shared(values: NDArray[np.generic]) -> bool:
     """Whether there are several values and fewer than windows."""
-    kinds = "iuU" if values.ndim == 1 else "f"
-    return values.dtype.kind in kinds and 1 < len(np.unique(values, axis=0)) < len(values)
-
-
-def array_summaries(arrays: Mapping[str, StoredArray]) -> tuple[ArraySummary, ...]:
-    """Name, shape and type of every array."""
-    return tuple(
-        ArraySummary(name, tuple(array.shape), "text" if array.dtype.kind in "SUO" else str(array.dtype))
-        for name, array in arrays.items()
+    usable = (
+        values.dtype.kind == "f" if values.ndim > 1 else whole_numbers(values) is not None or values.dtype.kind == "U"
     )
+    return usable and 1 < len(np.unique(values, axis=0)) < len(values)
 
 
-def names_of_classes(path: Path, stored: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Class names by column from entries ``labels``, ``labels_x`` and ``label_pairs``, each a list in JSON or an array of text.
-
-    Raises:
-        DataError: An entry is neither.
-    """
-    names: dict[str, tuple[str, ...]] = {}
-    for key, value in stored.items():
-        if key not in ("labels", "label_pairs") and not key.startswith("labels_"):
-            continue
-        try:
-            listed = np.asarray(value)
-            if listed.ndim == 0:
-                listed = np.asarray(json.loads(listed.item()))
-            rows = listed.reshape(len(listed), -1) if len(listed) else listed
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{path}: {key!r} must list the names of classes as JSON or as an array of text") from error
-        listing = tuple(" / ".join(text(row)) for row in rows)
-        if key == "label_pairs":
-            names.setdefault("label", listing)
-            continue
-        names["label" + key.removeprefix("labels")] = listing
-        if key != "labels":
-            names.setdefault(key.removeprefix("labels_"), listing)
-    return names
+def summarise_arrays(
+    path: Path, format_name: str, arrays: Mapping[str, StoredArray], open_windows: Callable[[], Table]
+) -> FileSummary:
+    """All arrays of a file; and its columns, if the windows have one of the usual names and can be read."""
+    listed = tuple(ArraySummary(name, array.shape, array.kind) for name, array in arrays.items())
+    field = window_array(DataSpec(path=path), arrays)
+    unread = FileSummary(str(path), format_name, None, "window", None, (), listed)
+    if field not in arrays:
+        return replace(unread, note=f"no array is called {', '.join(WINDOW_ARRAYS)}: name the windows in data.input")
+    try:
+        table = open_windows()
+    except DataError as error:
+        return replace(unread, note=str(error))
+    summary = summarise_table(table, str(path), format_name, listed)
+    return replace(summary, note=_reading(field, arrays[field], table.windows.shape))
 
 
-def text(values: NDArray[Any]) -> NDArray[np.str_]:
-    """Text from UTF-8 bytes, Python objects or text, ``(n,)``."""
-    return np.array([v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values], dtype=np.str_)
+def _reading(field: str, array: StoredArray, shape: tuple[int, ...]) -> str:
+    """How windows are read, in words."""
+    read_as = f"(N, {', '.join(map(str, shape))})"
+    if array.dtype.kind == "c":
+        return f"{field} is {array.kind} and read as I/Q {read_as}"
+    if len(shape) == 2 and 2 in shape and shape != (2, 2):
+        samples = max(shape)
+        return f"{field} is {array.kind} {read_as}; read as I/Q (N, 2, 1, {samples}) where an encoder takes I/Q"
+    return f"{field} is {array.kind} and read as {read_as}"
 
 
-def _row_shape(array: StoredArray) -> tuple[int, ...] | None:
-    """Shape of one row as a column; None for what cannot be one."""
-    kind, row = array.dtype.kind, tuple(array.shape[1:])
-    if kind in "SUO":
-        return () if not row else None
-    if kind not in "biufc" or 0 in row:
-        return None
-    return (2, *row) if kind == "c" else row
-
-
-def _values(array: StoredArray, row: tuple[int, ...]) -> NDArray[np.generic]:
-    if array.dtype.kind in "SUO":
-        return text(array[()])
-    values = _real(np.asarray(array[()]))
-    if not row:
-        return values
-    return values.reshape(len(values), -1).astype(values.dtype if values.dtype.kind == "f" else np.float64, copy=False)
-
-
-def _real(values: NDArray[Any]) -> NDArray[Any]:
-    """Truth values as 0 and 1; complex numbers as an axis 1 of real and imaginary part."""
-    if values.dtype.kind == "b":
-        return values.astype(np.int8)
-    return np.stack((values.real, values.imag), axis=1) if values.dtype.kind == "c" else values
+def _check_column(path: Path, name: str, array: StoredArray, field: str, count: int) -> None:
+    if not has_rows(array, count):
+        rows = array.shape[0] if array.shape else 0
+        raise DataError(f"{path}: {name!r} has {rows} rows and {field!r} has {count} windows; both must be as long")
+    if row_shape(array, count) is None:
+        raise DataError(
+            f"{path}: {name!r} is {array.kind} {array.shape}; a column holds numbers or text, one row per window"
+        )
 
 
 def _window_shape(path: Path, name: str, array: StoredArray) -> tuple[int, ...]:
     kind, rank = array.dtype.kind, len(array.shape)
     if kind not in "iufc" or rank < 2 or (kind == "c" and rank > 3):
         raise DataError(
-            f"{path}: {name!r} is {array.dtype} {tuple(array.shape)}; windows are real (N, ...) or complex (N, antennas, time)"
+            f"{path}: {name!r} is {array.kind} {array.shape}; windows are real (N, ...) or complex (N, antennas, time)"
         )
     if array.shape[0] == 0:
         raise DataError(f"{path}: {name!r} holds no windows")
     if 0 in array.shape:
-        raise DataError(f"{path}: {name!r} has the shape {tuple(array.shape)}: its windows are empty")
+        raise DataError(f"{path}: {name!r} has the shape {array.shape}: its windows are empty")
     if kind != "c":
-        return tuple(array.shape[1:])
+        return array.shape[1:]
     return (2, 1, array.shape[1]) if rank == 2 else (2, *array.shape[1:])
 
 
 def _iq_fetch(fetch: Fetch) -> Fetch:
-    return lambda indices: _to_iq(fetch(indices))
+    return lambda indices: iq_of_complex(fetch(indices))
 
 
-def _real_fetch(fetch: Fetch) -> Fetch:
-    return lambda indices: _real(fetch(indices))
-
-
-def _to_iq(windows: NDArray[Any]) -> NDArray[np.float32]:
-    if windows.ndim == 2:
-        windows = windows[:, None, :]
-    return np.stack((windows.real, windows.imag), axis=1).astype(np.float32, copy=False)
+def _real_fetch(fetch: Fetch, row: tuple[int, ...]) -> Fetch:
+    return lambda indices: real_of(fetch(indices)).reshape(len(indices), *row)
 
 
 def _fingerprint(path: Path, field: str) -> str:
@@ -246,6 +201,6 @@ def _fingerprint(path: Path, field: str) -> str:
 
 
 def _listing(arrays: Mapping[str, StoredArray]) -> str:
-    shown = [f"{name} {tuple(array.shape)}" for name, array in islice(arrays.items(), MAX_LISTED)]
+    shown = [f"{name} {array.shape}" for name, array in islice(arrays.items(), MAX_LISTED)]
     more = [f"{len(arrays) - MAX_LISTED} more"] if len(arrays) > MAX_LISTED else []
     return ", ".join(shown + more) or "(the file has no arrays)"

@@ -22,7 +22,7 @@ from offramp.data.table import WindowSource
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.taps import freeze
 from offramp.errors import DataError
-from offramp.experiment.features import TapMatrix, batch_size, digest, fill_rows
+from offramp.experiment.features import TapMatrix, batch_size, digest, encoder_inputs, fill_rows
 from offramp.heads.rows import FeatureRows
 from offramp.progress import OnProgress
 from offramp.transforms import Transform
@@ -177,8 +177,8 @@ def control_features(
     raw = name == "raw_input"
     reduce = _raw_input(windows, transform, fit_on) if raw else FEATURE_CONTROLS[name].compute
     transform = transform if raw or transform.name == "degrade" else Transform()
-    width = reduce(transform(windows.read(np.arange(1)))).shape[1]
-    key = [name, VERSION, windows.fingerprint, transform.to_dict()]
+    width = reduce(encoder_inputs(windows, transform, np.arange(1))).shape[1]
+    key = [name, VERSION, windows.fingerprint, windows.shape, transform.to_dict()]
     if raw:
         key.append(hashlib.sha256(fit_on.tobytes()).hexdigest())
     folder = root / digest(key)
@@ -194,7 +194,7 @@ def _raw_input(windows: WindowSource, transform: Transform, fit_on: NDArray[np.i
     components = min(MOST_RAW_FEATURES, len(sample), width)
     solver = "covariance_eigh" if width <= 4096 else "randomized"
     analysis = PCA(components, svd_solver=solver, random_state=0)
-    analysis.fit(transform(windows.read(sample)).reshape(len(sample), width))
+    analysis.fit(encoder_inputs(windows, transform, sample).reshape(len(sample), width))
     return lambda batch: np.asarray(analysis.transform(batch.reshape(len(batch), width)), dtype=np.float32)
 
 
@@ -247,6 +247,6 @@ def random_twin(
         size = batch_size(windows.shape)
         with torch.no_grad():
             for start in range(0, len(sample), size):
-                batch = transform(windows.read(sample[start : start + size]))
+                batch = encoder_inputs(windows, transform, sample[start : start + size])
                 twin.taps(torch.from_numpy(batch).to(device), [twin.exits[-1].name])
     return freeze(twin)

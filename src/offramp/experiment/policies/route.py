@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from offramp.experiment.evaluate import Resampling
-from offramp.experiment.features import FeatureBank
+from offramp.experiment.features import FeatureBank, encoder_inputs
 from offramp.experiment.policies.check import has_class
 from offramp.experiment.policies.compare import Compared, compare_policies
 from offramp.experiment.policies.measuring import Machine, measure_policies
@@ -139,7 +139,7 @@ def _measured(
 ) -> tuple[MeasuredPolicies, Policy]:
     test = prepared.problem.split.test
     spread = test[np.linspace(0, len(test) - 1, min(asked.batch, len(test))).astype(np.int64)]
-    inputs = torch.from_numpy(prepared.transform(prepared.dataset.windows.read(spread))).to(context.device)
+    inputs = torch.from_numpy(encoder_inputs(prepared.dataset.windows, prepared.transform, spread)).to(context.device)
     placed = {exit: copy.deepcopy(head).eval().requires_grad_(False).to(context.device) for exit, head in heads.items()}
     machine = Machine(context.encoder, placed, prepared.task.head.pooling, inputs)
     fixed = compared.chosen.row.fixed.name

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from offramp.bundle import Head
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import EncoderError, SuiteError
-from offramp.experiment.features import batch_size
+from offramp.experiment.features import batch_size, encoder_inputs
 from offramp.experiment.prepare import Prepared, load, prepare
 from offramp.files import output_folder, write_text
 from offramp.schema.suite import LoadedSuite
@@ -126,4 +126,4 @@ def validation_scores(
 
 def _inputs(prepared: Prepared, indices: NDArray[np.int64]) -> NDArray[np.float32]:
     """Windows as the encoder sees them."""
-    return np.ascontiguousarray(prepared.transform(prepared.dataset.windows.read(indices)))
+    return encoder_inputs(prepared.dataset.windows, prepared.transform, indices)

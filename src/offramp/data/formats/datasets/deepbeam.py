@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.data.containers.hdf5_files import RowReader, holds, opened
-from offramp.data.formats.arrays import text
+from offramp.data.formats.columns import text
 from offramp.data.formats.windows import Fetch, digest
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table, WindowSource

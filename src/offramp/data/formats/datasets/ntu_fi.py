@@ -19,8 +19,6 @@ windows of one person stand in train and test.
 from __future__ import annotations
 
 import re
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat, whosmat
-from scipy.io.matlab import MatReadError
 
+from offramp.data.containers.matlab import READING_ERRORS
 from offramp.data.formats.windows import digest, name_below, one_by_one
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table, WindowSource
@@ -39,21 +37,6 @@ from offramp.schema.tasks import DataSpec
 ANTENNAS, SUBCARRIERS = 3, 114
 ARRAY = "CSIamp"
 PARTS = (("train_amp", "test_amp"), ("train", "test"))
-READING_ERRORS = (
-    MatReadError,
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    NotImplementedError,
-    OverflowError,
-    EOFError,
-    MemoryError,
-    zlib.error,
-    struct.error,
-)
-"""What SciPy raises at damaged files, by the place of the damage."""
 FLAT_NAME = re.compile(r"([A-Za-z]+)[ _-]?\d+")
 
 

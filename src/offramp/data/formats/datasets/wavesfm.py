@@ -59,7 +59,7 @@ def adapt(table: Table, field: str, attributes: Mapping[str, Any]) -> Table:
         table = replace(table, windows=replace(table.windows, shape=(*shape[:2], taps), fetch=fetch))
     if "coord_nominal_min" in attributes and "label" in table.columns:
         low, high = (_numbers(name, attributes, f"coord_nominal_{end}") for end in ("min", "max"))
-        label = np.asarray(table.columns["label"], dtype=np.float32)
+        label = np.asarray(table.columns["label"], dtype=np.float32).reshape(table.windows.count, -1)
         if label.shape[1:] != low.shape or low.shape != high.shape:
             raise DataError(
                 f"{name}: 'label' is {label.shape} and coord_nominal_min/max have {len(low)} and {len(high)} values; "

@@ -1,7 +1,8 @@
 """HDF5: an array of windows, columns of the same length, class names as attributes ``labels`` or ``labels_x`` of the file.
 
 See :mod:`offramp.data.formats.arrays` for shapes and types, and :mod:`offramp.data.formats.datasets.wavesfm` for the caches of WavesFM, which
-are of this layout. The attributes ``default_target`` and ``default_group`` name columns. Windows are read on demand.
+are of this layout. The attributes ``default_target`` and ``default_group`` name columns. Windows are read on demand. Axes are taken as HDF5 has
+them: what MATLAB saved is read by :mod:`offramp.data.formats.generic.matlab` unless the suite names this format.
 """
 
 from __future__ import annotations
@@ -9,23 +10,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from offramp.data.containers.hdf5_files import RowReader, opened, stored_arrays
-from offramp.data.formats.arrays import (
-    array_summaries,
-    names_of_classes,
-    table_from_arrays,
-    window_array,
-    with_defaults,
-)
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.data.containers.hdf5_files import RowReader, opened, readable, stored_arrays, value_type
+from offramp.data.containers.matlab import is_matlab_hdf5
+from offramp.data.formats.arrays import summarise_arrays, table_from_arrays, window_array, with_defaults
+from offramp.data.formats.columns import names_of_classes
 from offramp.data.formats.datasets import wavesfm
-from offramp.data.summary import FileSummary, summarise_table
+from offramp.data.formats.stored import StoredArray, stored_array
+from offramp.data.summary import FileSummary
 from offramp.data.table import Table
 from offramp.schema.tasks import DataSpec
 
 
 def recognise(path: Path) -> bool:
     """By suffix: a damaged HDF5 file has to be named as such."""
-    return path.suffix.lower() in (".h5", ".hdf5") and not path.is_dir()
+    return path.suffix.lower() in (".h5", ".hdf5") and not path.is_dir() and not is_matlab_hdf5(path)
 
 
 def read(spec: DataSpec) -> Table:
@@ -35,28 +37,34 @@ def read(spec: DataSpec) -> Table:
         DataError: Not HDF5, truncated, without windows, or with arrays of different length.
     """
     assert spec.path is not None
-    return _table(spec.path, spec)
+    with opened(spec.path) as file:
+        return _table(spec.path, spec, file, _arrays(spec.path, file))
 
 
 def summarise(path: Path) -> FileSummary:
     """All arrays; and the columns, if the windows have one of the usual names."""
     spec = DataSpec(path=path, format="hdf5")
     with opened(path) as file:
-        arrays = stored_arrays(file)
-        listed = array_summaries(arrays)
-        known = window_array(spec, arrays) in arrays
-    if known:
-        return summarise_table(_table(path, spec, hashed=False), str(path), "hdf5", listed)
-    return FileSummary(str(path), "hdf5", None, "window", None, (), listed)
+        arrays = _arrays(path, file)
+        return summarise_arrays(path, "hdf5", arrays, lambda: _table(path, spec, file, arrays, hashed=False))
 
 
-def _table(path: Path, spec: DataSpec, hashed: bool = True) -> Table:
-    with opened(path) as file:
-        arrays = stored_arrays(file)
-        attributes = dict(file.attrs)
-        field = window_array(spec, arrays)
-        names = names_of_classes(path, attributes)
-        table = table_from_arrays(path, field, spec, arrays, names, lambda name: RowReader(path, name), hashed)
+def _arrays(path: Path, file: h5py.File) -> dict[str, StoredArray]:
+    return {name: _stored(path, name, dataset) for name, dataset in stored_arrays(file).items()}
+
+
+def _stored(path: Path, name: str, dataset: h5py.Dataset) -> StoredArray:
+    def values() -> NDArray[Any]:
+        with readable(path):
+            return np.asarray(dataset[()])
+
+    return stored_array(dataset.shape, value_type(dataset), values, RowReader(path, name))
+
+
+def _table(path: Path, spec: DataSpec, file: h5py.File, arrays: dict[str, StoredArray], hashed: bool = True) -> Table:
+    attributes = dict(file.attrs)
+    field = window_array(spec, arrays)
+    table = table_from_arrays(path, field, spec, arrays, names_of_classes(path, attributes), hashed)
     table = wavesfm.adapt(table, field, attributes)
     return with_defaults(table, _name(attributes, "default_target"), _name(attributes, "default_group"))
 

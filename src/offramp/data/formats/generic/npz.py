@@ -12,16 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.data.formats.arrays import (
-    StoredArray,
-    array_summaries,
-    names_of_classes,
-    table_from_arrays,
-    window_array,
-    with_defaults,
-)
-from offramp.data.formats.windows import Fetch
-from offramp.data.summary import FileSummary, summarise_table
+from offramp.data.formats.arrays import summarise_arrays, table_from_arrays, window_array, with_defaults
+from offramp.data.formats.columns import names_in_arrays
+from offramp.data.formats.stored import StoredArray, in_memory
+from offramp.data.summary import FileSummary
 from offramp.data.table import Table
 from offramp.errors import DataError
 from offramp.schema.tasks import DataSpec
@@ -39,31 +33,25 @@ def read(spec: DataSpec) -> Table:
         DataError: Not npz, damaged, with pickled objects, without windows, or with arrays of different length.
     """
     assert spec.path is not None
-    arrays = _load(spec.path)
-    stored: dict[str, StoredArray] = dict(arrays)
-    field = window_array(spec, stored)
-    windows = arrays.get(field)
-    names = {
-        name: array
-        for name, array in arrays.items()
-        if array.dtype.kind in "SU" and (windows is None or array.shape[:1] != windows.shape[:1])
-    }
-
-    def reader(name: str) -> Fetch:
-        return lambda indices: arrays[name][indices]
-
-    listed = names_of_classes(spec.path, names)
-    return with_defaults(table_from_arrays(spec.path, field, spec, stored, listed, reader))
+    return _table(spec.path, spec, _arrays(spec.path))
 
 
 def summarise(path: Path) -> FileSummary:
     """All arrays; and the columns, if the windows have one of the usual names."""
-    arrays = _load(path)
-    listed = array_summaries(dict(arrays))
+    arrays = _arrays(path)
     spec = DataSpec(path=path, format="npz")
-    if window_array(spec, dict(arrays)) in arrays:
-        return summarise_table(read(spec), str(path), "npz", listed)
-    return FileSummary(str(path), "npz", None, "window", None, (), listed)
+    return summarise_arrays(path, "npz", arrays, lambda: _table(path, spec, arrays, hashed=False))
+
+
+def _table(path: Path, spec: DataSpec, arrays: dict[str, StoredArray], hashed: bool = True) -> Table:
+    field = window_array(spec, arrays)
+    count = arrays[field].shape[0] if field in arrays and arrays[field].shape else None
+    names = names_in_arrays(path, arrays, count)
+    return with_defaults(table_from_arrays(path, field, spec, arrays, names, hashed))
+
+
+def _arrays(path: Path) -> dict[str, StoredArray]:
+    return {name: in_memory(values) for name, values in _load(path).items()}
 
 
 def _load(path: Path) -> dict[str, NDArray[np.generic]]:
