@@ -125,7 +125,7 @@ def test_regression_has_no_labels(predictor: Predictor):
             r"no task takes windows of shape \(N, 2, 2, 90\): the bundle has modulation \(N, 2",
         ),
         (WINDOWS[:, :, :, :90], ["angle"], r"task 'angle' takes windows of shape \(N, 2, 2, 96\), not \(N, 2, 2, 90\)"),
-        (WINDOWS[:, 0] + 1j * WINDOWS[:, 1], None, "complex"),
+        (WINDOWS + 1j * WINDOWS, None, "complex windows are"),
         (np.full((2, *IQ_SHAPE), "a"), None, "must be numbers"),
         (3.0, None, "single number"),
         (np.where(np.arange(7)[:, None, None, None] == 5, np.nan, WINDOWS), None, "window 5 holds NaN or infinity"),

@@ -129,12 +129,11 @@ def whole_numbers(values: NDArray[Any]) -> NDArray[np.integer] | None:
     """Integers, also where they are stored as floats, as MATLAB stores them; None for text and for values that are not whole."""
     if values.dtype.kind in "iu":
         return values
-    if (
-        values.dtype.kind != "f"
-        or not (np.isfinite(values) & (values == np.floor(values)) & (abs(values) < 2**53)).all()
-    ):
+    if values.dtype.kind != "f":
         return None
-    return values.astype(np.int64)
+    wide = values.astype(np.float64)
+    whole = np.isfinite(wide) & (wide == np.floor(wide)) & (np.abs(wide) < 2**53)
+    return wide.astype(np.int64) if whole.all() else None
 
 
 def value_name(value: Any, names: Sequence[str] | None) -> str:

@@ -57,7 +57,9 @@ def stored_array(
     """An array by its type as stored; pairs of a real and an imaginary part are read as complex numbers."""
     whole = complex_type(dtype)
     if whole is None:
-        kind = "text" if dtype.kind in "SU" else UNREADABLE.get(dtype.str, str(dtype))
+        kind = (
+            "text" if dtype.kind in "SU" else UNREADABLE.get(dtype.str, dtype.name if dtype.kind == "c" else str(dtype))
+        )
         return StoredArray(shape, dtype, kind, values, rows)
     names = ", ".join(dtype.names or ())
     return StoredArray(

@@ -96,34 +96,43 @@ def _counted_by_last(path: Path, spec: DataSpec, field: str, variables: Mapping[
     shape = variables[field].first.shape
     if len(shape) < 2 or variables[field].last is None:
         return False
-    columns = _telling(spec, field, variables).values()
-    named = any(name in variables for name in (spec.target, spec.group, spec.snr))
-    by_first, by_last = (
-        bool(columns) and (all if named else any)(_fits(column.first.shape, axis, shape[axis]) for column in columns)
-        for axis in (0, -1)
+    named, *others = (
+        tuple(_fit(columns, axis, shape[axis], each) for axis in (0, -1))
+        for columns, each in _telling(spec, field, variables)
     )
-    if by_first == by_last and shape[0] == shape[-1] > 1:
+    for by_first, by_last in (named, *others):
+        if by_first != by_last:
+            return by_last
+    if named == (True, True) or shape[0] == shape[-1] > 1:
         raise DataError(
             f"{path}: {field!r} is {shape}, and either its first or its last axis may count the windows: leave a window out, or save "
             "it from Python as .npz, windows first"
         )
-    return by_last and not by_first
+    return False
 
 
-def _telling(spec: DataSpec, field: str, variables: Mapping[str, Variable]) -> dict[str, Variable]:
-    """The columns that tell which axis counts windows: those that the suite names, else those with usual names, else all."""
+def _telling(
+    spec: DataSpec, field: str, variables: Mapping[str, Variable]
+) -> Iterator[tuple[list[tuple[int, ...]], bool]]:
+    """Shapes of the columns that tell what counts windows, those to be heard first in front, and whether all of them have to agree."""
     usable = {
-        name: variable
+        name: variable.first.shape
         for name, variable in variables.items()
-        if name != field and (variable.first.is_numeric or variable.first.is_text) and not name.startswith("labels")
+        if name != field and (variable.first.is_numeric or variable.first.is_text)
     }
-    for names in ((spec.target, spec.group, spec.snr), (*TARGETS, *GROUPS)):
-        if chosen := {name: variable for name, variable in usable.items() if name in names}:
-            return chosen
-    return usable
+    named, usual = (spec.target, spec.group, spec.snr), (*TARGETS, *GROUPS)
+    yield [shape for name, shape in usable.items() if name in named], True
+    yield [shape for name, shape in usable.items() if name in usual], False
+    yield list(usable.values()), False
 
 
-def _fits(shape: tuple[int, ...], axis: int, count: int) -> bool:
+def _fit(columns: list[tuple[int, ...]], axis: int, count: int, each: bool) -> bool:
+    """Whether columns have ``count`` rows along an axis, ``each`` of them or any."""
+    fits = [_rows_fit(shape, axis, count) for shape in columns]
+    return bool(fits) and (all(fits) if each else any(fits))
+
+
+def _rows_fit(shape: tuple[int, ...], axis: int, count: int) -> bool:
     """Whether a variable has ``count`` rows along an axis; a vector may lie along any."""
     return bool(shape) and (shape[axis] == count or max(shape) == math.prod(shape) == count)
 
