@@ -125,7 +125,7 @@ def head_outputs(head: Head, features: FeatureRows, indices: NDArray[np.int64]) 
         DataError: One is not finite; the window is named.
     """
     blocks = head_blocks(head, features, indices)
-    return np.concatenate([_finite_outputs(head, features[block], block) for block in blocks])
+    return np.concatenate([_finite_outputs(head, features[block], block, "") for block in blocks])
 
 
 def validation_outputs(problem: Problem, exit: FittedExit, features: FeatureRows, seed: int) -> NDArray[np.float32]:
@@ -144,12 +144,12 @@ def head_statistics(
     Raises:
         DataError: An output is not finite; the window is named.
     """
-    targets, metric = problem.dataset.targets, problem.metric
+    targets, metric, name = problem.dataset.targets, problem.metric, problem.dataset.windows.name
     found: list[list[Array]] = [[] for _ in heads]
     for block in head_blocks(heads[0], features, indices):
         taps = features[block]
         for head, parts in zip(heads, found, strict=True):
-            parts.append(metric.statistics(_finite_outputs(head, taps, block), targets[block]))
+            parts.append(metric.statistics(_finite_outputs(head, taps, block, name), targets[block]))
     return [np.concatenate(parts) for parts in found]
 
 
@@ -180,13 +180,16 @@ def head_blocks(head: Head, features: FeatureRows, indices: NDArray[np.int64]) -
     return scoring_blocks(indices, max(math.prod(features.shape[1:]), head.outputs))
 
 
-def _finite_outputs(head: Head, taps: NDArray[np.float32], indices: NDArray[np.int64]) -> NDArray[np.float32]:
+def _finite_outputs(
+    head: Head, taps: NDArray[np.float32], indices: NDArray[np.int64], name: str
+) -> NDArray[np.float32]:
     with np.errstate(over="ignore", invalid="ignore"):
         outputs = head(taps)
     finite = np.isfinite(outputs).all(axis=1)
     if not finite.all():
+        where = f"{name}: " if name else ""
         raise DataError(
-            f"window {indices[int(np.argmin(finite))]}: the outputs of a head are not finite; scale the windows, or the target"
+            f"{where}window {indices[int(np.argmin(finite))]}: the outputs of a head are not finite; scale the windows, or the target"
         )
     return outputs
 

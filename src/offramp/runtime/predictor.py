@@ -192,9 +192,7 @@ class Predictor:
         return chosen
 
 
-def _prediction(
-    task: BundleTask, name: str, policy: Policy, decided: list[Decisions], first: int
-) -> Prediction:
+def _prediction(task: BundleTask, name: str, policy: Policy, decided: list[Decisions], first: int) -> Prediction:
     """The answers of all batches; logits become probabilities at the temperature of the exit that gave them."""
     empty = np.empty((0, task.heads[task.exit].outputs), dtype=np.float32)
     outputs = np.concatenate([empty, *(decisions.outputs for decisions in decided)])
