@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tiny import noise, source
 from offramp.errors import DataError
 from offramp.experiment.features import fit_transform
 from offramp.schema.tasks import DegradeSpec
-from offramp.transforms import Transform, degrade, spectrogram
+from offramp.transforms import Transform, check_range, degrade, iq_of_complex, spectrogram, with_antenna
 
 
 def test_none_is_the_identity() -> None:
@@ -171,3 +172,60 @@ def test_standardize_takes_channels_over_time() -> None:
     windows = np.random.default_rng(0).standard_normal((3, 2, 4, 5, 6)).astype(np.float32)
     made = Transform("standardize", (1.0, 2.0), (3.0, 4.0))(windows)
     np.testing.assert_allclose(made[:, 1], (windows[:, 1] - 2) * 4, rtol=1e-6)
+
+
+def complex_windows(*shape: int) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 16), (5, 16), (0, 3, 16), (0, 16)])
+def test_complex_windows_become_iq(shape: tuple[int, ...]) -> None:
+    windows = complex_windows(*shape)
+    found = iq_of_complex(windows)
+    assert found.dtype == np.float32
+    assert iq_of_complex(windows.astype(np.complex128)).dtype == np.float64
+    assert found.shape == (shape[0], 2, *(shape[1:] if len(shape) == 3 else (1, 16)))
+    np.testing.assert_array_equal((found[:, 0] + 1j * found[:, 1]).reshape(shape), windows)
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 2, 3, 16)])
+def test_complex_windows_of_other_shapes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match=r"complex windows are \(N, antennas, time\) or \(N, time\)"):
+        iq_of_complex(complex_windows(*shape))
+
+
+def test_iq_without_an_antenna_axis_gets_one() -> None:
+    windows = np.random.default_rng(0).standard_normal((5, 2, 16))
+    expected = windows.reshape(5, 2, 1, 16)
+    np.testing.assert_array_equal(with_antenna(windows), expected)
+    np.testing.assert_array_equal(with_antenna(windows.transpose(0, 2, 1)), expected)
+    for others in (np.zeros((5, 2, 1, 16)), np.zeros((5, 3, 16)), np.zeros((5, 2)), np.zeros((5, 1, 2, 3))):
+        assert with_antenna(others) is others
+    with pytest.raises(DataError, match=r"store them as \(N, 2, 1, time\)"):
+        with_antenna(np.zeros((5, 2, 2)))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Transform(),
+        Transform("standardize", (0.0, 0.0), (10.0, 10.0)),
+        Transform("spectrogram"),
+        Transform("degrade", snr_db=10.0),
+        Transform("degrade", antennas=1),
+    ],
+)
+@pytest.mark.parametrize("value", [3e38, -3e38, 1e30])
+def test_windows_that_float32_cannot_compute_with_are_named(transform: Transform, value: float) -> None:
+    """By an encoder that scales to unit power, the last ones would pass for silence."""
+    windows = np.random.default_rng(0).standard_normal((4, 2, 1, 64)).astype(np.float32)
+    check_range(transform(windows), np.arange(4))
+    windows[2, 0, 0, :5] = value
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inputs = transform(windows)
+        with pytest.raises(DataError, match=r"a\.h5: window 12 overflows float32") as caught:
+            check_range(inputs, np.arange(10, 14), "a.h5")
+    assert "\n" not in str(caught.value)
+    check_range(inputs[:0], np.arange(0))

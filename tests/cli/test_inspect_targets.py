@@ -100,6 +100,15 @@ def test_file(tmp_path: Path):
     assert "(1, 2, 1, 64)" in shown(inspect_target(str(path)))
 
 
+def test_how_windows_are_read(tmp_path: Path):
+    waves = noise(4, (3, 16)) + 1j * noise(4, (3, 16))
+    text = shown(inspect_target(str(write_hdf5(tmp_path / "d.h5", sample=waves.astype(np.complex64)))))
+    assert "sample is complex64 and read as I/Q (N, 2, 3, 16)" in text
+    text = shown(inspect_target(str(write_hdf5(tmp_path / "e.h5", sample=waves[:, None]))))
+    assert "windows are real (N, ...) or complex (N, antennas, time)" in " ".join(text.split())
+    assert "complex" in text
+
+
 def test_every_group_once(tmp_path: Path):
     path = write_hdf5(tmp_path / "d.h5", sample=noise(1), city=np.array(["rome"]))
     text = shown(inspect_target(str(path)))

@@ -235,6 +235,15 @@ def test_a_bad_window_is_named(encoder: StagedEncoder, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("transform", [Transform(), Transform("standardize", (0.0, 0.0), (9.0, 9.0))])
+def test_a_window_that_overflows_is_named(encoder: StagedEncoder, tmp_path: Path, transform: Transform) -> None:
+    large = noise(COUNT)
+    large[137, 1, 0, 5] = 3e38
+    with pytest.raises(DataError, match=r"made: window 137 overflows float32") as caught:
+        fill_bank(encoder, source(large), transform, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_an_encoder_that_overflows(windows: WindowSource, tmp_path: Path) -> None:
     encoder = tiny_encoder()
     encoder.stages[-1][0].weight.data.fill_(float("nan"))

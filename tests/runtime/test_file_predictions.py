@@ -55,6 +55,34 @@ def test_jsonl_of_a_regression(iq_folder: Path, data: Path, tmp_path: Path):
     assert {row["confidence"] for row in rows} == {None}
 
 
+@pytest.mark.parametrize("form", ["(N, 2, time)", "(N, time, 2)", "complex", "pairs"])
+def test_a_file_of_any_form_of_iq(iq_folder: Path, tmp_path: Path, form: str):
+    raw = np.random.default_rng(4).standard_normal((5, 2, 128)).astype(np.float32)
+    pairs = np.zeros((5, 128), [("real", "f4"), ("imag", "f4")])
+    pairs["real"], pairs["imag"] = raw[:, 0], raw[:, 1]
+    forms = {
+        "(N, 2, time)": raw,
+        "(N, time, 2)": raw.transpose(0, 2, 1),
+        "complex": raw[:, 0] + 1j * raw[:, 1],
+        "pairs": pairs,
+    }
+    np.savez(tmp_path / "data.npz", sample=forms[form])
+    predict_file(iq_folder, tmp_path / "data.npz", "shape", "csv", tmp_path / "p.csv")
+    expected = offramp.load(iq_folder).predict(raw[:, :, None], tasks=["shape"])["shape"]
+    np.testing.assert_array_equal(
+        np.float32([row["confidence"] for row in read_csv(tmp_path / "p.csv")]), expected.confidence
+    )
+
+
+def test_a_window_that_overflows_is_named_and_nothing_is_written(iq_folder: Path, tmp_path: Path):
+    large = windows(23)
+    large[17] = 3e38
+    np.savez(tmp_path / "data.npz", sample=large)
+    with pytest.raises(DataError, match="window 17 overflows float32"):
+        predict_file(iq_folder, tmp_path / "data.npz", "device", "csv", tmp_path / "p.csv")
+    assert not (tmp_path / "p.csv").exists()
+
+
 def test_standard_output(iq_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     predict_file(iq_folder, data, "device", "csv", None)
     predict_file(iq_folder, data, "device", "csv", tmp_path / "p.csv")

@@ -1,6 +1,7 @@
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,10 @@ def test_regression_has_no_labels(predictor: Predictor):
         (WINDOWS + 1j * WINDOWS, None, "complex windows are"),
         (np.full((2, *IQ_SHAPE), "a"), None, "must be numbers"),
         (3.0, None, "single number"),
+        (WINDOWS[:, :, 0, :2], None, r"\(I/Q, time\) or \(time, I/Q\)"),
+        (np.where(np.arange(7)[:, None, None, None] == 5, 3e38, WINDOWS), None, "window 5 overflows float32"),
+        (np.where(np.arange(7)[:, None, None, None] == 5, 3e38, WINDOWS), ["device"], "window 5 overflows float32"),
+        (np.where(np.arange(7)[:, None, None, None] == 3, 1e25, WINDOWS), ["angle"], "window 3 overflows float32"),
         (np.where(np.arange(7)[:, None, None, None] == 5, np.nan, WINDOWS), None, "window 5 holds NaN or infinity"),
         (
             np.where(np.arange(7)[:, None, None, None] == 4, 1e60, WINDOWS.astype(np.float64)),
@@ -139,6 +144,49 @@ def test_regression_has_no_labels(predictor: Predictor):
 def test_bad_windows(predictor: Predictor, windows, tasks, message: str):
     with pytest.raises(DataError, match=message):
         predictor.predict(windows, tasks, batch_size=2)
+
+
+def test_complex_windows_are_iq(predictor: Predictor):
+    expected = {name: answer.outputs for name, answer in predictor.predict(WINDOWS).items()}
+    waves = WINDOWS[:, 0] + 1j * WINDOWS[:, 1]
+    for windows in (waves, waves.astype(np.complex128), torch.from_numpy(waves), waves.tolist(), waves.astype(">c8")):
+        found = predictor.predict(windows, batch_size=3)
+        assert list(found) == list(expected)
+        for name, answer in found.items():
+            np.testing.assert_allclose(answer.outputs, expected[name], atol=1e-5)
+    assert predictor.predict(waves[:0])["angle"].outputs.shape == (0, 2)
+    with pytest.raises(DataError, match="window 3 holds NaN or infinity"):
+        predictor.predict(np.where(np.arange(7)[:, None, None] == 3, complex(0, np.nan), waves), batch_size=2)
+
+
+def test_iq_without_an_antenna_axis(predictor: Predictor):
+    windows = np.random.default_rng(4).standard_normal((5, 2, 1, 128)).astype(np.float32)
+    expected = predictor.predict(windows, ["shape"])["shape"].outputs
+    raw = windows[:, :, 0]
+    for given in (raw, raw.transpose(0, 2, 1), raw[:, 0] + 1j * raw[:, 1], torch.from_numpy(raw)):
+        np.testing.assert_array_equal(predictor.predict(given)["shape"].outputs, expected)
+        np.testing.assert_array_equal(predictor.predict(given, ["shape"])["shape"].outputs, expected)
+
+
+def test_an_answer_that_is_not_finite_names_its_window(iq_folder: Path):
+    """The head looks at one feature, with weights that overflow for the window where it is largest."""
+    bundle = load_bundle(iq_folder)
+    stored = bundle.task("device")
+    with torch.no_grad():
+        inputs = torch.from_numpy(STANDARDIZE(WINDOWS))
+        taps = small_shufflenet().taps(inputs, [stored.exit])[stored.exit].numpy()
+    second, first = np.sort(taps, axis=0)[-2:]
+    feature = int(np.argmax(first - second))
+    window = int(np.argmax(taps[:, feature]))
+    hidden = np.zeros((1, taps.shape[1]), np.float32)
+    hidden[0, feature] = 1e6
+    largest = np.float32(np.finfo(np.float32).max / (5e5 * (first[feature] + second[feature])))
+    layers = ((hidden, np.zeros(1, np.float32)), (np.array([[0], [largest]], np.float32), np.zeros(2, np.float32)))
+    task = replace(stored, heads=stored.heads | {stored.exit: replace(stored.heads[stored.exit], layers=layers)})
+    predictor = Predictor(replace(bundle, tasks={"device": task}), small_shufflenet())
+    assert np.isfinite(predictor.predict(np.delete(WINDOWS, window, axis=0))["device"].outputs).all()
+    with pytest.raises(DataError, match=f"window {window}: the outputs are not finite"):
+        predictor.predict(WINDOWS, batch_size=3)
 
 
 def test_bad_options(predictor: Predictor):
