@@ -27,6 +27,7 @@ import torch
 import typer
 import yaml
 from pydantic import BaseModel
+from scipy.io import savemat
 
 from offramp import cli, costs
 from offramp.cli.app import app
@@ -401,6 +402,15 @@ def make_mistakes(folder: Path) -> None:
     bad = windows.copy()
     bad[17, 0, 0, 5] = np.nan
     file("nan.h5", sample=bad)
+    bad[17, 0, 0, 5] = 3e38
+    file("loud.h5", sample=bad)
+    savemat(
+        folder / "square.mat", {"sample": np.zeros((64, 2, 64)), "label": np.arange(64) % 2, "recording": np.arange(64)}
+    )
+    suite("square.yaml", {"path": "square.mat"})
+    cells = np.array([["low"], ["high"]] * 30, dtype=object)
+    savemat(folder / "cells.mat", {"sample": windows, "label": cells, "recording": recording[:, None]})
+    suite("cells.yaml", {"path": "cells.mat"})
 
     recordings = folder / "recordings"
     recordings.mkdir()
