@@ -180,6 +180,13 @@ def test_nothing_in_a_file_stops_inspection(tmp_path: Path) -> None:
         check_refused(path, f"'{name}'", "windows are real", input=name)
 
 
+@pytest.mark.parametrize("shape", [(N,), (1, N), (N, 1)])
+def test_windows_along_the_last_axis_are_refused(write: Write, shape: tuple[int, ...]) -> None:
+    """As MATLAB's h5write leaves them, with nothing to tell who wrote them."""
+    path = write(sample=np.moveaxis(SAMPLE, 0, -1), label=(np.arange(N) % 2).reshape(shape))
+    check_refused(path, "'sample' is (2, 1, 16, 6)", "store them along the first", target="label")
+
+
 def test_iq_without_antennas_is_said(write: Write) -> None:
     assert (
         "(N, 2, 16); read as I/Q (N, 2, 1, 16) where an encoder takes I/Q"

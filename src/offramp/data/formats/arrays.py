@@ -80,7 +80,7 @@ def table_from_arrays(
     count = stored.shape[0]
     for name in (spec.target, spec.group, spec.snr):
         if name is not None and name in arrays:
-            _check_column(path, name, arrays[name], field, count)
+            _check_column(path, name, arrays[name], field, stored.shape)
     windows = WindowSource(
         name=str(path),
         count=count,
@@ -157,11 +157,17 @@ def _reading(field: str, array: StoredArray, shape: tuple[int, ...]) -> str:
     return f"{field} is {array.kind} and read as {read_as}"
 
 
-def _check_column(path: Path, name: str, array: StoredArray, field: str, count: int) -> None:
-    if not has_rows(array, count):
+def _check_column(path: Path, name: str, array: StoredArray, field: str, windows: tuple[int, ...]) -> None:
+    if not has_rows(array, windows[0]):
+        if has_rows(array, windows[-1]):
+            raise DataError(
+                f"{path}: {field!r} is {windows} and {name!r} is {array.shape}: the windows lie along the last axis, store them along the first"
+            )
         rows = array.shape[0] if array.shape else 0
-        raise DataError(f"{path}: {name!r} has {rows} rows and {field!r} has {count} windows; both must be as long")
-    if row_shape(array, count) is None:
+        raise DataError(
+            f"{path}: {name!r} has {rows} rows and {field!r} has {windows[0]} windows; both must be as long"
+        )
+    if row_shape(array, windows[0]) is None:
         raise DataError(
             f"{path}: {name!r} is {array.kind} {array.shape}; a column holds numbers or text, one row per window"
         )
