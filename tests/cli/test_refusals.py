@@ -397,7 +397,7 @@ def test_refusal_of_a_whole_process(lab: Lab):
     assert done.stderr == f"offramp: {lab / 'data.h5'} is not an HDF5 file: correct data.path or data.format\n"
 
 
-@pytest.mark.parametrize("where", ["prepare", "run_task"])
+@pytest.mark.parametrize("where", ["prepare_tasks", "run_task"])
 def test_our_own_fault(lab: Lab, call: Call, monkeypatch: pytest.MonkeyPatch, where: str):
     def broken(*_: Any) -> None:
         raise RuntimeError("a slip")
@@ -414,5 +414,5 @@ def test_other_system_errors_are_ours(lab: Lab, call: Call, monkeypatch: pytest.
     def broken(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(pipeline, "prepare", broken)
+    monkeypatch.setattr(pipeline, "prepare_tasks", broken)
     assert call("run", lab.suite(), "--out", lab / "out")[0] == 1
