@@ -7,6 +7,7 @@ import pytest
 import sigmf
 
 from offramp.data.formats.generic.sigmf import read
+from offramp.data.table import Positions
 from offramp.errors import DataError
 from offramp.runtime import Prediction, rows, write_csv, write_jsonl, write_sigmf
 from offramp.schema.tasks import DataSpec
@@ -101,7 +102,7 @@ def recordings(tmp_path: Path) -> Path:
 def test_sigmf_annotations(recordings: Path, tmp_path: Path):
     table = read(DataSpec(path=recordings, format="sigmf", window=100))
     assert table.positions is not None
-    written = write_sigmf(iter([FIRST]), table.positions, 100, recordings, tmp_path / "out")
+    written = write_sigmf(iter([FIRST]), table.positions, recordings, tmp_path / "out")
     assert written == [tmp_path / "out" / "a.sigmf-meta", tmp_path / "out" / "sub" / "b.sigmf-meta"]
     first, second = (json.loads(path.read_text()) for path in written)
     assert first["global"]["core:description"] == "a"
@@ -122,8 +123,8 @@ def test_sigmf_annotations(recordings: Path, tmp_path: Path):
 
 
 def test_sigmf_needs_as_many_predictions_as_windows(recordings: Path, tmp_path: Path):
-    positions = (np.array(["a"]), np.array([10]))
+    positions = Positions(np.array(["a"]), np.array([10]), np.array([110]), np.array(["NaT"], "datetime64[ns]"))
     with pytest.raises(DataError, match="2 predictions for the 1 windows"):
-        write_sigmf([FIRST], positions, 100, recordings, tmp_path / "out")
+        write_sigmf([FIRST], positions, recordings, tmp_path / "out")
     with pytest.raises(DataError, match="choose another folder"):
-        write_sigmf([SECOND], positions, 100, recordings, recordings)
+        write_sigmf([SECOND], positions, recordings, recordings)

@@ -108,7 +108,7 @@ def read(spec: DataSpec) -> Table:
         DataError: ``data.window`` is missing; a file is damaged, has no channels or another number of receive antennas than the
             first; nothing is as long as a window.
     """
-    assert spec.path is not None
+    assert isinstance(spec.path, Path)
     if spec.window is None:
         raise DataError(f"{spec.path} holds recordings of Wi-Fi packets: set data.window to the packets per window")
     window, hop = spec.window, spec.hop or spec.window

@@ -78,7 +78,7 @@ def read(spec: DataSpec) -> Table:
         DataError: A file of a pair is missing; metadata is broken, of another datatype or without a transmitter; samples are
             cut off; nothing is as long as a window.
     """
-    assert spec.path is not None
+    assert isinstance(spec.path, Path)
     recordings = _recordings(spec.path)
     window = spec.window or WINDOW
     hop = spec.hop or window
