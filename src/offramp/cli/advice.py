@@ -26,7 +26,7 @@ PREDICT = {
 INSPECT = {"path": "TARGET", "format": "--format"}
 """Keys of ``data:`` that a message of ``inspect`` may name."""
 
-_KEY = re.compile(r"(?<![\w./-])data\.((?:label\.)?[a-z_]+)(?:: (true\b)|(: ))?(?![\w./])")
+_KEY = re.compile(r"(?<![\w./-])data\.((?:label\.)?[a-z_]+)(?![\w./])(?:: true\b|(: ))?")
 
 
 @contextmanager
@@ -43,6 +43,6 @@ def in_options(message: str, options: Mapping[str, str]) -> str:
 
     def option(found: re.Match[str]) -> str:
         name = options.get(found[1])
-        return found[0] if name is None else name + (" " if found[3] else "")
+        return found[0] if name is None else name + (" " if found[2] else "")
 
     return _KEY.sub(option, message)

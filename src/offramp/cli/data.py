@@ -150,7 +150,7 @@ def data_convert(
     """
     from pydantic import ValidationError
 
-    from offramp.cli.advice import CONVERT, in_options, said_as_options
+    from offramp.cli.advice import CONVERT, said_as_options
     from offramp.cli.progress import Steps
     from offramp.data.conversion import convert
     from offramp.errors import SuiteError
@@ -178,7 +178,8 @@ def data_convert(
             skip_bad=skip_bad,
         )
     except ValidationError as error:
-        raise SuiteError(in_options(f"data.{explain(error, DataSpec)}", CONVERT)) from None
+        key, _, reason = explain(error, DataSpec).partition(": ")
+        raise SuiteError(f"{CONVERT.get(key, key)}: {reason}") from None
     with Steps() as steps, said_as_options(CONVERT):
         convert(spec, out, lambda done, total: steps("windows", done, total), steps.note)
     print(out)

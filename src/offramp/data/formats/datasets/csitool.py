@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 
 from offramp.data.formats.windows import digest, file_bytes, name_below, numbered, one_by_one, spread
 from offramp.data.summary import FileSummary, summarise_column
-from offramp.data.table import Table, WindowSource
+from offramp.data.table import NoWindowsError, Table, WindowSource
 from offramp.errors import DataError
 from offramp.schema.tasks import DataSpec
 
@@ -117,7 +117,7 @@ def read(spec: DataSpec) -> Table:
     origin = np.repeat(np.arange(len(recordings)), [len(windows) for windows in kept])
     place = np.concatenate(kept)
     if len(origin) == 0:
-        raise DataError(f"{spec.path} gives no windows of {window} packets: choose a shorter data.window")
+        raise NoWindowsError(f"{spec.path} gives no windows of {window} packets: choose a shorter data.window")
     shape = (2, recordings[0].antennas * SUBCARRIERS, window)
     labels, names = numbered([recording.label for recording in recordings])
     power = np.concatenate([recording.power[windows] for recording, windows in zip(recordings, kept, strict=True)])

@@ -39,7 +39,7 @@ from offramp.data.formats.windows import (
     read_interleaved,
 )
 from offramp.data.summary import FileSummary, summarise_column
-from offramp.data.table import Table, WindowSource
+from offramp.data.table import NoWindowsError, Table, WindowSource
 from offramp.errors import DataError
 from offramp.schema.tasks import DataSpec
 
@@ -84,7 +84,7 @@ def read(spec: DataSpec) -> Table:
     hop = spec.hop or window
     origin, starts = cut([recording.samples for recording in recordings], window, hop, spec.windows_per_recording)
     if len(origin) == 0:
-        raise DataError(f"{spec.path} gives no windows of {window} samples: choose a shorter data.window")
+        raise NoWindowsError(f"{spec.path} gives no windows of {window} samples: choose a shorter data.window")
     labels, names = numbered([recording.transmitter for recording in recordings])
     columns: dict[str, NDArray[np.generic]] = {"label": labels[origin], "recording": origin}
     label_names = {"label": names, "recording": tuple(recording.name for recording in recordings)}
