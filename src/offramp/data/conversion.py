@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from offramp.data.formats import open_table
 from offramp.data.places import find_places
 from offramp.data.table import Table
 from offramp.errors import DataError
-from offramp.progress import OnProgress, silent
+from offramp.progress import OnNote, OnProgress, silent
 from offramp.schema.tasks import DataSpec
 
 
@@ -19,7 +18,7 @@ def convert(
     spec: DataSpec,
     out: Path,
     on_progress: OnProgress = silent,
-    on_note: Callable[[str], None] = lambda note: None,
+    on_note: OnNote = silent,
 ) -> None:
     """Write the windows and columns that ``spec`` names as an HDF5 cache, block by block.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -17,6 +17,7 @@ from offramp.data.places import find_places, listing
 from offramp.data.table import NoWindowsError, SampleRatesError, Table
 from offramp.errors import BundleError, DataError
 from offramp.files import atomic_path, output_folder
+from offramp.progress import OnNote, OnStep, silent
 from offramp.runtime.outputs import COLUMNS, PLACE_COLUMNS, complete, rows, write_csv, write_jsonl, write_sigmf
 from offramp.runtime.predictor import Prediction, load
 from offramp.schema.tasks import DataSpec
@@ -46,10 +47,10 @@ def predict_file(
     output: str,
     out: Path | None,
     device: str = "cpu",
-    on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    on_progress: OnStep = silent,
     policy: str | None = None,
     reading: Reading = Reading(),
-    on_note: Callable[[str], None] = lambda note: None,
+    on_note: OnNote = silent,
 ) -> None:
     """Predict one task for every window of a file: as many answers as windows, and windows of every recording.
 
