@@ -54,6 +54,11 @@ def shorten(text: str, letters: int = LETTERS) -> str:
     return text if len(text) <= letters else f"{text[:half]}...{text[-half:]}"
 
 
+def silent_note(silent: Sequence[str], count: int) -> tuple[str, ...]:
+    """What must be said of recordings that give no window, of so many in all."""
+    return (f"{len(silent)} of {count} recordings give no windows: {listing(silent)}",) if silent else ()
+
+
 def open_each(
     places: Sequence[tuple[str, T]], open_one: Callable[[str, T], U], skip_bad: bool, what: str
 ) -> tuple[list[U], tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -86,6 +86,12 @@ class Positions(NamedTuple):
     starts: NDArray[np.int64]
     stops: NDArray[np.int64]
     times: NDArray[np.datetime64]
+
+    @classmethod
+    def of(cls, names: Sequence[str], origin: NDArray[np.int64], starts: NDArray[np.int64], window: int) -> Positions:
+        """Of whole windows from the recordings ``names[origin]``, at times that are not known."""
+        times = np.full(len(starts), np.datetime64("NaT", "ns"))
+        return cls(np.array(names)[origin], starts, starts + window, times)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def predict_file(
             on_progress("predicting", stop, table.windows.count)
 
     if output == "sigmf" and out is not None:
-        if table.positions is None:
+        if table.positions is None or format_of(DataSpec(path=file)) != "sigmf":
             raise DataError(f"{file} is not a SigMF recording: choose --format csv or jsonl")
         write_sigmf(predictions(), table.positions, file, output_folder(out))
     elif out is None:

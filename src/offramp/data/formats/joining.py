@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from offramp.data.formats.arrays import with_defaults
 from offramp.data.places import name_of
-from offramp.data.table import Table, WindowSource
+from offramp.data.table import Positions, Table, WindowSource
 from offramp.errors import DataError
 
 FILE = "file"
@@ -52,7 +53,14 @@ def join(places: Sequence[Path], tables: Sequence[Table]) -> Table:
     notes = tuple(f"{place}: {note}" for place, table in zip(places, tables, strict=True) for note in table.notes)
     silent = tuple(name for table in tables for name in table.silent)
     joined = Table(
-        windows, columns, label_names, column_shapes=first.column_shapes, large=large, silent=silent, notes=notes
+        windows,
+        columns,
+        label_names,
+        positions=_positions(places, tables),
+        column_shapes=first.column_shapes,
+        large=large,
+        silent=silent,
+        notes=notes,
     )
     return with_defaults(
         joined,
@@ -129,6 +137,20 @@ def _joined(sources: Sequence[WindowSource], name: str, fingerprint: str) -> Win
         return rows
 
     return WindowSource(name, int(ends[-1]), sources[0].shape, fingerprint, fetch)
+
+
+def _positions(places: Sequence[Path], tables: Sequence[Table]) -> Positions | None:
+    """Those of all, if all have them; with the path of the file before a name that several have."""
+    of_files = [table.positions for table in tables if table.positions is not None]
+    if len(of_files) < len(tables):
+        return None
+    taken = Counter(name for own in of_files for name in np.unique(own.names).tolist())
+    names = [
+        np.array([str(name) if taken[str(name)] == 1 else f"{place}: {name}" for name in own.names])
+        for place, own in zip(places, of_files, strict=True)
+    ]
+    starts, stops, times = (np.concatenate([own[part] for own in of_files]) for part in (1, 2, 3))
+    return Positions(np.concatenate(names), starts, stops, times)
 
 
 def _shared(values: Sequence[str | None]) -> str | None:

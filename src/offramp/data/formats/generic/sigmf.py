@@ -45,7 +45,7 @@ from offramp.data.containers.recordings import (
     read_recording,
 )
 from offramp.data.formats.windows import digest, spread
-from offramp.data.places import find_places, listing, name_of, open_each
+from offramp.data.places import find_places, listing, name_of, open_each, silent_note
 from offramp.data.summary import FileSummary, summarise_column
 from offramp.data.table import NoWindowsError, Positions, SampleRatesError, Table, WindowSource
 from offramp.errors import DataError
@@ -265,9 +265,7 @@ def _notes(
     window: int,
 ) -> tuple[str, ...]:
     """Recordings that give nothing, and windows that are filled up."""
-    notes = []
-    if silent:
-        notes.append(f"{len(silent)} of {len(sources)} recordings give no windows: {listing(silent)}")
+    notes = [*silent_note(silent, len(sources))]
     up = np.array([source.change.numerator for source in sources])[origin]
     down = np.array([source.change.denominator for source in sources])[origin]
     shown = (spans[:, 1] - spans[:, 0]) * up // down
