@@ -45,6 +45,7 @@ from offramp.schema.tasks import (
     DataSpec,
     DegradeSpec,
     HeadSpec,
+    LabelSpec,
     SpectrogramSpec,
     SplitSpec,
     SyntheticSpec,
@@ -241,6 +242,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "task ": TaskSpec,
     "head.": HeadSpec,
     "data.": DataSpec,
+    "data.label.": LabelSpec,
     "data.synthetic.": SyntheticSpec,
     "split.": SplitSpec,
     "policies.": PoliciesSpec,
@@ -267,8 +269,8 @@ def key_rows() -> dict[str, list[str]]:
 
 def keys() -> Iterator[tuple[str, type[BaseModel], str]]:
     for prefix, model in MODELS.items():
-        for field in model.model_fields:
-            yield ("" if prefix == "task " else prefix) + field, model, field
+        for field, info in model.model_fields.items():
+            yield ("" if prefix == "task " else prefix) + (info.alias or field), model, field
     for key, (model, _) in SETTINGS.items():
         yield key, model, key.rsplit(".", 1)[1]
 
@@ -316,6 +318,8 @@ def part_with(key: str, value: Any) -> dict[str, Any]:
         value["synthetic"]["scenario"] = "fingerprint"
     if first == "policies" and rest[:1] == ["guarantee"] and "level" not in value["guarantee"]:
         value["guarantee"]["level"] = 0.1
+    if key == "data.label.pattern":
+        value["label"]["from"] = "file"
     if first == "data":
         value = {"target": "label"} | ({} if "synthetic" in value else {"path": "a.h5"}) | value
     return {first: value}
@@ -421,6 +425,20 @@ def make_mistakes(folder: Path) -> None:
     (recordings / "burst.sigmf-meta").write_text(meta.dumps())
     suite("sigmf.yaml", {"path": "recordings", "group": "recording"})
     suite("annotation.yaml", {"path": "recordings", "group": "recording", "window": 64})
+
+    for name, rate in (("plain/a", 1e6), ("rates/a", 1e6), ("rates/b", 20e6), ("damaged/a", 1e6), ("damaged/c", 1e6)):
+        (folder / name).parent.mkdir(exist_ok=True)
+        np.zeros(1000, dtype=np.complex64).tofile(folder / f"{name}.sigmf-data")
+        meta = sigmf.SigMFFile(
+            global_info={"core:datatype": "cf32_le", "core:sample_rate": rate, "core:version": "1.2.0"}
+        )
+        meta.add_capture(0)
+        (folder / f"{name}.sigmf-meta").write_text(meta.dumps())
+    shutil.copy(folder / "damaged" / "a.sigmf-meta", folder / "damaged" / "b.sigmf-meta")
+    suite("plain.yaml", {"path": "plain", "window": 64})
+    suite("rates.yaml", {"path": "rates", "window": 64, "cut": "all"})
+    file("even.h5")
+    suite("several.yaml", {"path": ["even.h5", "short.h5"]})
 
     shutil.copytree(folder / "runs" / "mine" / "bundle", folder / "swapped")
     save_encoder(narrow_encoder(seed=9, repeats=[1, 1, 1]), folder / "swapped" / "encoder")

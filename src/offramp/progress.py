@@ -8,6 +8,8 @@ OnProgress = Callable[[int, int], None]
 """Called with how much is done and how much there is."""
 OnStep = Callable[[str, int, int], None]
 """The same behind what is being done."""
+OnNote = Callable[[str], None]
+"""Called with each sentence that must be said."""
 
 
 def silent(*_: object) -> None:

@@ -31,7 +31,7 @@ def pickled(path: Path) -> Path:
 def test_a_cache_inspects_as_its_origin(tmp_path: Path) -> None:
     path, out = pickled(tmp_path / "a.pkl"), tmp_path / "new" / "cache.h5"
     progress = []
-    convert(path, out, on_progress=lambda done, total: progress.append((done, total)))
+    convert(DataSpec(path=path), out, on_progress=lambda done, total: progress.append((done, total)))
     assert progress[-1] == (24, 24)
     before, after = inspect_file(path), inspect_file(out)
     assert after.format == "hdf5"
@@ -50,7 +50,7 @@ def test_a_cache_inspects_as_its_origin(tmp_path: Path) -> None:
 def test_recordings_are_cut(tmp_path: Path, write_sigmf) -> None:
     samples = RNG.standard_normal(400).astype(np.float32)
     folder = write_sigmf(samples, "cf32_le", [(0, 100, "a"), (100, 100, "b")]).parent
-    convert(folder, tmp_path / "c.h5", window=32, hop=16)
+    convert(DataSpec(path=folder, window=32, hop=16), tmp_path / "c.h5")
     table, spec = open_table(DataSpec(path=tmp_path / "c.h5")), DataSpec(path=folder, window=32, hop=16)
     np.testing.assert_array_equal(
         table.windows.read(np.arange(table.windows.count)),
@@ -58,17 +58,17 @@ def test_recordings_are_cut(tmp_path: Path, write_sigmf) -> None:
     )
     assert (table.default_target, table.default_group) == ("label", "recording")
     with pytest.raises(DataError, match="samples per window"):
-        convert(folder, tmp_path / "d.h5")
+        convert(DataSpec(path=folder), tmp_path / "d.h5")
 
 
 def test_refusals(tmp_path: Path) -> None:
     path = pickled(tmp_path / "a.pkl")
     with pytest.raises(DataError, match=r"unknown format 'rlm': choose one of .*rml-pickle"):
-        convert(path, tmp_path / "c.h5", "rlm")
+        convert(DataSpec(path=path, format="rlm"), tmp_path / "c.h5")
     with pytest.raises(DataError, match="does not exist"):
-        convert(tmp_path / "none.pkl", tmp_path / "c.h5")
+        convert(DataSpec(path=tmp_path / "none.pkl"), tmp_path / "c.h5")
     with pytest.raises(DataError, match="choose another --out"):
-        convert(path, tmp_path / "." / "a.pkl")
+        convert(DataSpec(path=path), tmp_path / "." / "a.pkl")
     assert sorted(place.name for place in tmp_path.iterdir()) == ["a.pkl"]
     assert path.read_bytes() == protocol0(CONTENT)
 
@@ -79,7 +79,7 @@ def test_damage_leaves_the_earlier_file(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(protocol0(broken))
     (tmp_path / "c.h5").write_text("earlier")
     with pytest.raises(DataError, match="window 23 holds NaN"):
-        convert(tmp_path / "a.pkl", tmp_path / "c.h5")
+        convert(DataSpec(path=tmp_path / "a.pkl"), tmp_path / "c.h5")
     assert (tmp_path / "c.h5").read_text() == "earlier"
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -91,7 +91,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = pickled(tmp_path / "a.pkl")
     monkeypatch.setattr(h5py.Dataset, "__setitem__", full)
     with pytest.raises(OfframpError, match=r"cannot write .*c\.h5: No space left on device; free some space"):
-        convert(path, tmp_path / "c.h5")
+        convert(DataSpec(path=path), tmp_path / "c.h5")
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -99,8 +99,9 @@ MEASURE = """
 import json, resource, sys
 from pathlib import Path
 import offramp.data.conversion as conversion
+from offramp.schema.tasks import DataSpec
 start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-conversion.convert(Path(sys.argv[1]), Path(sys.argv[2]))
+conversion.convert(DataSpec(path=Path(sys.argv[1])), Path(sys.argv[2]))
 end = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps((end - start) * 1024))
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import sigmf
 from bundles import IQ_SHAPE, small_shufflenet, task, write
 
 import offramp
+from offramp.bundle import BundleTask
 from offramp.data.table import WindowSource
 from offramp.errors import BundleError, DataError, OfframpError
 from offramp.runtime import files
-from offramp.runtime.files import open_windows, predict_file
+from offramp.runtime.files import Reading, open_windows, predict_file
 from offramp.runtime.predictor import Predictor
 
 
@@ -176,6 +178,110 @@ def test_recordings_without_annotations_are_cut_from_start_to_end(iq_folder: Pat
     table = open_windows(chosen, recordings([]))
     assert table.windows.count == 4
     assert table.windows.shape == IQ_SHAPE
+
+
+class TestEveryRecordingAnswers:
+    """Two antennas, windows of 96 samples."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        self.record(tmp_path / "new" / "annotated", 400, [(50, 100), (200, 40)])
+        self.record(tmp_path / "new" / "plain", 300)
+        return tmp_path / "new"
+
+    def record(self, path: Path, samples: int, annotations: list[tuple[int, int]] = [], rate: float = 1e6) -> None:  # noqa: B006
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.random.default_rng(1).standard_normal((samples, 2, 2)).astype(np.float32).tofile(f"{path}.sigmf-data")
+        known = {"core:datatype": "cf32_le", "core:version": "1.2.0", "core:num_channels": 2, "core:sample_rate": rate}
+        meta = {
+            "global": known,
+            "captures": [{"core:sample_start": 0, "core:datetime": "2024-01-01T00:00:00Z"}],
+            "annotations": [{"core:sample_start": start, "core:sample_count": count} for start, count in annotations],
+        }
+        Path(f"{path}.sigmf-meta").write_text(json.dumps(meta))
+
+    def knowing(self, iq_folder: Path, **data: Any) -> BundleTask:
+        task = offramp.load(iq_folder).bundle.task("modulation")
+        return replace(task, data=task.data | data)
+
+    @pytest.mark.parametrize("place", [".", "*.sigmf-meta", "*"])
+    def test_rows(self, iq_folder: Path, folder: Path, place: str):
+        predict_file(iq_folder, folder / place, "modulation", "csv", folder.parent / "p.csv")
+        rows = read_csv(folder.parent / "p.csv")
+        assert list(rows[0]) == ["index", "task", "prediction", "confidence", "exit", "recording", "sample", "time"]
+        assert [(row["recording"], int(row["sample"])) for row in rows] == [
+            ("annotated", 50),
+            ("annotated", 200),
+            ("plain", 0),
+            ("plain", 96),
+            ("plain", 192),
+        ]
+        assert rows[-1]["time"] == "2024-01-01T00:00:00.000192000Z"
+
+    def test_a_recording_without_windows(self, iq_folder: Path, folder: Path):
+        self.record(folder / "tiny", 95)
+        chosen = self.knowing(iq_folder)
+        with pytest.raises(DataError, match=r"1 of the recordings give no windows of 96 samples: tiny; .*skip_bad"):
+            open_windows(chosen, folder)
+        table = open_windows(chosen, folder, Reading(skip_bad=True))
+        assert table.windows.count == 5
+        assert table.notes[0] == "1 of 3 recordings give no windows: tiny"
+        with pytest.raises(DataError, match="give longer recordings"):
+            open_windows(chosen, folder / "tiny.sigmf-meta")
+
+    def test_an_unusable_recording(self, iq_folder: Path, folder: Path):
+        (folder / "broken.sigmf-meta").write_text("{")
+        notes: list[str] = []
+        with pytest.raises(DataError, match="1 of 3 recordings cannot be used: broken"):
+            predict_file(iq_folder, folder, "modulation", "csv", None)
+        out = folder.parent / "p.csv"
+        predict_file(iq_folder, folder, "modulation", "csv", out, reading=Reading(skip_bad=True), on_note=notes.append)
+        assert len(read_csv(out)) == 5
+        assert [note.split(":")[0] for note in notes] == [
+            "1 of 3 recordings cannot be used and are passed over",
+            "1 of 5 windows are padded with zeros, 1 of them by more than half",
+        ]
+
+    def test_another_rate_than_the_training_data(self, iq_folder: Path, folder: Path):
+        at_half = self.knowing(iq_folder, sample_rate=5e5)
+        with pytest.raises(DataError, match=r"1000000 Hz, .* was fitted at 500000 Hz: .*data\.resample: 500000"):
+            open_windows(at_half, folder)
+        for table in (
+            open_windows(at_half, folder, Reading(resample=5e5)),
+            open_windows(self.knowing(iq_folder, sample_rate=5e5, resample=5e5), folder),
+        ):
+            assert table.positions is not None
+            assert table.positions.starts.tolist() == [50, 200, 0]
+            assert table.positions.stops.tolist() == [150, 240, 192]
+        assert open_windows(self.knowing(iq_folder, sample_rate=1e6), folder).windows.count == 5
+
+    def test_several_rates(self, iq_folder: Path, folder: Path):
+        self.record(folder / "fast", 400, rate=2e6)
+        with pytest.raises(DataError, match=r"fitted at 1000000 Hz: bring them there with data\.resample: 1000000"):
+            open_windows(self.knowing(iq_folder, sample_rate=1e6), folder)
+        with pytest.raises(DataError, match=r"sample rates differ"):
+            open_windows(self.knowing(iq_folder), folder)
+
+    def test_annotations_at_another_rate(self, iq_folder: Path, folder: Path, tmp_path: Path):
+        predict_file(iq_folder, folder, "modulation", "sigmf", tmp_path / "out", reading=Reading(resample=5e5))
+        found = json.loads((tmp_path / "out" / "plain.sigmf-meta").read_text())["annotations"]
+        assert [(a["core:sample_start"], a["core:sample_count"]) for a in found] == [(0, 192)]
+
+
+def test_an_array_of_another_name(iq_folder: Path, tmp_path: Path):
+    np.savez(tmp_path / "data.npz", other=windows(3))
+    chosen = offramp.load(iq_folder).bundle.task("modulation")
+    with pytest.raises(DataError, match=r"set data\.input to one of other"):
+        open_windows(chosen, tmp_path / "data.npz")
+    assert open_windows(chosen, tmp_path / "data.npz", Reading(input="other")).windows.count == 3
+
+
+def test_several_files(iq_folder: Path, tmp_path: Path):
+    for name, count in (("a", 3), ("b", 4)):
+        np.savez(tmp_path / f"{name}.npz", sample=windows(count))
+    predict_file(iq_folder, tmp_path / "?.npz", "modulation", "csv", tmp_path / "p.csv")
+    expected = offramp.load(iq_folder).predict(np.concatenate((windows(3), windows(4))), tasks=["modulation"])
+    assert [row["prediction"] for row in read_csv(tmp_path / "p.csv")] == expected["modulation"].labels
 
 
 def test_a_suffix_that_says_nothing(tmp_path: Path, data: Path):

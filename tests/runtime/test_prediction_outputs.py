@@ -7,8 +7,10 @@ import pytest
 import sigmf
 
 from offramp.data.formats.generic.sigmf import read
+from offramp.data.table import Positions
 from offramp.errors import DataError
 from offramp.runtime import Prediction, rows, write_csv, write_jsonl, write_sigmf
+from offramp.runtime.outputs import COLUMNS, PLACE_COLUMNS, complete
 from offramp.schema.tasks import DataSpec
 
 LABELS = ("lora", "fsk, fast")
@@ -71,6 +73,38 @@ def test_csv():
     ]
 
 
+AT = Positions(
+    np.array(["a", "b/c"]),
+    np.array([0, 2**40]),
+    np.array([8, 2**40 + 8]),
+    np.array(["2024-02-29T23:59:59.123456789", "NaT"], "datetime64[ns]"),
+)
+
+
+def test_rows_of_recordings_say_where_a_window_was():
+    table = list(rows([FIRST], positions=AT))
+    assert [list(row)[5:] for row in table] == [["recording", "sample", "time"]] * 2
+    places = [(row["recording"], row["sample"], row["time"]) for row in table]
+    assert places == [("a", 0, "2024-02-29T23:59:59.123456789Z"), ("b/c", 2**40, None)]
+    stream = io.StringIO()
+    write_csv(table, stream, (*COLUMNS, *PLACE_COLUMNS))
+    assert stream.getvalue().splitlines() == [
+        "index,task,prediction,confidence,exit,recording,sample,time",
+        "0,kind,lora,0.9,stem,a,0,2024-02-29T23:59:59.123456789Z",
+        '1,kind,"fsk, fast",0.75,stem,b/c,1099511627776,',
+    ]
+    write_jsonl(table, stream)
+    assert json.loads(stream.getvalue().splitlines()[-1])["time"] is None
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_as_many_answers_as_windows(count: int):
+    answers = complete(rows([FIRST]), count, "new.h5")
+    assert [next(answers)["index"], next(answers)["index"]] == [0, 1]
+    with pytest.raises(DataError, match=f"2 predictions for the {count} windows of new.h5"):
+        next(answers)
+
+
 def test_jsonl():
     stream = io.StringIO()
     write_jsonl(rows([SECOND, VALUES]), stream)
@@ -101,7 +135,7 @@ def recordings(tmp_path: Path) -> Path:
 def test_sigmf_annotations(recordings: Path, tmp_path: Path):
     table = read(DataSpec(path=recordings, format="sigmf", window=100))
     assert table.positions is not None
-    written = write_sigmf(iter([FIRST]), table.positions, 100, recordings, tmp_path / "out")
+    written = write_sigmf(iter([FIRST]), table.positions, recordings, tmp_path / "out")
     assert written == [tmp_path / "out" / "a.sigmf-meta", tmp_path / "out" / "sub" / "b.sigmf-meta"]
     first, second = (json.loads(path.read_text()) for path in written)
     assert first["global"]["core:description"] == "a"
@@ -122,8 +156,10 @@ def test_sigmf_annotations(recordings: Path, tmp_path: Path):
 
 
 def test_sigmf_needs_as_many_predictions_as_windows(recordings: Path, tmp_path: Path):
-    positions = (np.array(["a"]), np.array([10]))
+    positions = Positions(np.array(["a"]), np.array([10]), np.array([110]), np.array(["NaT"], "datetime64[ns]"))
     with pytest.raises(DataError, match="2 predictions for the 1 windows"):
-        write_sigmf([FIRST], positions, 100, recordings, tmp_path / "out")
+        write_sigmf([FIRST], positions, recordings, tmp_path / "out")
     with pytest.raises(DataError, match="choose another folder"):
-        write_sigmf([SECOND], positions, 100, recordings, recordings)
+        write_sigmf([SECOND], positions, recordings.parent / "*" / "*.sigmf-meta", recordings)
+    with pytest.raises(DataError, match="choose another folder"):
+        write_sigmf([SECOND], positions, recordings, recordings)

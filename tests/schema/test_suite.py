@@ -7,6 +7,7 @@ import pytest
 import yaml
 from tiny import noise, write_hdf5
 
+from offramp.data.places import find_places
 from offramp.errors import SuiteError
 from offramp.schema.suite import DEFAULT_SUITE, LoadedSuite, Suite, load_suite
 
@@ -276,3 +277,53 @@ class TestFile:
         """YAML forbids it; taking the last one silently drops half of what the user wrote."""
         text = yaml.safe_dump(minimal()) + "seeds: [0]\nseeds: [1]\n"
         assert "seeds" in refused(tmp_path, text)
+
+
+class TestPathsAndLabels:
+    def paths(self, tmp_path: Path, path: Any) -> Any:
+        return load(tmp_path, minimal(tasks=[task(data={"path": path, "target": "y"})])).tasks[0].data.path
+
+    def test_relative_to_the_suite(self, tmp_path: Path) -> None:
+        """Also where the suite's own folder looks like a pattern."""
+        folder = tmp_path / "[ab]*"
+        (folder / "day1").mkdir(parents=True)
+        (folder / "day1" / "x.h5").touch()
+        (folder / "[y].h5").touch()
+        assert self.paths(folder, "day1/x.h5") == folder / "day1" / "x.h5"
+        assert self.paths(folder, "[y].h5") == folder / "[y].h5"
+        assert find_places(self.paths(folder, ["day*/*.h5", "day1"])) == [
+            folder / "day1" / "x.h5",
+            folder / "day1",
+        ]
+        assert find_places(self.paths(tmp_path / "elsewhere", f"{tmp_path}/*/*/x.h5")) == [folder / "day1" / "x.h5"]
+
+    @pytest.fixture(autouse=True)
+    def folders(self, tmp_path: Path) -> None:
+        (tmp_path / "[ab]*").mkdir()
+        (tmp_path / "elsewhere").mkdir()
+
+    @pytest.mark.parametrize("path", [[], 5, ["a.h5", 5]])
+    def test_what_is_no_path(self, tmp_path: Path, path: Any) -> None:
+        assert "tasks.0.data.path" in refused(tmp_path, minimal(tasks=[task(data={"path": path, "target": "y"})]))
+
+    @pytest.mark.parametrize(
+        ("label", "words"),
+        [
+            ({"from": "folder"}, ""),
+            ({"from": "file", "pattern": "^([a-z]+)_"}, ""),
+            ({"from": "file"}, "needs a pattern"),
+            ({"from": "file", "pattern": "^[a-z]+_"}, "has 0 groups"),
+            ({"from": "file", "pattern": "(a)(b)"}, "has 2 groups"),
+            ({"from": "file", "pattern": "("}, "is not a regular expression"),
+            ({"from": "moon"}, "tasks.0.data.label.from"),
+            ({"pattern": "(a)"}, "missing key 'tasks.0.data.label.from'"),
+            ({"from_": "folder"}, "unknown key 'tasks.0.data.label.from_'"),
+        ],
+    )
+    def test_labels_from_names(self, tmp_path: Path, label: dict[str, str], words: str) -> None:
+        content = minimal(tasks=[task(data={"path": "d", "target": "y", "label": label})])
+        if words:
+            assert words in refused(tmp_path, content)
+        else:
+            suite = load(tmp_path, content).suite
+            assert Suite.model_validate(suite.model_dump(mode="json")) == suite

@@ -12,6 +12,7 @@ import typer
 from offramp.cli.data import data_app
 from offramp.cli.help import Command, Group
 from offramp.cli.training import train
+from offramp.errors import SuiteError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,6 +116,9 @@ def inspect(
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint of a named encoder.")] = None,
     shape: Annotated[str | None, typer.Option(help="Input shape to cost an encoder for, e.g. 2,4,256.")] = None,
     modality: Annotated[str | None, typer.Option(help="Which input of a checkpoint that knows iq and vision.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="Layout of a data file, where the file itself does not tell.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show what an encoder, a bundle or a data file holds.
@@ -123,35 +127,53 @@ def inspect(
 
     Example: offramp inspect iq-shufflenet --shape 2,1,128
     """
+    from offramp.cli.advice import INSPECT, said_as_options
     from offramp.cli.inspection import inspect_target
 
-    _show(inspect_target(target, checkpoint, shape, modality), json)
+    with said_as_options(INSPECT):
+        inspection = inspect_target(target, checkpoint, shape, modality, format)
+    _show(inspection, json)
 
 
 @app.command(cls=Command)
 def predict(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    file: Annotated[Path, typer.Argument(help="Data file, or a folder of SigMF recordings.")],
+    file: Annotated[
+        Path, typer.Argument(help="Data file, a folder of SigMF recordings, or a pattern in quotes for several.")
+    ],
     task: Annotated[str | None, typer.Option(help="Task; may be left out where the bundle has one.")] = None,
     format: Annotated[Format, typer.Option(help="Output format.")] = Format.csv,
     out: Annotated[Path | None, typer.Option(help="Output file (a folder for sigmf); else standard output.")] = None,
     policy: Annotated[
         str | None, typer.Option(help="Policy of the task that says where each window leaves; else its fixed exit.")
     ] = None,
+    input: Annotated[
+        str | None, typer.Option(help="Array that holds the windows, where it is not called as in the training data.")
+    ] = None,
+    resample: Annotated[
+        float | None, typer.Option(help="SigMF: sample rate in Hz that recordings of another are brought to.")
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Name recordings that cannot be used and pass them over.")
+    ] = False,
     device: Device = "cpu",
 ) -> None:
     """Predict one task for every window of a file.
 
-    The columns are index, task, prediction, confidence and exit. Confidence is empty for regression, prediction for windows
-    that the policy rejects.
+    The columns are index, task, prediction, confidence and exit; and recording, sample and time where windows are cut from
+    recordings. Confidence is empty for regression, prediction for windows that the policy rejects.
 
     Example: offramp predict runs/uwb/bundle new.h5 --task los --out predictions.csv
     """
+    from offramp.cli.advice import PREDICT, said_as_options
     from offramp.cli.progress import Steps
-    from offramp.runtime.files import predict_file
+    from offramp.runtime.files import Reading, predict_file
 
-    with Steps() as steps:
-        predict_file(bundle, file, task, format.value, out, device, steps, policy)
+    if resample is not None and not 0 < resample < float("inf"):
+        raise SuiteError(f"--resample {resample:g}: give a sample rate in Hz")
+    reading = Reading(input, resample, skip_bad)
+    with Steps() as steps, said_as_options(PREDICT):
+        predict_file(bundle, file, task, format.value, out, device, steps, policy, reading, steps.note)
 
 
 @app.command(cls=Command)

@@ -94,23 +94,92 @@ def data_make(
     print(out)
 
 
+class Cut(StrEnum):
+    """Where windows of SigMF recordings come from."""
+
+    auto = "auto"
+    annotations = "annotations"
+    unannotated = "unannotated"
+    all = "all"
+
+
+class LabelOrigin(StrEnum):
+    """What names the label of a SigMF recording."""
+
+    folder = "folder"
+    file = "file"
+
+
 @data_app.command("convert", cls=Command)
 def data_convert(
-    file: Annotated[Path, typer.Argument(help="Data file or folder of any layout that inspect knows.")],
+    file: Annotated[Path, typer.Argument(help="Data file or folder of any layout that inspect knows, or a pattern.")],
     out: Annotated[Path, typer.Option(help="The HDF5 cache to write.", dir_okay=False)],
     format: Annotated[str | None, typer.Option(help="Layout, where the file itself does not tell.")] = None,
+    input: Annotated[str | None, typer.Option(help="Array that holds the windows; the layout's own.")] = None,
+    target: Annotated[str | None, typer.Option(help="Column to predict if a suite names none.")] = None,
+    group: Annotated[str | None, typer.Option(help="Column that groups windows if a suite names none.")] = None,
+    snr: Annotated[str | None, typer.Option(help="Column with the SNR, which must be there.")] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option(help="Name of the class 0, 1, ... of the target; repeated for each.")
+    ] = None,
     window: Annotated[int | None, typer.Option(min=1, help="Samples per window of recordings.")] = None,
     hop: Annotated[int | None, typer.Option(min=1, help="Samples from window to window; as long as a window.")] = None,
+    cut: Annotated[
+        Cut, typer.Option(help="SigMF: where windows come from; auto is annotations, or all where there are none.")
+    ] = Cut.auto,
+    windows_per_recording: Annotated[
+        int | None, typer.Option(min=1, help="At most so many windows of a recording, spread evenly.")
+    ] = None,
+    resample: Annotated[
+        float | None, typer.Option(help="SigMF: sample rate in Hz that all recordings are brought to.")
+    ] = None,
+    label_from: Annotated[
+        LabelOrigin | None, typer.Option(help="SigMF: what names the label in place of annotations.")
+    ] = None,
+    label_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression whose one group is the label in that name.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Name unusable files and pass them over.")] = False,
 ) -> None:
     """Turn any data file into one cache of ours.
 
-    The cache has the windows as float32, all columns, class names, target and group. It may be larger than memory.
+    The cache has the windows as float32, all columns, class names, target and group. It may be larger than memory. The options
+    are the keys that a suite has under data.
 
     Example: offramp data convert RML2016.10a_dict.pkl --out rml2016.h5
     """
+    from pydantic import ValidationError
+
+    from offramp.cli.advice import CONVERT, said_as_options
     from offramp.cli.progress import Steps
     from offramp.data.conversion import convert
+    from offramp.errors import SuiteError
+    from offramp.schema.suite import explain
+    from offramp.schema.tasks import DataSpec
 
-    with Steps() as steps:
-        convert(file, out, format, window, hop, lambda done, total: steps("windows", done, total))
+    if label_pattern is not None and label_from is None:
+        raise SuiteError("--label-pattern needs --label-from folder or --label-from file")
+    label = None if label_from is None else {"from": label_from.value, "pattern": label_pattern}
+    try:
+        spec = DataSpec(
+            path=file,
+            format=format,
+            input=input,
+            target=target,
+            group=group,
+            snr=snr,
+            labels=tuple(labels) if labels else None,
+            window=window,
+            hop=hop,
+            cut=cut.value,
+            windows_per_recording=windows_per_recording,
+            resample=resample,
+            label=label,
+            skip_bad=skip_bad,
+        )
+    except ValidationError as error:
+        key, _, reason = explain(error, DataSpec).partition(": ")
+        raise SuiteError(f"{CONVERT.get(key, key)}: {reason}") from None
+    with Steps() as steps, said_as_options(CONVERT):
+        convert(spec, out, lambda done, total: steps("windows", done, total), steps.note)
     print(out)

@@ -152,7 +152,11 @@ def _values(column: ColumnSummary) -> str:
 
 
 def inspect_target(
-    target: str, checkpoint: Path | None = None, shape: str | None = None, modality: str | None = None
+    target: str,
+    checkpoint: Path | None = None,
+    shape: str | None = None,
+    modality: str | None = None,
+    format_name: str | None = None,
 ) -> Inspection:
     """Find out what a target is and look into it.
 
@@ -162,6 +166,7 @@ def inspect_target(
         checkpoint: A foreign checkpoint of a named encoder.
         shape: Input shape without batch to cost an encoder for, e.g. ``"2,4,256"``.
         modality: Which input of a checkpoint that knows several.
+        format_name: Layout of a data file that does not tell it.
 
     Raises:
         OfframpError: The target is none of these, or cannot be read.
@@ -172,7 +177,7 @@ def inspect_target(
         if "tasks" in keys:
             return BundleInspection(load_bundle(path))
         if not keys & {"architecture", "model_type"}:
-            return FileInspection(inspect_file(path))
+            return FileInspection(inspect_file(path, format_name))
     # torch takes seconds to import, and only encoders need it
     from offramp.encoders.hub import is_source
     from offramp.encoders.registry import known_names

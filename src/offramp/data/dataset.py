@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from offramp.data.formats import open_table
 from offramp.data.summary import value_name, whole_numbers
-from offramp.data.table import Table, WindowSource
+from offramp.data.table import Positions, Table, WindowSource
 from offramp.errors import DataError
 from offramp.schema.metrics import Kind
 from offramp.schema.tasks import DataSpec
@@ -33,9 +33,11 @@ class Dataset:
         grouped: Whether windows share groups, which never cross from one split to another.
         snr_db: float32 ``(N,)``, or None where it is not known.
         simulated: Whether the windows come from the package's own generator.
-        positions: File name and first sample of each window, where windows were cut from longer recordings.
+        positions: Where windows were cut from longer recordings, if they were.
         target_shape: Shape of one target before it was flattened in C order; by default that of a row of ``targets``: ``()`` for
             classes.
+        sample_rate: Samples per second of the recordings that windows were cut from; None where it is not known.
+        notes: Sentences that whoever uses the windows must be told.
     """
 
     windows: WindowSource
@@ -46,8 +48,10 @@ class Dataset:
     grouped: bool
     snr_db: NDArray[np.float32] | None
     simulated: bool
-    positions: tuple[NDArray[np.str_], NDArray[np.int64]] | None
+    positions: Positions | None
     target_shape: tuple[int, ...] = ()
+    sample_rate: float | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.target_shape:
@@ -92,6 +96,8 @@ def load_dataset(spec: DataSpec, kind: Kind) -> Dataset:
         simulated=spec.synthetic is not None,
         positions=table.positions,
         target_shape=shapes.get(target, ()) if kind == "regression" else (),
+        sample_rate=table.sample_rate,
+        notes=table.notes,
     )
 
 

@@ -9,8 +9,8 @@ from offramp.data.summary import FileSummary
 from offramp.schema.tasks import DataSpec
 
 
-def inspect_file(path: Path) -> FileSummary:
-    """Summary of a file without any further word from the user.
+def inspect_file(path: Path, format_name: str | None = None) -> FileSummary:
+    """Summary of a file without any further word from the user but its format, where the file does not tell it.
 
     HDF5 and npz: all arrays, and the columns if the windows are called ``sample``. SigMF: the recordings and their annotations,
     not yet cut into windows.
@@ -18,4 +18,4 @@ def inspect_file(path: Path) -> FileSummary:
     Raises:
         DataError: The file is missing, of no known format or cannot be read.
     """
-    return format_named(format_of(DataSpec(path=path))).summarise(path)
+    return format_named(format_of(DataSpec(path=path, format=format_name))).summarise(path)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offramp.errors import DataError
 from offramp.transforms import with_antenna
+
+
+class NoWindowsError(DataError):
+    """Recordings of which none gives a window."""
+
+
+class SampleRatesError(DataError):
+    """Recordings of several sample rates in one set."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,28 @@ class WindowSource:
         return replace(self, shape=shape, fetch=lambda indices: with_antenna(self.fetch(indices)))
 
 
+class Positions(NamedTuple):
+    """Where N windows were cut from recordings. Samples count from the first in the file, at the recording's own rate.
+
+    Attributes:
+        names: Recording of each window.
+        starts: First sample, int64 ``(N,)``.
+        stops: End, exclusive, int64 ``(N,)``; a window that is filled up with zeros shows fewer samples than others.
+        times: When the first sample was taken, ``datetime64[ns]`` ``(N,)`` in UTC; NaT where that is not known.
+    """
+
+    names: NDArray[np.str_]
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    times: NDArray[np.datetime64]
+
+    @classmethod
+    def of(cls, names: Sequence[str], origin: NDArray[np.int64], starts: NDArray[np.int64], window: int) -> Positions:
+        """Of whole windows from the recordings ``names[origin]``, at times that are not known."""
+        times = np.full(len(starts), np.datetime64("NaT", "ns"))
+        return cls(np.array(names)[origin], starts, starts + window, times)
+
+
 @dataclass(frozen=True)
 class Table:
     """A file as Offramp sees it.
@@ -74,9 +105,12 @@ class Table:
         label_names: Names of the integer classes 0, 1, ... of a column, where the file has them.
         default_target: Column that is the target if the user names none.
         default_group: Column that groups windows if the user names none; None where windows are independent.
-        positions: File name and first sample of each window, where windows were cut from longer recordings.
+        positions: Where windows were cut from longer recordings, if they were.
         column_shapes: Shape of one row of those ``(N, dimensions)`` columns that have several axes and are flattened in C order.
         large: Columns that are too large to be held, each a source of N rows in their own shape; read where one is the target.
+        sample_rate: Samples per second of all recordings that windows were cut from; None where it is not known.
+        silent: Names of the recordings that give no window.
+        notes: Sentences that whoever uses the windows must be told: what was passed over, filled up or left out.
     """
 
     windows: WindowSource
@@ -84,6 +118,9 @@ class Table:
     label_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     default_target: str | None = None
     default_group: str | None = None
-    positions: tuple[NDArray[np.str_], NDArray[np.int64]] | None = None
+    positions: Positions | None = None
     column_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     large: dict[str, WindowSource] = field(default_factory=dict)
+    sample_rate: float | None = None
+    silent: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

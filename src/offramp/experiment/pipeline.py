@@ -148,6 +148,7 @@ def task_result(
         split_sha256=split.sha256,
         val_by_group=not dataset.grouped or all(draw.by_group for draw in split.draws),
         simulated=dataset.simulated,
+        notes=list(dataset.notes),
         label_names=list(dataset.label_names),
         pooling=task.head.pooling,
         exits=scores.exits,
@@ -199,6 +200,7 @@ def with_significance(outcomes: Sequence[Outcome]) -> list[Outcome]:
 def _bundle_task(outcome: Outcome) -> BundleTask:
     """A task in the form of a bundle: heads of the first seed."""
     task, result, dataset = outcome.prepared.task, outcome.result, outcome.prepared.dataset
+    rate = {} if dataset.sample_rate is None else {"sample_rate": dataset.sample_rate}
     return BundleTask(
         name=task.name,
         kind=task.kind,
@@ -209,7 +211,7 @@ def _bundle_task(outcome: Outcome) -> BundleTask:
         window_shape=dataset.windows.shape,
         heads={exit.name: exit.heads[0] for exit in outcome.fitted},
         val={row.exit: row.val.mean for row in result.exits},
-        data=task.data.model_dump(mode="json", exclude={"path", "synthetic"}),
+        data=task.data.model_dump(mode="json", exclude={"path", "synthetic"}) | rate,
         target_shape=dataset.target_shape,
         temperatures=outcome.temperatures,
         policies={name: policy.to_dict() for name, policy in outcome.policies.items()},

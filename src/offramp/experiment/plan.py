@@ -45,6 +45,7 @@ class PlannedTask:
         groups: Groups outside and inside the test set.
         seconds: Estimate for features, heads, controls and latency.
         disk_bytes: Features on disk while the run lasts; 0 where an earlier task has the same.
+        notes: Sentences on the data: what was passed over, filled up or left out.
     """
 
     name: str
@@ -52,6 +53,7 @@ class PlannedTask:
     groups: tuple[int, int]
     seconds: float
     disk_bytes: int
+    notes: tuple[str, ...] = ()
 
 
 def plan_suite(loaded: LoadedSuite, device: str) -> tuple[PlannedTask, ...]:
@@ -83,6 +85,7 @@ def plan_table(plans: Sequence[PlannedTask]) -> RenderableType:
         f"{plan.name}: {plan.groups[0]:,} groups to fit on, {plan.groups[1]:,} to test on; about {plan.seconds:.0f} s"
         for plan in plans
     ]
+    lines += [f"{plan.name}: {note}" for plan in plans for note in plan.notes]
     disk = sum(plan.disk_bytes for plan in plans)
     minutes = (sum(plan.seconds for plan in plans) + REPORT_SECONDS) / 60
     lines.append(f"In all about {minutes:.1f} minutes and {disk / 1e6:,.0f} MB of disk while it runs.")
@@ -119,6 +122,7 @@ def _plan(encoder: StagedEncoder, prepared: Prepared, loaded: LoadedSuite, devic
         groups=(len(outside), len(inside)),
         seconds=passes * dataset.windows.count * per_window + heads + routed + LATENCY_SECONDS * len(widths),
         disk_bytes=4 * sum(math.prod(tap.shape[1:]) for tap in taps) * passes * dataset.windows.count,
+        notes=dataset.notes,
     )
 
 

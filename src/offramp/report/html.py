@@ -159,6 +159,7 @@ def _facts(task: TaskResult) -> list[str]:
         f"{task.n_train:,} train, {task.n_val:,} validation, {task.n_test:,} test windows",
         groups,
         *_confidence_fact(task.confidence),
+        *task.notes,
         *(
             []
             if task.val_by_group

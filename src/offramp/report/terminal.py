@@ -55,6 +55,7 @@ def markdown_table(results: Results) -> str:
 def _notes(results: Results) -> list[str]:
     simulated = simulated_tasks(results)
     notes = summary_notes(results) + ([f"This data is simulated: {', '.join(simulated)}."] if simulated else [])
+    notes += [f"{name}: {note}." for name, task in results.tasks.items() for note in task.notes]
     lines = [f"{name}: {line}." for name, task in results.tasks.items() if (line := policy_line(task))]
     verdicts = verdict_sentence(verdict_counts([results])) if len(lines) > 1 else ""
     return [*notes, *lines, *([verdicts] if verdicts else [])]

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from offramp.bundle import BundleTask
+from offramp.data.containers.rates import same_rate
 from offramp.data.formats import format_of, known_formats, open_table
-from offramp.data.table import Table
+from offramp.data.places import find_places, listing
+from offramp.data.table import NoWindowsError, SampleRatesError, Table
 from offramp.errors import BundleError, DataError
 from offramp.files import atomic_path, output_folder
-from offramp.runtime.outputs import rows, write_csv, write_jsonl, write_sigmf
+from offramp.progress import OnNote, OnStep, silent
+from offramp.runtime.outputs import COLUMNS, PLACE_COLUMNS, complete, rows, write_csv, write_jsonl, write_sigmf
 from offramp.runtime.predictor import Prediction, load
 from offramp.schema.tasks import DataSpec
 
 BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is to be read where it differs from the task's training data.
+
+    Attributes:
+        input: Array that holds the windows; that of the training data if None.
+        resample: SigMF: the sample rate, Hz, that recordings of another are brought to; as the training data if None.
+        skip_bad: Name recordings and files that cannot be used or give no windows, and pass them over.
+    """
+
+    input: str | None = None
+    resample: float | None = None
+    skip_bad: bool = False
 
 
 def predict_file(
@@ -28,22 +47,26 @@ def predict_file(
     output: str,
     out: Path | None,
     device: str = "cpu",
-    on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    on_progress: OnStep = silent,
     policy: str | None = None,
+    reading: Reading = Reading(),
+    on_note: OnNote = silent,
 ) -> None:
-    """Predict one task for every window of a file.
+    """Predict one task for every window of a file: as many answers as windows, and windows of every recording.
 
     Windows are read as the task's training data was. SigMF recordings without annotations are cut from start to end.
 
     Args:
         bundle: Bundle folder.
-        file: Data file, or folder of SigMF recordings.
+        file: Data file, folder of SigMF recordings, or a pattern for several.
         task: Name of the task; None where the bundle has one.
         output: ``csv``, ``jsonl`` or ``sigmf``.
         out: Where to write, a folder for ``sigmf``; standard output if None.
         device: Where the encoder runs.
         on_progress: Called with what is being done, how much is done and how much there is.
         policy: Name of one of the task's policies, which then says where each window leaves; None for the fixed exit.
+        reading: How the file differs from the training data.
+        on_note: Called with each sentence that must be said about the file.
 
     Raises:
         OfframpError: Bundle, task, policy or file cannot be used.
@@ -59,7 +82,9 @@ def predict_file(
     chosen = predictor.bundle.task(task or next(iter(tasks)))
     if policy is not None:
         predictor.policy(chosen.name, policy)
-    table = open_windows(chosen, file)
+    table = open_windows(chosen, file, reading)
+    for note in table.notes:
+        on_note(note)
 
     def predictions() -> Iterator[Prediction]:
         for start in range(0, table.windows.count, BLOCK):
@@ -68,53 +93,83 @@ def predict_file(
             yield predictor.predict(windows, tasks=[chosen.name], policy=policy, first=start)[chosen.name]
             on_progress("predicting", stop, table.windows.count)
 
-    write = write_csv if output == "csv" else write_jsonl
     if output == "sigmf" and out is not None:
-        if table.positions is None:
+        if table.positions is None or format_of(DataSpec(path=file)) != "sigmf":
             raise DataError(f"{file} is not a SigMF recording: choose --format csv or jsonl")
-        write_sigmf(predictions(), table.positions, chosen.window_shape[-1], file, output_folder(out))
+        write_sigmf(predictions(), table.positions, file, output_folder(out))
     elif out is None:
-        write(rows(predictions()), sys.stdout)
+        _write(table, predictions(), output, sys.stdout, file)
     else:
         with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-            write(rows(predictions()), stream)
+            _write(table, predictions(), output, stream, file)
 
 
-def open_windows(task: BundleTask, file: Path) -> Table:
+def open_windows(task: BundleTask, file: Path, reading: Reading = Reading()) -> Table:
     """Open a file as a task's training data was read; the format is told by the file itself, if it can be.
 
     Raises:
-        DataError: The file cannot be read, or its windows have another shape than the task's.
+        DataError: The file cannot be read, its windows have another shape or sample rate than the task's, or a recording gives
+            none.
     """
-    if not file.exists():
-        raise DataError(f"{file} does not exist: give a data file or a folder of SigMF recordings")
-    table = _open(_spec(task, file), task.window_shape[-1])
+    samples, known = task.window_shape[-1], task.data.get("sample_rate")
+    try:
+        table = open_table(_spec(task, file, reading))
+    except SampleRatesError as error:
+        if known is None:
+            raise
+        raise DataError(
+            f"{file} holds recordings of several sample rates, and task {task.name!r} was fitted at {known:.10g} Hz: "
+            f"bring them there with data.resample: {known:.10g}"
+        ) from error
+    except NoWindowsError as error:
+        raise DataError(
+            f"{file} gives no windows of {samples} samples, as task {task.name!r} takes: give longer recordings"
+        ) from error
+    if table.silent and not reading.skip_bad:
+        raise DataError(
+            f"{file}: {len(table.silent)} of the recordings give no windows of {samples} samples: {listing(table.silent)}; "
+            "pass them over with data.skip_bad: true"
+        )
     if table.windows.shape != task.window_shape:
         table = replace(table, windows=table.windows.with_antenna())
     if table.windows.shape != task.window_shape:
         raise DataError(
             f"{file} holds windows of shape {table.windows.shape}, and task {task.name!r} takes {task.window_shape}"
         )
+    # what a head learned at one sample rate means nothing at another
+    if known is not None and table.sample_rate is not None and not same_rate(known, table.sample_rate):
+        raise DataError(
+            f"{file} has a sample rate of {table.sample_rate:.10g} Hz, and task {task.name!r} was fitted at {known:.10g} Hz: "
+            f"bring it there with data.resample: {known:.10g}"
+        )
     return table
 
 
-def _spec(task: BundleTask, file: Path) -> DataSpec:
+def _write(table: Table, predictions: Iterator[Prediction], output: str, stream: IO[str], file: Path) -> None:
+    answers = complete(rows(predictions, positions=table.positions), table.windows.count, file)
+    if output == "csv":
+        write_csv(answers, stream, COLUMNS if table.positions is None else (*COLUMNS, *PLACE_COLUMNS))
+    else:
+        write_jsonl(answers, stream)
+
+
+def _spec(task: BundleTask, file: Path, reading: Reading) -> DataSpec:
     known = {name: value for name, value in task.data.items() if name in DataSpec.model_fields}
-    unused = ("format", "target", "group", "snr", "labels", "windows_per_recording")
-    spec = DataSpec(**{**known, **dict.fromkeys(unused)}, path=file)
-    if any(layout.recognise(file) for layout in known_formats().values()):
-        return spec
-    return spec.model_copy(update={"format": task.data.get("format")})
-
-
-def _open(spec: DataSpec, samples: int) -> Table:
-    """Recordings whose annotations give no windows are cut from start to end."""
+    unused = ("format", "target", "group", "snr", "labels", "windows_per_recording", "label")
+    own = {
+        "input": reading.input or known.get("input"),
+        "resample": reading.resample or known.get("resample"),
+        "skip_bad": reading.skip_bad,
+    }
+    spec = DataSpec(**{**known, **dict.fromkeys(unused), **own}, path=file)
+    if not any(layout.recognise(find_places(file)[0]) for layout in known_formats().values()):
+        if task.data.get("format") is None:
+            raise DataError(
+                f"{file} is of no known layout: give it the suffix of its layout (.h5, .npz, .sigmf-meta ...), or make a "
+                "cache of it with offramp data convert"
+            )
+        spec = spec.model_copy(update={"format": task.data["format"]})
     if format_of(spec) != "sigmf":
-        return open_table(spec)
-    spec = spec.model_copy(update={"window": spec.window or samples})
-    try:
-        return open_table(spec)
-    except DataError:
-        if spec.cut != "annotations":
-            raise
-        return open_table(spec.model_copy(update={"cut": "all"}))
+        return spec.model_copy(update={"resample": None})
+    cut = "auto" if spec.cut == "annotations" else spec.cut
+    return spec.model_copy(update={"window": spec.window or task.window_shape[-1], "cut": cut})

@@ -5,44 +5,65 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from offramp.data.containers.recordings import META, find_recordings, open_signal, read_recording
+from offramp.data.containers.recordings import META, find_recordings, open_signal
+from offramp.data.places import find_places
+from offramp.data.table import Positions
 from offramp.errors import DataError
 from offramp.files import write_text
 from offramp.runtime.predictor import Prediction
 
 COLUMNS = ("index", "task", "prediction", "confidence", "exit")
+PLACE_COLUMNS = ("recording", "sample", "time")
+"""Behind the others, where windows come from recordings."""
 
 
-def rows(predictions: Iterable[Prediction], start: int = 0) -> Iterator[dict[str, Any]]:
-    """One row per window with the keys of :data:`COLUMNS`.
+def rows(
+    predictions: Iterable[Prediction], start: int = 0, positions: Positions | None = None
+) -> Iterator[dict[str, Any]]:
+    """One row per window with the keys of :data:`COLUMNS`, and of :data:`PLACE_COLUMNS` where positions are given.
 
     Args:
         predictions: Of one task, batch by batch.
         start: Index of the first window.
+        positions: Where windows were cut from recordings.
 
     Yields:
         ``index`` int; ``prediction`` a label, or a number or list of numbers for regression, None where a policy rejects the
-        window; ``confidence`` a float, or None for regression; ``exit`` where the window left.
+        window; ``confidence`` a float, or None for regression; ``exit`` where the window left; ``recording`` its name;
+        ``sample`` the first of the window, counted from the first in the file; ``time`` of that sample, ISO 8601 in UTC, or None.
     """
     index = start
     for prediction in predictions:
         windows = zip(_answers(prediction), prediction.exits, prediction.rejected, strict=True)
         for (answer, confidence), exit, rejected in windows:
             cells = (index, prediction.task, None if rejected else answer, confidence, exit)
-            yield dict(zip(COLUMNS, cells, strict=True))
+            yield dict(zip(COLUMNS, cells, strict=True)) | _place(positions, index)
             index += 1
 
 
-def write_csv(table: Iterable[dict[str, Any]], stream: IO[str]) -> None:
-    """Rows as CSV with a header. Several values are joined by spaces; a missing prediction or confidence is empty."""
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+def complete(table: Iterable[dict[str, Any]], count: int, what: object) -> Iterator[dict[str, Any]]:
+    """The rows as they come.
+
+    Raises:
+        DataError: There are more or fewer than ``count``, at the end.
+    """
+    done = 0
+    for row in table:
+        done += 1
+        yield row
+    if done != count:
+        raise DataError(f"{done} predictions for the {count} windows of {what}")
+
+
+def write_csv(table: Iterable[dict[str, Any]], stream: IO[str], columns: Sequence[str] = COLUMNS) -> None:
+    """Rows as CSV with a header. Several values are joined by spaces; a missing prediction, confidence or time is empty."""
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
     for row in table:
         prediction = row["prediction"]
@@ -58,20 +79,15 @@ def write_jsonl(table: Iterable[dict[str, Any]], stream: IO[str]) -> None:
 
 
 def write_sigmf(
-    predictions: Iterable[Prediction],
-    positions: tuple[NDArray[np.str_], NDArray[np.int64]],
-    window: int,
-    source: Path,
-    folder: Path,
+    predictions: Iterable[Prediction], positions: Positions, source: Path | Sequence[Path], folder: Path
 ) -> list[Path]:
     """Write one ``.sigmf-meta`` per recording: its own global part and captures, and an annotation per window, without a
-    label where a policy rejects the window.
+    label where a policy rejects the window. A window around a shorter annotation is marked as such.
 
     Args:
         predictions: Of one task, batch by batch, in the order of ``positions``.
-        positions: Name of the recording and first sample of every window, as :class:`offramp.data.table.Table` has them.
-        window: Samples per window. A window around a shorter annotation, or cut short by the end, is marked as such.
-        source: Folder of the recordings, or one recording.
+        positions: Where the windows come from.
+        source: Paths and patterns of the recordings.
         folder: Where to write; it may not be the folder of the recordings.
 
     Returns:
@@ -80,18 +96,30 @@ def write_sigmf(
     Raises:
         DataError: A recording cannot be read, or predictions and positions differ in number.
     """
-    if folder.resolve() == (source if source.is_dir() else source.parent).resolve():
+    places = find_places(source)
+    paths = dict(find_recordings(places))
+    targets = {name: folder / f"{name}{META}" for name in np.unique(positions.names).tolist()}
+    sources = {path.resolve() for path in paths.values()}
+    folders = {(place if place.is_dir() else place.parent).resolve() for place in places}
+    if folder.resolve() in folders or any(target.resolve() in sources for target in targets.values()):
         raise DataError(f"{folder} holds the recordings themselves: choose another folder for the annotations")
-    names, starts = positions
-    answers: dict[str, list[tuple[int, dict[str, Any]]]] = {}
-    count = 0
-    for count, row in enumerate(rows(predictions), start=1):
-        if count <= len(names):
-            answers.setdefault(str(names[row["index"]]), []).append((int(starts[row["index"]]), row))
-    if count != len(names):
-        raise DataError(f"{count} predictions for the {len(names)} windows of {source}")
-    paths = dict(find_recordings(source))
-    return [_write_meta(name, paths[name], found, window, folder) for name, found in answers.items()]
+    answers: dict[str, list[tuple[int, int, dict[str, Any]]]] = {}
+    count = len(positions.names)
+    for row in complete(rows(predictions), count, places[0]):
+        if row["index"] < count:
+            name, start, stop, _ = (values[row["index"]] for values in positions)
+            answers.setdefault(str(name), []).append((int(start), int(stop), row))
+    return [_write_meta(targets[name], paths[name], found) for name, found in answers.items()]
+
+
+def _place(positions: Positions | None, index: int) -> dict[str, Any]:
+    if positions is None:
+        return {}
+    if index >= len(positions.names):
+        raise DataError(f"more predictions than the {len(positions.names)} windows")
+    name, start, _, time = (values[index] for values in positions)
+    at = None if np.isnat(time) else f"{np.datetime_as_string(time)}Z"
+    return dict(zip(PLACE_COLUMNS, (str(name), int(start), at), strict=True))
 
 
 def _answers(prediction: Prediction) -> Iterator[tuple[str | float | list[float], float | None]]:
@@ -107,26 +135,22 @@ def _shorten(value: np.float32) -> float:
     return float(str(value))
 
 
-def _write_meta(name: str, path: Path, answers: list[tuple[int, dict[str, Any]]], window: int, folder: Path) -> Path:
-    signal, recording = open_signal(path), read_recording(path, name)
+def _write_meta(target: Path, path: Path, answers: list[tuple[int, int, dict[str, Any]]]) -> Path:
+    signal = open_signal(path)
     offset = int(signal.get_global_info().get("core:offset", 0))
-    shortest: dict[int, int] = {}
-    for own in recording.annotations:
-        shortest[own.start] = min(own.stop - own.start, shortest.get(own.start, window))
     annotations = [
         {
             "core:sample_start": start + offset,
-            "core:sample_count": min(shortest.get(start, window), recording.samples - start),
+            "core:sample_count": stop - start,
             **({} if row["prediction"] is None else {"core:label": str(row["prediction"])}),
             "core:comment": _comment(row),
             "core:generator": "offramp",
         }
-        for start, row in sorted(answers, key=lambda answer: answer[0])
+        for start, stop, row in sorted(answers, key=lambda answer: answer[0])
     ]
     meta = {"global": signal.get_global_info(), "captures": signal.get_captures(), "annotations": annotations}
-    written = folder / f"{name}{META}"
-    write_text(written, json.dumps(meta, indent=2) + "\n")
-    return written
+    write_text(target, json.dumps(meta, indent=2) + "\n")
+    return target
 
 
 def _comment(row: dict[str, Any]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from offramp.errors import SuiteError
 from offramp.schema.metrics import METRIC_INFO
 from offramp.schema.policies import PoliciesSpec
-from offramp.schema.tasks import Spec, TaskSpec
+from offramp.schema.tasks import ONE_PATH, SEVERAL_PATHS, Spec, TaskSpec
 
 LOCAL = "local-dir:"
 """Starts the name of an encoder that is a folder, relative to the suite file."""
@@ -219,7 +221,7 @@ class _Loader(yaml.SafeLoader):
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first thing that is wrong, in one line: the key, what is off, and the mend."""
     first = min(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", e["type"] != "missing"))
-    inner = ("str", "float", "function-after", *model.model_json_schema().get("$defs", {}))
+    inner = ("str", "float", "function-after", ONE_PATH, SEVERAL_PATHS, *model.model_json_schema().get("$defs", {}))
     key = ".".join(str(part) for part in first["loc"] if part not in inner)
     if first["type"] == "extra_forbidden":
         known = _known_keys(model, first["loc"][:-1])
@@ -254,8 +256,18 @@ def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:
 
 def _absolute(task: TaskSpec, folder: Path) -> TaskSpec:
     data, split = task.data, task.split
-    if data.path is not None:
-        data = data.model_copy(update={"path": folder / data.path})
+    if isinstance(data.path, tuple):
+        data = data.model_copy(update={"path": tuple(_beside(folder, path) for path in data.path)})
+    elif data.path is not None:
+        data = data.model_copy(update={"path": _beside(folder, data.path)})
     if split.file is not None:
         split = split.model_copy(update={"file": folder / split.file})
     return task.model_copy(update={"data": data, "split": split})
+
+
+def _beside(folder: Path, path: Path) -> Path:
+    """A path or pattern relative to the suite's folder, whose own name is never part of a pattern."""
+    literal = folder / path
+    if os.path.exists(literal) or not glob.has_magic(str(path)):
+        return literal
+    return Path(glob.escape(str(folder))) / path

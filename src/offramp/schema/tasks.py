@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from offramp.schema.metrics import METRIC_INFO, Kind
 
@@ -103,11 +113,58 @@ Synthetic = Annotated[
 """What a suite writes under ``synthetic:``; the scenario says which."""
 
 
+ONE_PATH, SEVERAL_PATHS = "path-or-pattern", "list-of-paths"
+
+
+def _one_or_several(value: object) -> str:
+    return SEVERAL_PATHS if isinstance(value, list | tuple) else ONE_PATH
+
+
+Paths = Annotated[
+    Annotated[Path, Tag(ONE_PATH)] | Annotated[tuple[Path, ...], Field(min_length=1), Tag(SEVERAL_PATHS)],
+    Discriminator(_one_or_several),
+]
+"""One path or pattern, or a list of them."""
+
+
+class LabelSpec(Spec):
+    """Labels of recordings from where they lie.
+
+    Attributes:
+        from_: ``folder`` (the name of the folder that holds the recording) or ``file`` (its own name without suffix). Written
+            ``from``.
+        pattern: Regular expression with one group, searched in that name; what the group matches is the label. The whole name if
+            None, which only ``folder`` may be.
+    """
+
+    from_: Literal["folder", "file"] = Field(alias="from")
+    pattern: str | None = None
+
+    @model_validator(mode="after")
+    def _one_group(self) -> LabelSpec:
+        if self.pattern is None:
+            if self.from_ == "file":
+                raise ValueError('label from file needs a pattern with one group, e.g. pattern: "([a-z]+)_"')
+            return self
+        try:
+            groups = re.compile(self.pattern).groups
+        except re.error as error:
+            raise ValueError(f"label.pattern {self.pattern!r} is not a regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError(f"label.pattern {self.pattern!r} has {groups} groups: it needs one, around the label")
+        return self
+
+    @model_serializer
+    def _as_written(self) -> dict[str, str | None]:
+        return {"from": self.from_, "pattern": self.pattern}
+
+
 class DataSpec(Spec):
     """Where windows, targets and groups come from.
 
     Attributes:
-        path: A file or a folder of SigMF recordings; relative to the suite file.
+        path: A file, a folder of SigMF recordings, a pattern such as ``day*/*.h5``, or a list of these, of one layout; relative to
+            the suite file.
         synthetic: Simulated windows; instead of ``path``.
         format: Layout of the file, e.g. ``hdf5``; recognised by the file itself if None.
         input: Array that holds the windows; the format's own if None (``sample`` in HDF5 and npz files).
@@ -118,11 +175,15 @@ class DataSpec(Spec):
         labels: Names of the classes 0, 1, ..., where the file has none.
         window: Recordings: samples, or packets, per window.
         hop: Recordings: samples between the starts of windows; ``window`` if None.
-        cut: SigMF: from annotations, from the stretches that no annotation covers, or from everywhere.
+        cut: SigMF: from annotations, from the stretches that no annotation covers, from everywhere; or ``auto``, each recording
+            from its annotations if it has any, else from everywhere.
         windows_per_recording: Recordings: at most this many windows of one recording, spread evenly; all if None.
+        resample: SigMF: the sample rate, Hz, that recordings of another are brought to; all must have one rate if None.
+        label: SigMF: labels from the names of folders or files instead of the annotations.
+        skip_bad: Name unusable files among several and pass them over; refuse them if False.
     """
 
-    path: Path | None = None
+    path: Paths | None = None
     synthetic: Synthetic | None = None
     format: str | None = None
     input: str | None = None
@@ -132,8 +193,11 @@ class DataSpec(Spec):
     labels: tuple[str, ...] | None = None
     window: Annotated[int, Field(gt=0)] | None = None
     hop: Annotated[int, Field(gt=0)] | None = None
-    cut: Literal["annotations", "unannotated", "all"] = "annotations"
+    cut: Literal["annotations", "unannotated", "all", "auto"] = "annotations"
     windows_per_recording: Annotated[int, Field(gt=0)] | None = None
+    resample: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    label: LabelSpec | None = None
+    skip_bad: bool = False
 
     @model_validator(mode="after")
     def _one_origin(self) -> DataSpec:

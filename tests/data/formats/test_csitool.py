@@ -15,6 +15,7 @@ from offramp.data.dataset import load_dataset
 from offramp.data.formats import open_table
 from offramp.data.formats.datasets import csitool
 from offramp.data.inspection import inspect_file
+from offramp.errors import DataError
 from offramp.schema.tasks import DataSpec
 
 RNG = np.random.default_rng(0)
@@ -187,3 +188,24 @@ def test_bad_files(tmp_path: Path) -> None:
     good.unlink()
     with pytest.raises(Exception, match=r"good\.dat cannot be read: No such file"):
         windows.read(np.array([0]))
+
+
+def test_where_windows_were_and_what_cannot_be_used(tmp_path: Path) -> None:
+    """Also where each file is named by itself."""
+    for name, count in (("a/walk1", 7), ("a/walk2", 2), ("b/walk1", 5)):
+        write(tmp_path / f"{name}.dat", packets(count))
+    table = open_table(DataSpec(path=tmp_path, window=3, hop=2))
+    assert table.positions is not None
+    assert table.positions.names.tolist() == ["a/walk1"] * 3 + ["b/walk1"] * 2
+    assert table.positions.starts.tolist() == [0, 2, 4, 0, 2]
+    assert table.silent == ("a/walk2",)
+    write(tmp_path / "b" / "walk2.dat", [])
+    with pytest.raises(DataError, match="1 of 4 recordings cannot be used: b/walk2"):
+        open_table(DataSpec(path=tmp_path, window=3))
+    assert open_table(DataSpec(path=tmp_path, window=3, hop=2, skip_bad=True)).windows.count == 5
+    joined = open_table(DataSpec(path=tmp_path / "*" / "walk1.dat", window=3, hop=2))
+    assert joined.positions is not None
+    assert joined.positions.starts.tolist() == [0, 2, 4, 0, 2]
+    assert [name.split("/")[-2] for name in joined.positions.names.tolist()] == ["a", "a", "a", "b", "b"]
+    indices = np.array([4, 0, 2])
+    np.testing.assert_array_equal(joined.windows.read(indices), table.windows.read(indices))

@@ -133,3 +133,22 @@ def test_samples_that_vanish_are_named(tmp_path: Path) -> None:
     meta.with_suffix(".bin").write_bytes(b"12345678")
     with pytest.raises(Exception, match=r"gone\.bin ends before sample 512"):
         windows.read(np.array([0]))
+
+
+def test_where_windows_were_and_what_gives_none(folder: Path) -> None:
+    table = open_table(DataSpec(path=folder, window=20, hop=20))
+    assert table.positions is not None
+    assert table.positions.names.tolist() == ["day1/bes_1"] * 2 + ["day1/meb_1"] * 5
+    assert table.positions.starts.tolist() == [0, 20, 0, 20, 40, 60, 80]
+    firsts = table.windows.read(np.arange(7))[:, 0, 0, 0]
+    np.testing.assert_array_equal(firsts, table.positions.starts + np.array([1000] * 2 + [0] * 5))
+    assert table.silent == ("day2/bes_1",)
+    assert table.notes == ("1 of 3 recordings give no windows: day2/bes_1",)
+
+
+def test_an_unusable_recording_is_passed_over(folder: Path) -> None:
+    (folder / "day1" / "bes_1.bin").unlink()
+    (folder / "day1" / "._meb_1.json").write_bytes(b"\x00")
+    table = open_table(DataSpec(path=folder, window=9, skip_bad=True))
+    assert table.label_names["recording"] == ("day1/meb_1", "day2/bes_1")
+    assert table.notes[0].startswith("1 of 3 recordings cannot be used and are passed over: day1/bes_1; ")

@@ -98,6 +98,7 @@ class TaskResult(Part):
         True, description="False where too few groups were left to divide train and validation by"
     )
     simulated: bool = False
+    notes: list[str] = Field([], description="Sentences on the data: what was passed over, filled up or left out")
     label_names: list[str] = Field([])
     pooling: Literal["default", "tokens"] = Field("default", description="Of the taps that the heads take")
     exits: list[ExitRow]

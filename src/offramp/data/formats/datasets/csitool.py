@@ -34,6 +34,7 @@ import sys
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -41,8 +42,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.data.formats.windows import digest, file_bytes, name_below, numbered, one_by_one, spread
+from offramp.data.places import open_each, silent_note
 from offramp.data.summary import FileSummary, summarise_column
-from offramp.data.table import Table, WindowSource
+from offramp.data.table import NoWindowsError, Positions, Table, WindowSource
 from offramp.errors import DataError
 from offramp.schema.tasks import DataSpec
 
@@ -59,6 +61,8 @@ STREAMS_DB = np.array([0, 0, 10 * np.log10(2), 4.5])
 """Power of one, two, three transmit streams over that of one; no stream is index 0."""
 DECIBEL = [0.0, *(10 ** (level / 10) for level in range(1, 256))]
 """Power of an RSSI of so many dB; 0 says that the antenna measured none."""
+LOOKED_AT = 100
+"""Files of a folder that are looked at to tell what it holds: one may be damaged."""
 END_NUMBER = re.compile(r"[ _-]*\d+$")
 
 
@@ -96,9 +100,9 @@ class Recording:
 
 
 def recognise(path: Path) -> bool:
-    """A ``.dat`` file that begins with a record, or a folder with such a file somewhere."""
-    found = next(path.rglob("*.dat"), None) if path.is_dir() else path
-    return found is not None and found.suffix.lower() == ".dat" and _begins_with_record(found)
+    """A ``.dat`` file that begins with a record, or a folder with such a file among the first that are found."""
+    found = islice(path.rglob("*.dat"), LOOKED_AT) if path.is_dir() else [path]
+    return any(file.suffix.lower() == ".dat" and _begins_with_record(file) for file in found)
 
 
 def read(spec: DataSpec) -> Table:
@@ -108,16 +112,16 @@ def read(spec: DataSpec) -> Table:
         DataError: ``data.window`` is missing; a file is damaged, has no channels or another number of receive antennas than the
             first; nothing is as long as a window.
     """
-    assert spec.path is not None
+    assert isinstance(spec.path, Path)
     if spec.window is None:
         raise DataError(f"{spec.path} holds recordings of Wi-Fi packets: set data.window to the packets per window")
     window, hop = spec.window, spec.hop or spec.window
-    recordings = _recordings(spec.path, window, hop)
+    recordings, notes = _recordings(spec.path, window, hop, spec.skip_bad)
     kept = [spread(len(recording.starts), spec.windows_per_recording) for recording in recordings]
     origin = np.repeat(np.arange(len(recordings)), [len(windows) for windows in kept])
     place = np.concatenate(kept)
     if len(origin) == 0:
-        raise DataError(f"{spec.path} gives no windows of {window} packets: choose a shorter data.window")
+        raise NoWindowsError(f"{spec.path} gives no windows of {window} packets: choose a shorter data.window")
     shape = (2, recordings[0].antennas * SUBCARRIERS, window)
     labels, names = numbered([recording.label for recording in recordings])
     power = np.concatenate([recording.power[windows] for recording, windows in zip(recordings, kept, strict=True)])
@@ -128,7 +132,9 @@ def read(spec: DataSpec) -> Table:
         recording, number = recordings[origin[index]], place[index]
         return _window(recording.path, int(recording.starts[number]), int(recording.ends[number]))
 
-    about = [window, hop, spec.windows_per_recording, [recording.name for recording in recordings]]
+    known = [recording.name for recording in recordings]
+    silent = tuple(name for name, windows in zip(known, kept, strict=True) if not len(windows))
+    about = [window, hop, spec.windows_per_recording, known]
     return Table(
         windows=WindowSource(
             name=str(spec.path),
@@ -141,13 +147,16 @@ def read(spec: DataSpec) -> Table:
         label_names={"label": names, "recording": tuple(recording.name for recording in recordings)},
         default_target="label",
         default_group="recording",
+        positions=Positions.of(known, origin, hop * place, window),
+        silent=silent,
+        notes=(*notes, *silent_note(silent, len(known))),
     )
 
 
 def summarise(path: Path) -> FileSummary:
     """Recordings, before any window is cut."""
     # no more than one window of each, whose places would have to be held
-    recordings = _recordings(path, 1, sys.maxsize)
+    recordings, _ = _recordings(path, 1, sys.maxsize, skip_bad=False)
     columns = {
         "label": np.array([recording.label for recording in recordings]),
         "recording": np.array([recording.name for recording in recordings]),
@@ -210,18 +219,19 @@ def _order(packet: Packet) -> list[int]:
     return order if sorted(order) == list(range(packet.antennas)) else list(range(packet.antennas))
 
 
-def _recordings(path: Path, window: int, hop: int) -> list[Recording]:
+def _recordings(path: Path, window: int, hop: int, skip_bad: bool) -> tuple[list[Recording], tuple[str, ...]]:
     files = sorted(path.rglob("*.dat")) if path.is_dir() else [path]
-    if not files:
+    named = [(name_below(file, path), file) for file in files if not file.name.startswith("._")]
+    if not named:
         raise DataError(f"{path} holds no .dat files of the csitool")
-    recordings = [_recording(file, path, window, hop) for file in files]
+    recordings, notes = open_each(named, lambda _, file: _recording(file, path, window, hop), skip_bad, "recordings")
     for recording in recordings:
         if recording.antennas != recordings[0].antennas:
             raise DataError(
                 f"{recording.path} has {recording.antennas} receive antennas and {recordings[0].path} has "
                 f"{recordings[0].antennas}: put them into separate folders"
             )
-    return recordings
+    return recordings, notes
 
 
 def _recording(path: Path, root: Path, window: int, hop: int) -> Recording:

@@ -45,7 +45,7 @@ def read(spec: DataSpec) -> Table:
     Raises:
         DataError: A file holds anything but data, is damaged or of another layout, or has channels of another shape than the first.
     """
-    assert spec.path is not None
+    assert isinstance(spec.path, Path)
     return _table(spec.path, digest("deepmimo", _files(spec.path)))
 
 

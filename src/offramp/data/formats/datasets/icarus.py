@@ -72,7 +72,7 @@ def read(spec: DataSpec) -> Table:
         DataError: A batch names no bandwidth; a row lacks a field or holds an unusable one; samples are missing, cut off, or fewer
             than a window.
     """
-    assert spec.path is not None
+    assert isinstance(spec.path, Path)
     frames = _frames(spec.path)
     window = spec.window or WINDOW
     for frame in frames:

@@ -61,7 +61,7 @@ def read(spec: DataSpec) -> Table:
         DataError: A file is no MATLAB file or has no amplitudes; they have another shape than those of the first; a flat file
             names no class.
     """
-    assert spec.path is not None
+    assert isinstance(spec.path, Path)
     return _table(spec.path)
 
 

@@ -50,7 +50,7 @@ def read(spec: DataSpec) -> Table:
     Raises:
         DataError: One is missing, damaged, holds anything but an array of numbers, or they do not fit together.
     """
-    assert spec.path is not None
+    assert isinstance(spec.path, Path)
     return _table(spec.path)
 
 

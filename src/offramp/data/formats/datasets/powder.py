@@ -38,8 +38,9 @@ from offramp.data.formats.windows import (
     one_by_one,
     read_interleaved,
 )
+from offramp.data.places import open_each, silent_note
 from offramp.data.summary import FileSummary, summarise_column
-from offramp.data.table import Table, WindowSource
+from offramp.data.table import NoWindowsError, Positions, Table, WindowSource
 from offramp.errors import DataError
 from offramp.schema.tasks import DataSpec
 
@@ -78,13 +79,13 @@ def read(spec: DataSpec) -> Table:
         DataError: A file of a pair is missing; metadata is broken, of another datatype or without a transmitter; samples are
             cut off; nothing is as long as a window.
     """
-    assert spec.path is not None
-    recordings = _recordings(spec.path)
+    assert isinstance(spec.path, Path)
+    recordings, notes = _recordings(spec.path, spec.skip_bad)
     window = spec.window or WINDOW
     hop = spec.hop or window
     origin, starts = cut([recording.samples for recording in recordings], window, hop, spec.windows_per_recording)
     if len(origin) == 0:
-        raise DataError(f"{spec.path} gives no windows of {window} samples: choose a shorter data.window")
+        raise NoWindowsError(f"{spec.path} gives no windows of {window} samples: choose a shorter data.window")
     labels, names = numbered([recording.transmitter for recording in recordings])
     columns: dict[str, NDArray[np.generic]] = {"label": labels[origin], "recording": origin}
     label_names = {"label": names, "recording": tuple(recording.name for recording in recordings)}
@@ -92,8 +93,11 @@ def read(spec: DataSpec) -> Table:
         if values.dtype.kind == "U":
             values, label_names[key] = numbered([str(value) for value in values])
         columns[key] = values[origin]
+    known = [recording.name for recording in recordings]
+    cut_from = set(origin.tolist())
+    silent = tuple(name for number, name in enumerate(known) if number not in cut_from)
     files = [file for recording in recordings for file in (recording.meta, recording.data)]
-    about = [window, hop, spec.windows_per_recording, [recording.name for recording in recordings]]
+    about = [window, hop, spec.windows_per_recording, known]
     return Table(
         windows=WindowSource(
             name=str(spec.path),
@@ -111,12 +115,15 @@ def read(spec: DataSpec) -> Table:
         label_names=label_names,
         default_target="label",
         default_group="recording",
+        positions=Positions.of(known, origin, starts, window),
+        silent=silent,
+        notes=(*notes, *silent_note(silent, len(known))),
     )
 
 
 def summarise(path: Path) -> FileSummary:
     """Recordings, before any window is cut."""
-    recordings = _recordings(path)
+    recordings, _ = _recordings(path, skip_bad=False)
     columns = {
         "label": np.array([recording.transmitter for recording in recordings]),
         "recording": np.array([recording.name for recording in recordings]),
@@ -129,14 +136,15 @@ def summarise(path: Path) -> FileSummary:
     )
 
 
-def _recordings(path: Path) -> list[Recording]:
+def _recordings(path: Path, skip_bad: bool) -> tuple[list[Recording], tuple[str, ...]]:
     if path.is_dir():
         metas = sorted({file.with_suffix(".json") for suffix in (".json", ".bin") for file in path.rglob("*" + suffix)})
     else:
         metas = [path.with_suffix(".json")]
     if not metas:
         raise DataError(f"{path} holds no POWDER recordings (*.json with *.bin)")
-    return [_recording(meta, name_below(meta, path)) for meta in metas]
+    named = [(name_below(meta, path), meta) for meta in metas if not meta.name.startswith("._")]
+    return open_each(named, lambda name, meta: _recording(meta, name), skip_bad, "recordings")
 
 
 def _recording(meta: Path, name: str) -> Recording:

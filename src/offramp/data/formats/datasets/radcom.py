@@ -39,7 +39,7 @@ def read(spec: DataSpec) -> Table:
     Raises:
         DataError: Not this layout, or truncated.
     """
-    assert spec.path is not None
+    assert isinstance(spec.path, Path)
     return _table(spec.path, digest("radcom", [spec.path]))
 
 

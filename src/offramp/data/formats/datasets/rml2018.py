@@ -49,7 +49,7 @@ def read(spec: DataSpec) -> Table:
     Raises:
         DataError: Not this layout, truncated, or a row of ``Y`` is not one-hot.
     """
-    assert spec.path is not None
+    assert isinstance(spec.path, Path)
     return _table(spec.path, digest("rml2018", [spec.path]))
 
 

@@ -38,7 +38,7 @@ def read(spec: DataSpec) -> Table:
     Raises:
         DataError: It holds anything but data, is damaged, or is no dictionary of this layout.
     """
-    assert spec.path is not None
+    assert isinstance(spec.path, Path)
     return _table(spec.path, digest("rml-pickle", [spec.path]))
 
 

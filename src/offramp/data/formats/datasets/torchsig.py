@@ -47,7 +47,7 @@ def read(spec: DataSpec) -> Table:
     Raises:
         DataError: Not this layout, truncated, or spectrograms instead of samples.
     """
-    assert spec.path is not None
+    assert isinstance(spec.path, Path)
     return _table(spec.path, digest("torchsig", [_file(spec.path)]))
 
 

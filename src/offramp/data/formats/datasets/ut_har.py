@@ -75,7 +75,7 @@ def read(spec: DataSpec) -> Table:
     Raises:
         DataError: A file is missing, truncated or not written by numpy.save, or has another shape.
     """
-    assert spec.path is not None
+    assert isinstance(spec.path, Path)
     return _table(*_parts(spec.path), spec.path)
 
 

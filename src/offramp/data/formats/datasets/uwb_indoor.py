@@ -72,7 +72,7 @@ def read(spec: DataSpec) -> Table:
         DataError: A file is no JSON or ends too early, has no measurements or one of another form, says two locations for
             one, or has other anchors or taps than the first.
     """
-    assert spec.path is not None
+    assert isinstance(spec.path, Path)
     return _table(spec.path)
 
 

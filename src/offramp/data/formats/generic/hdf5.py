@@ -36,7 +36,7 @@ def read(spec: DataSpec) -> Table:
     Raises:
         DataError: Not HDF5, truncated, without windows, or with arrays of different length.
     """
-    assert spec.path is not None
+    assert isinstance(spec.path, Path)
     with opened(spec.path) as file:
         return _table(spec.path, spec, file, _arrays(spec.path, file))
 

@@ -69,7 +69,7 @@ def read(spec: DataSpec) -> Table:
     Raises:
         DataError: No MATLAB file, damaged, without windows, with columns of another length, or with either of two axes to count windows by.
     """
-    assert spec.path is not None
+    assert isinstance(spec.path, Path)
     with _variables(spec.path) as variables:
         return _table(spec.path, spec, variables)
 

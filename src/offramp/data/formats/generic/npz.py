@@ -32,7 +32,7 @@ def read(spec: DataSpec) -> Table:
     Raises:
         DataError: Not npz, damaged, with pickled objects, without windows, or with arrays of different length.
     """
-    assert spec.path is not None
+    assert isinstance(spec.path, Path)
     return _table(spec.path, spec, _arrays(spec.path))
 
 
