@@ -25,7 +25,7 @@ Size = Annotated[int, Field(ge=1, le=2**16)]
 """Channels, hidden units, positions, samples."""
 Count = Annotated[int, Field(ge=1, le=2**10)]
 """Layers, heads and whatever else is made one by one."""
-SPARE_TENSORS = 64
+SPARE_TENSORS = 512
 """What a constructor may make and drop again."""
 
 
