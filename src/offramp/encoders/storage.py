@@ -252,4 +252,5 @@ def check_fit(wrong: list[str], source: str, what: str) -> None:
     """Raise :class:`EncoderError` with the first three of what is wrong with weights, if anything is."""
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise EncoderError(f"{source} does not fit {what}: {'; '.join(wrong[:3])}{more}")
+        first = "; ".join(one if len(one) <= 150 else f"{one[:150]}..." for one in wrong[:3])
+        raise EncoderError(f"{source} does not fit {what}: {first}{more}")

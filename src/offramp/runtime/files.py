@@ -12,7 +12,7 @@ import numpy as np
 from offramp.bundle import BundleTask
 from offramp.data.formats import format_of, known_formats, open_table
 from offramp.data.table import Table
-from offramp.errors import BundleError, DataError
+from offramp.errors import DataError
 from offramp.files import atomic_path, output_folder
 from offramp.runtime.outputs import rows, write_csv, write_jsonl, write_sigmf
 from offramp.runtime.predictor import Prediction, load
@@ -53,10 +53,7 @@ def predict_file(
     if out is not None and output != "sigmf" and out.is_dir():
         raise DataError(f"{out} is a folder: choose a file for --out")
     predictor = load(bundle, device)
-    tasks = predictor.bundle.tasks
-    if task is None and len(tasks) > 1:
-        raise BundleError(f"{bundle} has several tasks: choose one with --task ({', '.join(tasks)})")
-    chosen = predictor.bundle.task(task or next(iter(tasks)))
+    chosen = predictor.bundle.choose(task)
     if policy is not None:
         predictor.policy(chosen.name, policy)
     table = open_windows(chosen, file)

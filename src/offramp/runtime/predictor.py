@@ -227,13 +227,16 @@ def load_bundle_encoder(bundle: Bundle, folder: Path, device: str = "cpu") -> St
         encoder = load_encoder(path, device=device)
     else:
         name, config = bundle.encoder["architecture"], bundle.encoder["config"]
-        options = {option: config[option] for option in checkpoint_options(name)}
+        options = {option: config[option] for option in checkpoint_options(name) if option in config}
         encoder = load_encoder(name, checkpoint=path, device=device, **options)
     found, expected = encoder.fingerprint(), bundle.encoder["sha256"]
     if found != expected:
         raise BundleError(
             f"{path} is another encoder: its hash is {found}, the bundle's heads were fitted on {expected}"
         )
+    described = [(exit["name"], exit["width"]) for exit in bundle.encoder["exits"]]
+    if described != [(exit.name, exit.width) for exit in encoder.exits]:
+        raise BundleError(f"{folder} describes other exits than {path} has: save the bundle again")
     return encoder.eval().requires_grad_(False)
 
 
