@@ -18,7 +18,7 @@ from offramp.schema.tasks import DataSpec
 MOST_VALUES = 2**26
 """In one window, or in one window's target."""
 
-Size = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=2**31)]
 Shape = list[Size]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -73,7 +73,7 @@ class TaskEntry(Entry):
     label_names: list[str]
     transform: TransformEntry
     window_shape: Annotated[Shape, Field(min_length=1)]
-    layers: dict[str, Annotated[int, Field(ge=0)]]
+    layers: dict[str, Annotated[int, Field(ge=1, le=2)]]
     val: dict[str, float]
     data: dict[str, Any]
     pooling: Literal["default", "tokens"] = "default"
