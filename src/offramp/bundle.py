@@ -154,7 +154,7 @@ class Bundle:
 
     def task(self, name: str) -> BundleTask:
         """A task by name; raises :class:`BundleError` that lists the tasks if there is none."""
-        if name not in self.tasks:
+        if not isinstance(name, str) or name not in self.tasks:
             raise BundleError(f"unknown task {name!r}: the bundle has {', '.join(self.tasks)}")
         return self.tasks[name]
 

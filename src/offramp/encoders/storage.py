@@ -33,7 +33,7 @@ STORED_KINDS = ("F32", "F16", "BF16", "F64", "I64", "I32", "I16", "I8", "U8", "B
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-class Stored(Protocol):
+class StoredEncoder(Protocol):
     """What is asked of an encoder that is saved or filled; the class itself is written in terms of this module."""
 
     config: dict[str, Any]
@@ -51,7 +51,7 @@ class Stored(Protocol):
     def fingerprint(self) -> str: ...
 
 
-def save_encoder(encoder: Stored, folder: Path, provenance: dict[str, Any] | None = None) -> None:
+def save_encoder(encoder: StoredEncoder, folder: Path, provenance: dict[str, Any] | None = None) -> None:
     """Write an encoder folder: ``config.json`` (architecture, constructor arguments, provenance) and ``model.safetensors``."""
     if not encoder.rebuildable:
         raise EncoderError(
@@ -222,7 +222,7 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__} {error}".splitlines()[0].strip()[:200]
 
 
-def fill(encoder: Stored, tensors: dict[str, Tensor], source: str) -> None:
+def fill(encoder: StoredEncoder, tensors: dict[str, Tensor], source: str) -> None:
     """Load tensors into an encoder; names, shapes or kinds that do not fit are an :class:`EncoderError` that lists the first three."""
     check_shapes(encoder, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
     own = encoder.state_dict()
@@ -235,7 +235,7 @@ def fill(encoder: Stored, tensors: dict[str, Tensor], source: str) -> None:
     encoder.load_state_dict(tensors)
 
 
-def check_shapes(encoder: Stored, given: Shapes, source: str) -> None:
+def check_shapes(encoder: StoredEncoder, given: Shapes, source: str) -> None:
     """Raise :class:`EncoderError` unless given tensors have the names and shapes of an encoder's own; it may be on ``meta``."""
     own = encoder.state_dict()
     wrong = [f"{name} is missing" for name in own if name not in given]

@@ -78,6 +78,7 @@ class TaskEntry(Entry):
     data: dict[str, Any]
     pooling: Literal["default", "tokens"] = "default"
     target_shape: Shape = []
+    temperatures: dict[str, float] = {}
     policies: dict[str, dict[str, Any]] = {}
 
     @field_validator("window_shape", "target_shape")
