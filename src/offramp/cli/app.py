@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from offramp.cli.data import data_app
-from offramp.cli.help import Command, Group
+from offramp.cli.help import IMPORT_HELP, Command, Group
+from offramp.cli.imports import import_modules
 from offramp.cli.training import train
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
+    imports: Annotated[list[str] | None, typer.Option("--import", metavar="MODULE", help=IMPORT_HELP)] = None,
 ) -> None:
-    pass
+    import_modules(imports or [])
 
 
 @app.command(cls=Command)
