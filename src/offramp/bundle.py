@@ -276,6 +276,8 @@ def _check(bundle: Bundle, source: str) -> None:
     for task in bundle.tasks.values():
         if missing := [exit for exit in (task.exit, *widths) if exit not in task.heads]:
             raise BundleError(f"{source}: task {task.name!r} has no head at exit {missing[0]!r}")
+        if task.exit not in task.val:
+            raise BundleError(f"{source}: task {task.name!r} has no validation score of its exit {task.exit!r}")
         for exit, temperature in task.temperatures.items():
             if exit not in widths or not 0 < temperature < math.inf:
                 raise BundleError(f"{source}: task {task.name!r} has the temperature {temperature:g} at exit {exit!r}")

@@ -257,9 +257,10 @@ def bench(
 @app.command(cls=Command)
 def export(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    task: Annotated[str, typer.Option(help="Task to export.")],
     out: Annotated[Path, typer.Option(help="The .onnx file to write.", dir_okay=False)],
+    task: Annotated[str | None, typer.Option(help="Task; may be left out where the bundle has one.")] = None,
     exit: Annotated[str | None, typer.Option(help="Another exit than the chosen one.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise weights and activations to 8 bits.")] = False,
 ) -> None:
     """Write one task as an ONNX file.
 
@@ -269,11 +270,8 @@ def export(
     """
     from offramp.export import export_onnx
 
-    done = export_onnx(bundle, task, out, exit)
-    print(
-        f"{done.path}: task {done.task} up to exit {done.exit}, {done.bytes / 1e6:.2f} MB; within {done.max_difference:.1e} "
-        f"of the bundle on {done.windows} windows"
-    )
+    done = export_onnx(bundle, task, out, exit, int8=int8)
+    print(done.sentence)
 
 
 @app.command(cls=Command)
