@@ -8,6 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
 from offramp.bundle import ENCODER, Bundle, BundleTask, Head, save_bundle, save_examples
 from offramp.encoders.base import StagedEncoder
@@ -23,12 +25,19 @@ STANDARDIZE = Transform("standardize", (0.1, -0.2), (1.5, 0.5))
 
 
 def small_shufflenet() -> StagedEncoder:
-    """With BatchNorm statistics that folding has to take into account."""
+    """With BatchNorm statistics that folding has to take into account: measured, so that no stage is dead, then moved a little."""
     encoder = random_encoder(IQShuffleNet, {"channels": (8, 8, 16, 16, 32), "repeats": (2, 2, 2)}, seed=1)
-    rng = np.random.default_rng(0)
-    for name, buffer in encoder.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
-            buffer.copy_(buffer.new_tensor(rng.uniform(0.5, 1.5, buffer.shape)))
+    norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the mean over all batches, here of one
+    with torch.no_grad():
+        encoder.train().taps(encoder.input.draw(64, IQ_SHAPE, seed=1))
+        rng = np.random.default_rng(0)
+        for norm in norms:
+            norm.momentum = 0.1
+            for statistic in (norm.running_mean, norm.running_var):
+                assert statistic is not None
+                statistic.mul_(statistic.new_tensor(rng.uniform(0.5, 1.5, statistic.shape)))
     return encoder.eval()
 
 

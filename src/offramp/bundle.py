@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +21,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 
 from offramp.errors import BundleError
 from offramp.files import atomic_path, output_folder, write_text
+from offramp.schema.bundle import BundleDocument
+from offramp.schema.problems import first_problem
 from offramp.transforms import Transform
 
 SCHEMA = 1
@@ -143,9 +146,15 @@ class Bundle:
     tasks: dict[str, BundleTask]
     encoder_path: str | None = None
 
+    def choose(self, name: str | None) -> BundleTask:
+        """A task by name; without a name the only one. Raises :class:`BundleError` that lists the tasks otherwise."""
+        if name is None and len(self.tasks) > 1:
+            raise BundleError(f"the bundle has several tasks: choose one with --task ({', '.join(self.tasks)})")
+        return self.task(next(iter(self.tasks)) if name is None else name)
+
     def task(self, name: str) -> BundleTask:
         """A task by name; raises :class:`BundleError` that lists the tasks if there is none."""
-        if name not in self.tasks:
+        if not isinstance(name, str) or name not in self.tasks:
             raise BundleError(f"unknown task {name!r}: the bundle has {', '.join(self.tasks)}")
         return self.tasks[name]
 
@@ -186,23 +195,18 @@ def save_bundle(bundle: Bundle, folder: Path, card: str) -> None:
 def load_bundle(folder: Path) -> Bundle:
     """Read a bundle, without its encoder's weights.
 
+    Types and sizes of ``config.json`` are checked before anything else is read.
+
     Raises:
         BundleError: A file is missing or damaged, the schema is another, or heads do not fit.
     """
     config = _read_config(folder)
     tensors = _load_tensors(folder / HEADS)
     try:
-        encoder = dict(config["encoder"])
-        for key in ("architecture", "config", "sha256"):
-            encoder[key]
-        for exit in encoder["exits"]:
-            exit["name"], exit["width"]
         tasks = {name: _task_from_dict(name, stored, tensors) for name, stored in config["tasks"].items()}
-        bundle = Bundle(encoder, tasks, config["encoder_path"])
     except KeyError as missing:
         raise BundleError(f"{folder} is not a complete bundle: {missing} is missing; save it again") from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise BundleError(f"{folder / CONFIG} is damaged: {error}; save the bundle again") from None
+    bundle = Bundle(config["encoder"], tasks, config["encoder_path"])
     _check(bundle, str(folder))
     return bundle
 
@@ -272,6 +276,8 @@ def _check(bundle: Bundle, source: str) -> None:
     for task in bundle.tasks.values():
         if missing := [exit for exit in (task.exit, *widths) if exit not in task.heads]:
             raise BundleError(f"{source}: task {task.name!r} has no head at exit {missing[0]!r}")
+        if task.exit not in task.val:
+            raise BundleError(f"{source}: task {task.name!r} has no validation score of its exit {task.exit!r}")
         for exit, temperature in task.temperatures.items():
             if exit not in widths or not 0 < temperature < math.inf:
                 raise BundleError(f"{source}: task {task.name!r} has the temperature {temperature:g} at exit {exit!r}")
@@ -342,11 +348,19 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise BundleError(f"{folder} is not a bundle: it has no {CONFIG}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BundleError(f"{path} is damaged: it is not JSON; save the bundle again") from None
     schema = config.get("schema") if isinstance(config, dict) else None
-    if schema != SCHEMA:
-        raise BundleError(f"{path} has schema {schema!r}: this version of offramp reads schema {SCHEMA}")
+    if schema != SCHEMA or not isinstance(schema, int):
+        raise BundleError(f"{path} has schema {reprlib.repr(schema)}: this version of offramp reads schema {SCHEMA}")
+    try:
+        BundleDocument.model_validate(config)
+    except ValidationError as error:
+        (*place, key), kind = error.errors()[0]["loc"], error.errors()[0]["type"]
+        if kind == "missing":
+            where = f"{'.'.join(map(str, place))}: " if place else ""
+            raise BundleError(f"{folder} is not a complete bundle: {where}{key!r} is missing; save it again") from None
+        raise BundleError(f"{path} is damaged: {first_problem(error)}; save the bundle again") from None
     return dict(config)
 
 
@@ -360,5 +374,5 @@ def _load_tensors(path: Path) -> Mapping[str, NDArray[Any]]:
         return load_file(path)
     except FileNotFoundError:
         raise BundleError(f"{path.parent} is not a complete bundle: it has no {path.name}") from None
-    except (SafetensorError, ValueError, OSError) as error:
+    except Exception as error:  # whatever the reader raises on bytes of others
         raise BundleError(f"{path} is damaged: {str(error).splitlines()[0]}; save the bundle again") from None

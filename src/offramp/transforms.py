@@ -50,7 +50,7 @@ class Transform:
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of one window behind the transform."""
-        return self(np.zeros((1, *shape), dtype=np.float32)).shape[1:]
+        return self(np.zeros((0, *shape), dtype=np.float32)).shape[1:]  # no windows, for one may be large
 
     def _apply(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.name == "standardize":

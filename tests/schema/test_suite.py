@@ -100,6 +100,8 @@ class TestDesign:
         checkpoint = load(tmp_path, minimal(encoder={"name": "lwm", "checkpoint": "weights/lwm.pth"})).encoder
         assert (checkpoint.name, checkpoint.checkpoint) == ("lwm", tmp_path / "weights/lwm.pth")
         (tmp_path / "mine").mkdir()
+        assert load(tmp_path, minimal(encoder="mine")).encoder.name == "mine"  # it may be the name of an encoder
+        (tmp_path / "mine" / "config.json").write_text("{}")
         assert load(tmp_path, minimal(encoder="mine")).encoder.name == str(tmp_path / "mine")
         assert load(tmp_path, minimal(encoder="not-there")).encoder.name == "not-there"
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from offramp.cli.data import data_app
-from offramp.cli.help import Command, Group
+from offramp.cli.help import IMPORT_HELP, Command, Group
+from offramp.cli.imports import import_modules
 from offramp.cli.training import train
 from offramp.errors import SuiteError
 
@@ -62,8 +63,9 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
+    imports: Annotated[list[str] | None, typer.Option("--import", metavar="MODULE", help=IMPORT_HELP)] = None,
 ) -> None:
-    pass
+    import_modules(imports or [])
 
 
 @app.command(cls=Command)
@@ -277,9 +279,10 @@ def bench(
 @app.command(cls=Command)
 def export(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    task: Annotated[str, typer.Option(help="Task to export.")],
     out: Annotated[Path, typer.Option(help="The .onnx file to write.", dir_okay=False)],
+    task: Annotated[str | None, typer.Option(help="Task; may be left out where the bundle has one.")] = None,
     exit: Annotated[str | None, typer.Option(help="Another exit than the chosen one.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise weights and activations to 8 bits.")] = False,
 ) -> None:
     """Write one task as an ONNX file.
 
@@ -289,11 +292,8 @@ def export(
     """
     from offramp.export import export_onnx
 
-    done = export_onnx(bundle, task, out, exit)
-    print(
-        f"{done.path}: task {done.task} up to exit {done.exit}, {done.bytes / 1e6:.2f} MB; within {done.max_difference:.1e} "
-        f"of the bundle on {done.windows} windows"
-    )
+    done = export_onnx(bundle, task, out, exit, int8=int8)
+    print(done.sentence)
 
 
 @app.command(cls=Command)

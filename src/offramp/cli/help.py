@@ -1,4 +1,4 @@
-"""Help pages in plain text: the example on a line of its own, as it is typed, and every argument with its explanation."""
+"""What all commands share: help in plain text (the example on a line of its own, every argument explained), and ``--import``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any, get_type_hints
 
 import click
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from offramp.cli.imports import import_modules
 
 EXAMPLE = "Example: "
 
@@ -24,8 +26,25 @@ class _PlainHelp(click.Command):
                 formatter.write(f"{'':{formatter.current_indent}}{EXAMPLE}{example.strip()}\n")
 
 
+IMPORT_HELP = "Import a module of yours first, e.g. one that registers an encoder; may be repeated."
+
+
 class Command(_PlainHelp, TyperCommand):
-    """A command whose docstring ends with an example."""
+    """A command whose docstring ends with an example. It takes ``--import``, as the whole command line does in front of it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(
+            TyperOption(
+                param_decls=["--import"],
+                multiple=True,
+                metavar="MODULE",
+                help=IMPORT_HELP,
+                expose_value=False,
+                is_eager=True,
+                callback=_import,
+            )
+        )
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, kind in (("Arguments", "argument"), ("Options", "option")):
@@ -37,6 +56,11 @@ class Command(_PlainHelp, TyperCommand):
 
 class Group(_PlainHelp, TyperGroup):
     """A group of commands whose help ends with an example."""
+
+
+def _import(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> None:
+    if not ctx.resilient_parsing:  # while the shell completes a line
+        import_modules(list(names))
 
 
 def _row(param: click.Parameter, command: click.Command, ctx: click.Context) -> tuple[str, str] | None:

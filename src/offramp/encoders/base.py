@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from offramp.encoders.storage import save_encoder
 from offramp.errors import EncoderError
 
 State = tuple[Tensor, ...]
@@ -277,8 +278,6 @@ class StagedEncoder(nn.Module, ABC):
             EncoderError: It cannot be built from a configuration.
             OfframpError: The folder cannot be written.
         """
-        from offramp.encoders.storage import save_encoder  # storage is written in terms of this class
-
         save_encoder(self, Path(folder), provenance)
 
     def _begin_checked(self, x: Tensor) -> State:

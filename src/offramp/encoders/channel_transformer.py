@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from offramp.encoders.base import InputSpec, StagedEncoder, State
+from offramp.encoders.building import Count, Width
 from offramp.encoders.transformer import Block, initialise_linear, sine_cosine_table
 from offramp.errors import EncoderError
 
@@ -45,7 +46,7 @@ class ChannelsInput(InputSpec):
         super().check(shape)
 
 
-class Embedding(nn.Module):
+class PlaceEmbedding(nn.Module):
     """Places ``(N, P, values)`` and their positions ``(N, P, width)`` to tokens ``(N, P, width)``."""
 
     def __init__(self, values: int, width: int) -> None:
@@ -68,10 +69,12 @@ class ChannelTransformer(StagedEncoder):
     architecture = "channel-transformer"
     axis_positions: Tensor
 
-    def __init__(self, width: int = 144, depth: int = 6, heads: int = 6) -> None:
+    def __init__(self, width: Width = 144, depth: Count = 6, heads: Count = 6) -> None:
         super().__init__()
         if width % 4:
             raise EncoderError(f"width={width}: two axes of sines and cosines need a multiple of 4")
+        if width % heads:
+            raise EncoderError(f"width={width}, heads={heads}: the width must be a multiple of the heads")
         self.config = {"width": width, "depth": depth, "heads": heads}
         most = MOST_PLACES * SIDE
         self.input = ChannelsInput(
@@ -80,7 +83,7 @@ class ChannelTransformer(StagedEncoder):
             (2, 1, 1, 1),
             maximum=(2, SLOTS, most, most),
         )
-        embedding = Embedding(2 * SLOTS * SIDE**2, width)
+        embedding = PlaceEmbedding(2 * SLOTS * SIDE**2, width)
         self.stages = nn.ModuleList([embedding, *(Block(width, heads, 4 * width, EPS) for _ in range(depth))])
         self.norm = nn.LayerNorm(width, eps=EPS)
         self.register_buffer("axis_positions", sine_cosine_table(MOST_PLACES, width // 2), persistent=False)
@@ -131,6 +134,9 @@ class ChannelTransformer(StagedEncoder):
             parts, slots, antennas // SIDE, SIDE, subcarriers // SIDE, SIDE
         )
         return indices.transpose(2, 4, 0, 1, 3, 5).reshape(positions, -1)
+
+
+ARCHITECTURES = (ChannelTransformer,)
 
 
 def unit_power(x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,13 +25,19 @@ import torch
 from torch import Tensor, nn
 
 from offramp.encoders.base import InputSpec, StagedEncoder, State, seeded
+from offramp.encoders.building import sketching
 from offramp.encoders.sharing import check_float32, relative_difference, shared_copy
-from offramp.encoders.storage import CONFIG, WEIGHTS, check_fit, first_line
+from offramp.encoders.storage import CONFIG, WEIGHTS, Shapes, check_fit, first_line, read_shapes
 from offramp.errors import EncoderError, OfframpError
 
 Pooling = Literal["cls", "mean"]
 UNUSED = ("embeddings.mask_token", "embeddings.position_ids", "embeddings.token_type_ids")
 """What stands in checkpoints and is of pretraining alone, or counts from 0."""
+MOST_LAYERS = 1024
+MOST_VALUES = 2**26
+"""In the smallest window that a model takes."""
+SPARE_VALUES = 2**24
+"""That may be allocated in vain."""
 TOLERANCE = 1e-6
 """Largest difference between our hidden states and the model's own, relative to the largest value."""
 
@@ -174,7 +181,12 @@ class HuggingFace(StagedEncoder):
         Raises:
             EncoderError: The weights are missing, broken, or do not fit the configuration; or the model type is unknown.
         """
-        library, config = require_transformers(), _configuration(**cls.read_config(described))
+        try:
+            library, config = require_transformers(), _configuration(**cls.read_config(described))
+            if (folder / WEIGHTS).is_file():
+                _check_size(library, config, read_shapes(folder / WEIGHTS))
+        except EncoderError as error:
+            raise EncoderError(f"{folder}: {error}") from None
         if not (folder / WEIGHTS).is_file():
             raise EncoderError(
                 f"{folder} has no {WEIGHTS}, and weights that are pickled or in several files are not read: save the model "
@@ -248,6 +260,10 @@ class HuggingFace(StagedEncoder):
             "pooling": pooling or choices[0],
         }
         self.input = anatomy.input(config)
+        if math.prod(self.input.minimum) > MOST_VALUES:
+            raise EncoderError(
+                f"this {config.model_type} takes {self.input.describe()}: more than {MOST_VALUES:,} values"
+            )
         layers = list(anatomy.layers(model))
         if not layers:
             raise EncoderError(f"this {config.model_type} has no layers")
@@ -271,6 +287,9 @@ class HuggingFace(StagedEncoder):
                     f"this {self.config['model_type']} is more than its layers one after another: at {exit.name} they differ "
                     f"from it by {difference:.2g} of the largest value; name stages=[...] to cut it elsewhere"
                 )
+
+
+ARCHITECTURES = (HuggingFace,)
 
 
 def require_transformers() -> Any:
@@ -303,8 +322,26 @@ def _configuration(model_type: str, config: Mapping[str, Any]) -> Any:
     unknown = [key for key in config if key not in known]
     if unknown:
         raise EncoderError(f"{unknown[0]!r} is no argument of {model_type}: known are {', '.join(sorted(known))}")
+    for key, value in config.items():
+        if "layers" in key and isinstance(value, int) and value > MOST_LAYERS:
+            raise EncoderError(f"{model_type} cannot be built: {key}={value} is more than {MOST_LAYERS}")
     with _one_line(model_type):
         return require_transformers().CONFIG_MAPPING[model_type](**config)
+
+
+def _check_size(library: Any, config: Any, shapes: Shapes) -> None:
+    """Refuse a configuration that asks for far more values than weights of these shapes hold, without allocating them.
+
+    What is missing in detail is found, and named, once the model is there.
+    """
+    with _one_line(config.model_type), _quiet(), seeded(0), sketching(shapes, config.model_type):
+        sketch = library.AutoModel.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        asked = sum(parameter.numel() for parameter in HuggingFace._assembled(sketch).parameters())
+    held = sum(math.prod(shape) for shape in shapes.values())
+    if asked > 2 * held + SPARE_VALUES:
+        raise EncoderError(
+            f"this {config.model_type} does not fit its {CONFIG}: that asks for {asked:,} values, and there are {held:,}"
+        )
 
 
 def _check_fit(model: Any, encoder: HuggingFace, found: Mapping[str, Any], folder: Path) -> None:

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from offramp.encoders.building import Count, Size
 from offramp.encoders.iq_convolutional import IQConvolutional
+from offramp.errors import EncoderError
 
 
 def _convolution(inputs: int, outputs: int, kernel: tuple[int, int], stride: int = 1) -> list[nn.Module]:
@@ -67,9 +69,13 @@ class IQResNet(IQConvolutional):
 
     architecture = "iq-resnet"
 
-    def __init__(self, channels: Sequence[int] = (24, 32, 64, 96, 160), repeats: Sequence[int] = (2, 2, 2)) -> None:
+    def __init__(self, channels: Sequence[Size] = (24, 32, 64, 96, 160), repeats: Sequence[Count] = (2, 2, 2)) -> None:
         """Take the channels of stem, mixing and every stage, and the number of units of every stage."""
         super().__init__()
+        if len(channels) != len(repeats) + 2:
+            raise EncoderError(
+                f"iq-resnet has channels for stem, mixing and {len(channels) - 2} stages, and repeats for {len(repeats)}"
+            )
         self.config = {"channels": list(channels), "repeats": list(repeats)}
         stem, mixed, *wide = channels
         stages: list[nn.Module] = [
@@ -86,3 +92,6 @@ class IQResNet(IQConvolutional):
         self.exits = self._measure_exits(names, widths)
         # Convolutions run up to 1.4 times as fast on processors with channels innermost, and faster than as Conv1d.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+ARCHITECTURES = (IQResNet,)

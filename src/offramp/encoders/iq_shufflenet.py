@@ -18,7 +18,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from offramp.encoders.building import Count, Size
 from offramp.encoders.iq_convolutional import IQConvolutional
+from offramp.errors import EncoderError
 
 Stride = tuple[int, int]
 
@@ -60,8 +62,16 @@ class IQShuffleNet(IQConvolutional):
 
     architecture = "iq-shufflenet"
 
-    def __init__(self, channels: Sequence[int] = (24, 48, 96, 192, 1024), repeats: Sequence[int] = (4, 8, 4)) -> None:
+    def __init__(
+        self, channels: Sequence[Size] = (24, 48, 96, 192, 1024), repeats: Sequence[Count] = (4, 8, 4)
+    ) -> None:
         super().__init__()
+        if len(channels) != len(repeats) + 2:
+            raise EncoderError(
+                f"iq-shufflenet has channels for stem, {len(channels) - 2} stages and conv5, and repeats for {len(repeats)}"
+            )
+        if odd := [width for width in channels[1:-1] if width % 2]:
+            raise EncoderError(f"iq-shufflenet splits the channels of a stage in halves: {odd[0]} is odd")
         self.config = {"channels": list(channels), "repeats": list(repeats)}
         stem = nn.Sequential(
             nn.Conv2d(2, channels[0], 3, (1, 2), padding=1, bias=False),
@@ -81,3 +91,6 @@ class IQShuffleNet(IQConvolutional):
         self.exits = self._measure_exits([*names, "conv5"], [*widths, channels[-1]])
         # Depthwise convolutions run about 1.5 times as fast on processors with channels innermost.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+ARCHITECTURES = (IQShuffleNet,)

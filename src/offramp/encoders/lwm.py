@@ -17,13 +17,15 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from offramp.encoders.base import InputSpec, StagedEncoder, State
+from offramp.encoders.building import Count, Size, Width
 from offramp.errors import EncoderError
 
 CLS_VALUE = 0.2
@@ -36,6 +38,8 @@ SIDE = 4
 SQUARE_PATCH = 2 * SIDE * SIDE
 """Values in a patch of 1.1."""
 SQUARE_HEADS = 8
+Positions = Annotated[int, Field(ge=2, le=2**16)]
+"""Of the CLS token and the patches behind it."""
 LAYER = re.compile(r"layers\.(\d+)\.(.+)")
 """Published names of what a layer holds: its number and the rest."""
 
@@ -55,7 +59,7 @@ class LayerNorm(nn.Module):
         return scaled
 
 
-class Embedding(nn.Module):
+class PatchEmbedding(nn.Module):
     """Patches ``(N, P, values)``, P up to ``positions``, to normalised tokens ``(N, P, width)`` with a learned position."""
 
     def __init__(self, values: int, positions: int, width: int) -> None:
@@ -143,7 +147,7 @@ class _LWM(StagedEncoder):
 
     masked_patch_head: MaskedPatchHead
 
-    def _assemble(self, embedding: Embedding, layers: Sequence[nn.Module], head: MaskedPatchHead) -> None:
+    def _assemble(self, embedding: PatchEmbedding, layers: Sequence[nn.Module], head: MaskedPatchHead) -> None:
         width = embedding.proj.out_features
         self.stages = nn.ModuleList([embedding, *layers])
         names = ["embedding", *(f"layer{i + 1}" for i in range(len(layers)))]
@@ -187,12 +191,13 @@ class LWM(_LWM):
 
     architecture = "lwm"
 
-    def __init__(self, layers: int = 12, width: int = 64, heads: int = HEADS, hidden: int = 256) -> None:
+    def __init__(self, layers: Count = 12, width: Width = 64, heads: Count = HEADS, hidden: Size = 256) -> None:
         super().__init__()
+        _check_heads(width, heads)
         self.config = {"layers": layers, "width": width, "heads": heads, "hidden": hidden}
         self.input = InputSpec(("batch", "iq", "antennas", "subcarriers"), (2, 32, 32), (2, 32, 32))
         self._assemble(
-            Embedding(PATCH, 2 * 32 * 32 // PATCH + 1, width),
+            PatchEmbedding(PATCH, 2 * 32 * 32 // PATCH + 1, width),
             [Layer(width, heads, hidden) for _ in range(layers)],
             MaskedPatchHead(width, PATCH),
         )
@@ -263,15 +268,21 @@ class LWM11(_LWM):
     architecture = "lwm-1.1"
 
     def __init__(
-        self, layers: int = 12, width: int = 128, heads: int = SQUARE_HEADS, hidden: int = 512, positions: int = 513
+        self,
+        layers: Count = 12,
+        width: Width = 128,
+        heads: Count = SQUARE_HEADS,
+        hidden: Size = 512,
+        positions: Positions = 513,
     ) -> None:
         super().__init__()
+        _check_heads(width, heads)
         self.config = {"layers": layers, "width": width, "heads": heads, "hidden": hidden, "positions": positions}
         self.input = ChannelInput(
             ("batch", "iq", "antennas", "subcarriers"), (2, None, None), (2, 1, 1), patches=positions - 1
         )
         self._assemble(
-            Embedding(SQUARE_PATCH, positions, width),
+            PatchEmbedding(SQUARE_PATCH, positions, width),
             [TwiceNormedLayer(width, heads, hidden) for _ in range(layers)],
             MaskedPatchHead(width, SQUARE_PATCH),
         )
@@ -302,6 +313,14 @@ class LWM11(_LWM):
             )
         positions = renamed["stages.0.pos_embed.weight"].shape[0]
         return config | {"heads": SQUARE_HEADS, "positions": positions}, _flattened(renamed)
+
+
+ARCHITECTURES = (LWM, LWM11)
+
+
+def _check_heads(width: int, heads: int) -> None:
+    if heads > width:
+        raise EncoderError(f"width={width}, heads={heads}: a head needs at least one value of the width")
 
 
 def square_patches(x: Tensor) -> Tensor:

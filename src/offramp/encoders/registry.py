@@ -1,44 +1,44 @@
-"""Encoders by name: which there are, and how to get one with its weights."""
+"""Encoders by name: which there are, and how to get one with its weights.
+
+A module of this room that has ``ARCHITECTURES``, a tuple of encoder classes, offers them under their ``architecture`` names. An installed
+package adds its own by an entry point of the group ``offramp.encoders``, from that name to the class. :func:`register_encoder` adds a
+class for as long as the process lasts. Where names meet, a class registered in the process comes first, then ours, then installed ones.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any, Literal
 
 import torch
 
 from offramp.encoders import hub, storage
-from offramp.encoders.base import StagedEncoder, seeded
-from offramp.encoders.channel_transformer import ChannelTransformer
+from offramp.encoders.base import StagedEncoder
+from offramp.encoders.building import check_sizes, random_encoder
 from offramp.encoders.huggingface import HuggingFace
-from offramp.encoders.iq_resnet import IQResNet
-from offramp.encoders.iq_shufflenet import IQShuffleNet
-from offramp.encoders.lwm import LWM, LWM11
-from offramp.encoders.wavesfm import WavesFM
 from offramp.errors import EncoderError
 
+GROUP = "offramp.encoders"
+YOURS = "register one of yours by importing its module (offramp --import MODULE) or installing its package"
+
 _ARCHITECTURES: dict[str, type[StagedEncoder]] = {}
+"""Registered in this process."""
 
 
 def register_encoder(encoder: type[StagedEncoder]) -> type[StagedEncoder]:
-    """Make an architecture loadable by its ``architecture`` name. Usable as a class decorator."""
+    """Make an architecture loadable by its ``architecture`` name, in this process. Usable as a class decorator."""
     _ARCHITECTURES[encoder.architecture] = encoder
     return encoder
 
 
-register_encoder(ChannelTransformer)
-register_encoder(HuggingFace)
-register_encoder(LWM)
-register_encoder(LWM11)
-register_encoder(WavesFM)
-register_encoder(IQShuffleNet)
-register_encoder(IQResNet)
-
-
 def list_encoders() -> list[str]:
-    """Names of the registered architectures."""
-    return sorted(_ARCHITECTURES)
+    """Names of the architectures: ours, those of installed packages, and those registered in this process."""
+    return sorted({*_ARCHITECTURES, *_ours(), *entry_points(group=GROUP).names})
 
 
 def known_names() -> list[str]:
@@ -47,7 +47,7 @@ def known_names() -> list[str]:
     shipped = (
         {entry.name for entry in folder.iterdir() if (entry / storage.CONFIG).is_file()} if folder.is_dir() else set()
     )
-    return sorted(shipped | set(_ARCHITECTURES))
+    return sorted(shipped | set(list_encoders()))
 
 
 def packaged_weights(name: str) -> Path | None:
@@ -60,6 +60,47 @@ def _packaged_folder() -> Path:
     return Path(str(files("offramp"))) / "suites" / "weights"
 
 
+@cache
+def _ours() -> dict[str, type[StagedEncoder]]:
+    here = [str(Path(__file__).parent)]
+    modules = (import_module(f"{__package__}.{name}") for _, name, _ in iter_modules(here))
+    return {each.architecture: each for module in modules for each in getattr(module, "ARCHITECTURES", ())}
+
+
+def _architecture(name: str) -> type[StagedEncoder] | None:
+    """The class of a name, None if there is none.
+
+    Raises:
+        EncoderError: Installed packages have an encoder of this name that cannot be used.
+    """
+    known = _ARCHITECTURES.get(name) or _ours().get(name)
+    if known is not None:
+        return known
+    points = {point.value: point for point in entry_points(group=GROUP, name=name)}
+    if len(points) > 1:
+        raise EncoderError(
+            f"several installed packages have an encoder {name!r} ({', '.join(points)}): keep one of them"
+        )
+    return _imported(*points.values()) if points else None
+
+
+def _imported(point: EntryPoint) -> type[StagedEncoder]:
+    where = f"encoder {point.name!r} of an installed package ({point.value})"
+    try:
+        found = point.load()
+    except Exception as error:  # whatever the packages of others raise
+        raise EncoderError(
+            f"{where} cannot be imported: {storage.first_line(error)}; correct or uninstall the package"
+        ) from error
+    if not isinstance(found, type) or not issubclass(found, StagedEncoder):
+        raise EncoderError(f"{where} is no class derived from offramp.StagedEncoder: correct its entry point")
+    if found.architecture != point.name:
+        raise EncoderError(
+            f"{where} has the architecture name {found.architecture!r}: its entry point must have the same name"
+        )
+    return found
+
+
 def load_encoder(
     name: str | Path,
     *,
@@ -67,77 +108,109 @@ def load_encoder(
     weights: Literal["pretrained", "random"] = "pretrained",
     seed: int = 0,
     device: str = "cpu",
+    within: str | Path = "",
     **config: Any,
 ) -> StagedEncoder:
     """Get an encoder.
 
     Args:
-        name: A registered architecture (see :func:`list_encoders`), an encoder that ships with the package (see
-            :func:`known_names`), an encoder folder, or where one is: ``hf-hub:org/name`` (see :mod:`offramp.encoders.hub`),
-            ``local-dir:PATH``. A folder may also be one that the Transformers library wrote.
-        checkpoint: A foreign checkpoint for a registered architecture, ``.safetensors`` or PyTorch.
+        name: An encoder folder, an architecture (see :func:`list_encoders`), an encoder that ships with the package (see
+            :func:`known_names`), or where one is: ``hf-hub:org/name`` (see :mod:`offramp.encoders.hub`), ``local-dir:PATH``. A folder
+            may also be one that the Transformers library wrote. If an encoder folder has the name of an architecture or of an
+            encoder that ships, it is the folder that is loaded; a folder that holds no encoder does not count.
+        checkpoint: A foreign checkpoint for an architecture, ``.safetensors`` or PyTorch.
         weights: ``"pretrained"``, or ``"random"`` for the architecture's own initialisation from ``seed``.
         seed: Seed of random weights.
         device: Where to put it, e.g. ``"cpu"`` or ``"cuda"``.
+        within: The folder that the name of a folder is relative to; the current one if empty.
         **config: Constructor arguments of the architecture, for random weights; or what its checkpoints leave open, such as
             ``modality=`` of ``wavesfm``.
 
     Raises:
-        EncoderError: Unknown name, missing or unfit weights.
+        EncoderError: Unknown name, missing or unfit weights, or a configuration that cannot be built.
     """
     if weights not in ("pretrained", "random"):
         raise EncoderError(f"weights={weights!r}: choose 'pretrained' or 'random'")
     if config and weights != "random":
         _check_options(str(name), checkpoint, config)
-    if hub.is_source(str(name)) and checkpoint is None:
-        folder = hub.source_folder(str(name))
-    else:
-        folder = packaged_weights(str(name)) or Path(name)
-    if str(name) in _ARCHITECTURES:
-        architecture = _ARCHITECTURES[str(name)]
-        if weights == "random":
-            return random_encoder(architecture, config, seed).to(_usable(device))
-        if checkpoint is not None:
-            stored_tensors = storage.read_tensors(Path(checkpoint))
-            architecture = architecture.for_checkpoint(stored_tensors)
-            converted, tensors = architecture.convert_checkpoint(stored_tensors, **config)
-            return _filled(architecture, converted, tensors, str(checkpoint)).to(_usable(device))
-        if packaged_weights(str(name)) is None:
-            twins = [twin for twin in known_names() if twin.startswith(f"{name}-") and twin not in _ARCHITECTURES]
-            also = f" (of our own there are {', '.join(twins)})" if twins else ""
-            raise EncoderError(
-                f"no weights of {name!r} ship with offramp{also}: give checkpoint=PATH, or weights='random'"
-            )
-    elif checkpoint is not None or not folder.is_dir():
-        raise EncoderError(
-            f"unknown encoder {str(name)!r}: give an encoder folder or one of {', '.join(known_names())}"
-        )
-    stored = storage.read_config(folder)
-    if "model_type" in stored:
-        if weights == "random":
-            return random_encoder(HuggingFace, HuggingFace.read_config(stored) | config, seed).to(_usable(device))
-        return HuggingFace.from_folder(folder, stored).to(_usable(device))
-    if stored["architecture"] not in _ARCHITECTURES:
-        raise EncoderError(f"{folder} holds a {stored['architecture']!r}: known are {', '.join(list_encoders())}")
-    architecture = _ARCHITECTURES[stored["architecture"]]
-    if weights == "random":
-        return random_encoder(architecture, stored["config"] | config, seed).to(_usable(device))
-    tensors = storage.read_tensors(folder / storage.WEIGHTS)
-    return _filled(architecture, stored["config"], tensors, str(folder)).to(_usable(device))
-
-
-def random_encoder(architecture: type[StagedEncoder], config: dict[str, Any], seed: int) -> StagedEncoder:
-    """An encoder with its architecture's own random initialisation; the global random state is left as it was."""
-    with seeded(seed):
-        try:
-            return architecture(**config)
-        except TypeError as error:
-            raise EncoderError(f"{architecture.architecture} cannot be built: {error}") from None
+    wanted = str(name)
+    if checkpoint is not None:
+        return _from_checkpoint(wanted, Path(checkpoint), weights, seed, config).to(_usable(device))
+    if hub.is_source(wanted):
+        return _from_folder(hub.source_folder(wanted), weights, seed, config).to(_usable(device))
+    folder = Path(within) / name
+    architecture = None if storage.is_encoder_folder(folder) else _architecture(wanted)
+    if architecture is not None and weights == "random":
+        return random_encoder(architecture, config, seed).to(_usable(device))
+    if not storage.is_encoder_folder(folder) and (shipped := packaged_weights(wanted)) is not None:
+        folder = shipped
+    elif architecture is not None:
+        raise _no_weights(wanted)
+    elif not _is_folder(folder):
+        raise _unknown(wanted)
+    return _from_folder(folder, weights, seed, config).to(_usable(device))
 
 
 def checkpoint_options(name: str) -> tuple[str, ...]:
     """What :func:`load_encoder` takes beside a checkpoint of this architecture; nothing for an unknown one."""
-    return _ARCHITECTURES[name].checkpoint_options if name in _ARCHITECTURES else ()
+    architecture = _architecture(name)
+    return () if architecture is None else architecture.checkpoint_options
+
+
+def _from_checkpoint(name: str, checkpoint: Path, weights: str, seed: int, options: dict[str, Any]) -> StagedEncoder:
+    architecture = _architecture(name)
+    if architecture is None:
+        raise _unknown(name)
+    if weights == "random":
+        return random_encoder(architecture, options, seed)
+    stored = storage.read_tensors(checkpoint)
+    architecture = architecture.for_checkpoint(stored)
+    config, tensors = architecture.convert_checkpoint(stored, **options)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if architecture in _ours().values():
+        check_sizes(architecture, config, shapes, str(checkpoint))
+    encoder = random_encoder(architecture, config, seed=0)
+    storage.fill(encoder, tensors, str(checkpoint))
+    return encoder
+
+
+def _from_folder(folder: Path, weights: str, seed: int, changes: dict[str, Any]) -> StagedEncoder:
+    stored = storage.read_config(folder)
+    if "model_type" in stored:
+        return _from_transformers(folder, stored, weights, seed, changes)
+    architecture, path = _architecture(stored["architecture"]), folder / storage.WEIGHTS
+    config = stored["config"] | changes
+    if architecture is None:
+        raise EncoderError(
+            f"{folder} holds a {stored['architecture']!r}: known are {', '.join(list_encoders())}; {YOURS}"
+        )
+    if architecture in _ours().values() and not changes and (weights == "pretrained" or path.is_file()):
+        check_sizes(architecture, config, storage.read_shapes(path), str(folder))
+    encoder = random_encoder(architecture, config, seed if weights == "random" else 0, str(folder))
+    if weights == "random":
+        return encoder
+    storage.fill(encoder, storage.read_tensors(path), str(folder))
+    return encoder
+
+
+def _from_transformers(
+    folder: Path, stored: dict[str, Any], weights: str, seed: int, changes: dict[str, Any]
+) -> StagedEncoder:
+    if weights == "random":
+        return random_encoder(HuggingFace, HuggingFace.read_config(stored) | changes, seed)
+    return HuggingFace.from_folder(folder, stored)
+
+
+def _unknown(name: str) -> EncoderError:
+    return EncoderError(
+        f"unknown encoder {name!r}: give an encoder folder or one of {', '.join(known_names())}; {YOURS}"
+    )
+
+
+def _no_weights(name: str) -> EncoderError:
+    twins = [twin for twin in known_names() if twin.startswith(f"{name}-") and twin not in list_encoders()]
+    also = f" (of our own there are {', '.join(twins)})" if twins else ""
+    return EncoderError(f"no weights of {name!r} ship with offramp{also}: give checkpoint=PATH, or weights='random'")
 
 
 def _check_options(name: str, checkpoint: str | Path | None, options: dict[str, Any]) -> None:
@@ -150,10 +223,11 @@ def _check_options(name: str, checkpoint: str | Path | None, options: dict[str, 
         )
 
 
-def _filled(architecture: type[StagedEncoder], config: dict[str, Any], tensors: Any, source: str) -> StagedEncoder:
-    encoder = random_encoder(architecture, config, seed=0)
-    storage.fill(encoder, tensors, source)
-    return encoder
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that is too long
+        return False
 
 
 def _usable(device: str) -> torch.device:

@@ -25,7 +25,7 @@ EMBEDDING = ("patch_embed", "pos_drop", "patch_drop", "norm_pre")
 TOLERANCE = 1e-6
 
 
-class Embedding(nn.Module):
+class ImageEmbedding(nn.Module):
     """Images ``(N, channels, height, width)`` to tokens ``(N, positions, width)``, class and register tokens first."""
 
     def __init__(self, model: Any) -> None:
@@ -83,7 +83,7 @@ class TimmVisionTransformer(StagedEncoder):
         self.config = {"model": type(model).__name__, "pooling": self.pool_by, "prefix_tokens": self.prefix_tokens}
         blocks, self.norm = list(model.blocks), model.norm
         width = model.embed_dim
-        self.stages = nn.ModuleList([Embedding(model), *blocks])
+        self.stages = nn.ModuleList([ImageEmbedding(model), *blocks])
         names = ["embedding", *(f"block{number}" for number in range(1, len(blocks) + 1))]
         self.exits = self._measure_exits(names, [width] * len(names))
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from offramp.encoders.base import InputSpec, StagedEncoder, State
+from offramp.encoders.building import Count, Size, Width
 from offramp.encoders.transformer import Block, initialise_linear, sine_cosine_table
 from offramp.errors import EncoderError
 
@@ -92,15 +93,15 @@ class WavesFM(StagedEncoder):
     def __init__(
         self,
         modality: Literal["iq", "vision"] = "iq",
-        width: int = 128,
-        depth: int = 4,
-        heads: int | None = None,
+        width: Width = 128,
+        depth: Count = 4,
+        heads: Count | None = None,
         pool: Literal["cls", "mean"] = "mean",
-        hidden: int | None = None,
-        patch: int = 16,
-        antennas: int = 8,
-        channels: int | None = None,
-        patch_channels: int = 1,
+        hidden: Size | None = None,
+        patch: Size = 16,
+        antennas: Size = 8,
+        channels: Size | None = None,
+        patch_channels: Size = 1,
         film: bool = False,
     ) -> None:
         super().__init__()
@@ -223,8 +224,10 @@ class WavesFM(StagedEncoder):
         """
         tensors = _merged({name.removeprefix("module."): tensor for name, tensor in tensors.items()})
         modality = _modality_of(tensors, options.get("modality"))
+        pool = options.get("pool", "cls")
+        _check_choices(modality, pool)
         _check_names(tensors, modality)
-        config = _read_config(tensors, modality) | {"pool": options.get("pool", "cls")}
+        config = _read_config(tensors, modality) | {"pool": pool}
         other = TOKENISERS["vision" if modality == "iq" else "iq"]
         renamed = {}
         for name, tensor in tensors.items():
@@ -244,6 +247,9 @@ class WavesFM(StagedEncoder):
         prefix = super()._prefix(last)
         prefix.config = self.config | {"depth": last + 1}
         return prefix
+
+
+ARCHITECTURES = (WavesFM,)
 
 
 def _check_choices(modality: str, pool: str) -> None:

@@ -50,10 +50,10 @@ def encoder_reference(spec: EncoderSpec) -> str:
     Raises:
         OfframpError: It is one that ships with the package, which a bundle has to copy.
     """
-    path = (spec.checkpoint or Path(spec.name)).resolve()
-    if not path.exists():
+    path = spec.checkpoint or Path(spec.name)
+    if not (path.is_absolute() and path.exists()):
         raise OfframpError(f"--by-reference: encoder {spec.name!r} has no files of its own; leave the option out")
-    return str(path)
+    return str(path.resolve())
 
 
 def write_bundle(

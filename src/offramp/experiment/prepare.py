@@ -91,7 +91,9 @@ class Context:
 def load(loaded: LoadedSuite, device: str) -> StagedEncoder:
     """The suite's encoder, frozen."""
     spec = loaded.encoder
-    encoder = freeze(load_encoder(spec.name, checkpoint=spec.checkpoint, device=device, **spec.options))
+    encoder = freeze(
+        load_encoder(spec.name, checkpoint=spec.checkpoint, device=device, within=loaded.folder, **spec.options)
+    )
     if encoder.input.dtype != torch.float32:
         raise EncoderError(f"{spec.name} takes {encoder.input.describe()}, and a suite's windows are float32")
     return encoder

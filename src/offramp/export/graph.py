@@ -1,114 +1,21 @@
-"""Writing ONNX graphs, and comparing them with the bundle before anything is put in place."""
+"""ONNX graphs of networks, and sessions that run them."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import io
-import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from offramp.bundle import Bundle, BundleTask, load_bundle, load_examples
-from offramp.errors import DataError, OfframpError
-from offramp.export.folding import fold_batchnorm
-from offramp.export.modules import DeployedTask
-from offramp.files import atomic_path
-from offramp.runtime.predictor import Predictor, load_bundle_encoder
+from offramp.errors import OfframpError
 
 INPUT = "windows"
-TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What was exported.
-
-    Attributes:
-        path: The ONNX file.
-        task: Name of the task.
-        exit: Where the graph ends.
-        output: Name of the graph's output, ``probabilities`` or ``values``; its input is ``windows``.
-        bytes: Size of the file.
-        windows: How many windows the graph and the bundle were compared on.
-        max_difference: Largest difference found; absolute for probabilities, relative to the largest value for values.
-    """
-
-    path: str
-    task: str
-    exit: str
-    output: str
-    bytes: int
-    windows: int
-    max_difference: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
-        return asdict(self)
-
-
-def export_onnx(
-    folder: str | Path,
-    task: str,
-    out: str | Path,
-    exit: str | None = None,
-    windows: NDArray[np.float32] | None = None,
-) -> ExportReport:
-    """Write one task of a bundle as one ONNX file with a dynamic batch axis and float32 in and out.
-
-    The file is put in place only if ONNX Runtime answers within 1e-4 of the bundle on batches of 1, 3 and all windows.
-
-    Args:
-        folder: The bundle.
-        task: Name of the task.
-        out: The file to write.
-        exit: Where to end instead of the task's chosen exit.
-        windows: Raw windows to compare on instead of those in the bundle, in any form that
-            :meth:`offramp.runtime.Predictor.predict` takes.
-
-    Raises:
-        BundleError: The bundle cannot be used, or has no such task or exit.
-        DataError: There are no windows to compare on, or an answer to one is not finite.
-        OfframpError: The ``onnx`` extra is missing, the answers differ, or the file cannot be written.
-    """
-    require_onnx()
-    folder, out = Path(folder), Path(out)
-    bundle = load_bundle(folder)
-    chosen = bundle.task(task)
-    encoder = load_bundle_encoder(bundle, folder)
-    if exit is not None:
-        encoder.exit_index(exit)
-        chosen = replace(chosen, exit=exit)
-    if windows is None:
-        windows = load_examples(folder).get(task)
-    if windows is None or not len(windows):
-        raise DataError(f"the bundle holds no example windows of task {task!r}: give some to compare the graph on")
-    predictor = Predictor(replace(bundle, tasks={task: chosen}), encoder)
-    raw = predictor.raw_windows(windows)
-    expected = predictor.predict(raw, [task])[task].outputs
-    compared = np.asarray(raw, np.float32)
-    network = DeployedTask(fold_batchnorm(encoder.truncate(chosen.exit, chosen.pooling)), chosen, chosen.exit)
-    output = "probabilities" if chosen.kind == "classification" else "values"
-    content = onnx_bytes(network, chosen.window_shape, [output], _properties(bundle, chosen))
-    difference, window = _largest_difference(content, compared, expected, chosen.kind)
-    if not difference <= TOLERANCE:
-        raise OfframpError(
-            f"the exported graph of task {task!r} differs from the bundle by {difference:.2g} at window {window}, more than "
-            f"{TOLERANCE:g}: nothing was written"
-        )
-    with atomic_path(out) as temporary:
-        temporary.write_bytes(content)
-    return ExportReport(str(out), task, chosen.exit, output, len(content), len(compared), difference)
 
 
 def onnx_bytes(
@@ -198,32 +105,6 @@ def require_onnx() -> ModuleType:
     except ImportError as missing:
         raise OfframpError(f"ONNX needs the package {missing.name}: pip install offramp[onnx]") from None
     return onnxruntime  # type: ignore[no-any-return]
-
-
-def _properties(bundle: Bundle, task: BundleTask) -> dict[str, str]:
-    return {
-        "offramp.version": importlib.metadata.version("offramp"),
-        "offramp.task": task.name,
-        "offramp.kind": task.kind,
-        "offramp.exit": task.exit,
-        "offramp.labels": json.dumps(task.label_names),
-        "offramp.encoder": bundle.encoder["architecture"],
-        "offramp.encoder_sha256": bundle.encoder["sha256"],
-    }
-
-
-def _largest_difference(
-    content: bytes, windows: NDArray[np.float32], expected: NDArray[np.float32], kind: str
-) -> tuple[float, int]:
-    """And the window where it is; NaN where an answer is not finite."""
-    session = open_session(content)
-    scale = 1.0 if kind == "classification" else max(float(np.abs(expected).max()), 1e-30)
-    found = np.zeros(len(windows))
-    for size in {1, min(3, len(windows)), len(windows)}:
-        answers = session.run(None, {INPUT: windows[:size]})[0]
-        found[:size] = np.maximum(found[:size], np.abs(answers - expected[:size]).max(1) / scale)  # NaN stays
-    worst = int(np.argmax(found))
-    return float(found[worst]), worst
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from offramp.data.containers.rates import same_rate
 from offramp.data.formats import format_of, known_formats, open_table
 from offramp.data.places import find_places, listing
 from offramp.data.table import NoWindowsError, SampleRatesError, Table
-from offramp.errors import BundleError, DataError
+from offramp.errors import DataError
 from offramp.files import atomic_path, output_folder
 from offramp.progress import OnNote, OnStep, silent
 from offramp.runtime.outputs import COLUMNS, PLACE_COLUMNS, complete, rows, write_csv, write_jsonl, write_sigmf
@@ -76,10 +76,7 @@ def predict_file(
     if out is not None and output != "sigmf" and out.is_dir():
         raise DataError(f"{out} is a folder: choose a file for --out")
     predictor = load(bundle, device)
-    tasks = predictor.bundle.tasks
-    if task is None and len(tasks) > 1:
-        raise BundleError(f"{bundle} has several tasks: choose one with --task ({', '.join(tasks)})")
-    chosen = predictor.bundle.task(task or next(iter(tasks)))
+    chosen = predictor.bundle.choose(task)
     if policy is not None:
         predictor.policy(chosen.name, policy)
     table = open_windows(chosen, file, reading)

@@ -20,6 +20,7 @@ from offramp.heads.modules import head_module
 from offramp.policies.criteria import softmax
 from offramp.policies.policy import Policy
 from offramp.policies.simulation import Decisions, check_finite
+from offramp.runtime.arrays import array_of
 from offramp.runtime.execution import Cascade, run_cascades
 from offramp.runtime.stored import FIXED, policies_of
 from offramp.transforms import Transform, check_range, iq_of_complex, with_antenna
@@ -137,8 +138,8 @@ class Predictor:
         chosen = self._tasks(windows.shape[1:], tasks)
         named = policy or FIXED
         policies = {task.name: self.policy(task.name, named) for task in chosen}
-        if batch_size < 1:
-            raise DataError(f"batch_size={batch_size}: it must be at least 1")
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise DataError(f"batch_size={batch_size!r}: it must be a whole number of at least 1")
         sharing: dict[Transform, list[BundleTask]] = {}
         for task in chosen:
             sharing.setdefault(task.transform, []).append(task)
@@ -158,7 +159,7 @@ class Predictor:
     def policy(self, task: str, name: str) -> Policy:
         """A task's policy by name; raises :class:`BundleError` that lists those there are if there is none."""
         known = self._policies[self.bundle.task(task).name]
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             others = [other for other in known if other != FIXED]
             there = f"it has {', '.join(others)}" if others else "it has none; run a suite with policies: to fit some"
             raise BundleError(f"task {task!r} has no policy {name!r}: {there}")
@@ -183,6 +184,8 @@ class Predictor:
             return fitting
         if isinstance(names, str):
             raise BundleError(f"tasks={names!r} is a name: give a list, tasks=[{names!r}]")
+        if not isinstance(names, Iterable):
+            raise BundleError(f"tasks={names!r}: give a list of names")
         chosen = [self.bundle.task(name) for name in names]
         for task in chosen:
             if task.window_shape != shape:
@@ -227,13 +230,16 @@ def load_bundle_encoder(bundle: Bundle, folder: Path, device: str = "cpu") -> St
         encoder = load_encoder(path, device=device)
     else:
         name, config = bundle.encoder["architecture"], bundle.encoder["config"]
-        options = {option: config[option] for option in checkpoint_options(name)}
+        options = {option: config[option] for option in checkpoint_options(name) if option in config}
         encoder = load_encoder(name, checkpoint=path, device=device, **options)
     found, expected = encoder.fingerprint(), bundle.encoder["sha256"]
     if found != expected:
         raise BundleError(
             f"{path} is another encoder: its hash is {found}, the bundle's heads were fitted on {expected}"
         )
+    described = [(exit["name"], exit["width"]) for exit in bundle.encoder["exits"]]
+    if described != [(exit.name, exit.width) for exit in encoder.exits]:
+        raise BundleError(f"{folder} describes other exits than {path} has: save the bundle again")
     return encoder.eval().requires_grad_(False)
 
 
@@ -252,7 +258,7 @@ def _check_tokens(task: BundleTask, exits: Iterable[str], encoder: StagedEncoder
 
 
 def _as_array(x: ArrayLike | Tensor) -> NDArray[np.generic]:
-    windows = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    windows = array_of(x)
     if np.iscomplexobj(windows):
         return iq_of_complex(windows)
     if windows.dtype.kind not in "fiub":

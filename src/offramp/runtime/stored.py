@@ -35,7 +35,7 @@ def _policy_of(task: BundleTask, name: str) -> Policy:
                 raise ValueError(f"it gives certainties of shape {certainty.shape} for one window")
     except KeyError as missing:
         problem = f"{missing} is missing"
-    except (TypeError, ValueError, IndexError, AttributeError, PolicyError) as error:
+    except (TypeError, ValueError, IndexError, AttributeError, ArithmeticError, PolicyError) as error:
         problem = str(error).splitlines()[0]
     else:
         return policy

@@ -164,14 +164,17 @@ class LoadedSuite:
 
     @property
     def encoder(self) -> EncoderSpec:
-        """The encoder, its checkpoint or folder made absolute where it is a path."""
+        """The encoder, its checkpoint or folder made absolute where it is a path.
+
+        A folder beside the suite that holds no encoder is not meant where its name is an encoder's too, so such a name stays as it is.
+        """
         given = self.suite.encoder
         spec = given if isinstance(given, EncoderSpec) else EncoderSpec(name=given)
         local = spec.name.startswith(LOCAL)
         beside = self.folder / spec.name.removeprefix(LOCAL)
         return spec.model_copy(
             update={
-                "name": str(beside) if local or beside.is_dir() else spec.name,
+                "name": str(beside) if local or (beside / "config.json").is_file() else spec.name,
                 "checkpoint": self.folder / spec.checkpoint if spec.checkpoint else None,
             }
         )
