@@ -263,7 +263,7 @@ def test_pretrain(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch):
     def fake(config: pretrain.PretrainingConfig, out: Path, device: str, on_step: object) -> Path:
         seen.update(steps=config.steps, batch=config.batch, seed=config.seed, out=out)
         for step in (99, 100):
-            on_step(pretrain.Progress(step, 0.5, 0.25, 0.1))
+            on_step(pretrain.PretrainingProgress(step, 0.5, 0.25, 0.1))
         return out / "encoder"
 
     monkeypatch.setattr(pretrain, "pretrain", fake)

@@ -26,7 +26,7 @@ def reproducible(folder: Path) -> dict[str, Any]:
     return results
 
 
-@pytest.mark.parametrize("where", ["prepare", "run_task", "write_bundle"])
+@pytest.mark.parametrize("where", ["prepare_tasks", "run_task", "write_bundle"])
 def test_control_c(lab: Lab, call: Call, monkeypatch: pytest.MonkeyPatch, where: str):
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
