@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from offramp.encoders.base import StagedEncoder
+from offramp.encoders.taps import inference
 from offramp.errors import EncoderError
 from offramp.schema.results import Latency
 
@@ -149,7 +150,7 @@ def time_interleaved(
     """
     times: dict[K, list[float]] = {name: [] for name in calls}
     order, shuffler, rounds = list(calls), random.Random(0), 0
-    with _one_thread(), torch.inference_mode():
+    with _one_thread(), inference():
         for call in calls.values():
             for _ in range(WARM_UP):
                 call()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from offramp.data.table import WindowSource
 from offramp.encoders.base import StagedEncoder
-from offramp.encoders.taps import tap_shapes
+from offramp.encoders.taps import inference, tap_shapes
 from offramp.errors import DataError, EncoderError, OfframpError
 from offramp.files import free_bytes, write_text
 from offramp.progress import OnProgress, silent
@@ -105,7 +105,7 @@ def fill_bank(
     shapes = tap_shapes(encoder, shape, pooling)
 
     def compute(batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        with torch.inference_mode():
+        with inference():
             taps = encoder.taps(torch.from_numpy(batch).to(device), pooling=pooling)
         return {name: tap.float().cpu().numpy() for name, tap in taps.items()}
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from offramp.encoders.base import StagedEncoder, State
+from offramp.encoders.taps import inference
 from offramp.errors import PolicyError
 from offramp.policies.criteria import Array
 from offramp.policies.policy import Memory, Policy
@@ -74,7 +75,7 @@ def run_cascade(
     return run_cascades(encoder, [Cascade(heads, policy, pooling)], x, first)[0]
 
 
-@torch.inference_mode()
+@inference()
 def run_cascades(encoder: StagedEncoder, cascades: Sequence[Cascade], x: Tensor, first: int = 0) -> list[Decisions]:
     """Answer several tasks from one pass: a window leaves the batch once all of them have answered it.
 
