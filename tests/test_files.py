@@ -42,15 +42,11 @@ def test_an_error_in_between_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
+def test_a_full_disk(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text("old")
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OfframpError) as caught:
-        write_text(path, "new")
+    with pytest.raises(OfframpError) as caught, atomic_path(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     one_line(caught, "x.json", "No space left")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -6,9 +6,11 @@ The public names are imported when they are first used, so that ``import offramp
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as in typing, which takes longer to import than all the rest
 if TYPE_CHECKING:
+    from typing import Any
+
     from offramp.costs import exit_costs
     from offramp.encoders.base import StagedEncoder
     from offramp.encoders.registry import list_encoders, load_encoder, register_encoder

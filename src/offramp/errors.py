@@ -1,4 +1,4 @@
-"""What the user did wrong, and the mend, in one line.
+"""What the user did wrong, and how to correct it, in one line.
 
 Every error that a user can cause is an :class:`OfframpError`. The command line prints its message on one
 line and leaves with exit code 2; anything else is our fault and leaves with exit code 1.
@@ -6,9 +6,19 @@ line and leaves with exit code 2; anything else is our fault and leaves with exi
 
 from __future__ import annotations
 
+LONGEST = 480
+"""Letters of the longest message: with what the command line puts before it, a line stays below 500."""
+GAP = "[...]"
+
 
 class OfframpError(Exception):
-    """Base of all errors that the user can mend. The message names the input and the mend."""
+    """Base of all errors that the user can correct. The message names the input and what to do.
+
+    It is one line of at most :data:`LONGEST` printable letters, whatever the names in it hold: see :func:`one_line`.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class SuiteError(OfframpError):
@@ -33,3 +43,30 @@ class TrainingError(OfframpError):
 
 class PolicyError(OfframpError):
     """A policy, a budget or a guarantee cannot be had as it was asked for."""
+
+
+def one_line(text: str, longest: int = LONGEST) -> str:
+    """A message as one line of at most ``longest`` letters that a terminal shows as they are.
+
+    White space becomes single spaces. What does not print (control characters, terminal escapes, marks that turn the reading
+    direction, lone surrogates) is written as Python escapes it. Where that is too long, the longest words, which are names,
+    lose their middle first, and then the whole line does: what to do about it stands at the end.
+    """
+    words = [printable(word) for word in text.split()]
+    for most in (longest // 3, longest // 6, longest // 12):
+        if len(" ".join(words)) <= longest:
+            break
+        words = [_without_middle(word, most) for word in words]
+    return _without_middle(" ".join(words), longest)
+
+
+def printable(text: str) -> str:
+    """Text in which every letter that does not print is escaped, a line feed too."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def _without_middle(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    end = (most - len(GAP)) // 2
+    return text[: most - len(GAP) - end] + GAP + text[-end:]

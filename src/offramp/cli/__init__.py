@@ -1,44 +1,50 @@
-"""The command line: ``offramp COMMAND``. Exit codes: 0 done, 2 the user's input, 1 our fault, 130 interrupted."""
+"""The command line: ``offramp COMMAND``. Every exit code is given here.
+
+0 done, or nobody reads the output; 2 the user's input; 1 our fault; 128 + N stopped by signal N, so 130 for Ctrl-C.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 
-from offramp.errors import OfframpError
+from offramp.cli import stopping
+from offramp.cli.streams import drop_output, open_streams, quieten_libraries, say
+from offramp.errors import OfframpError, one_line
 
-INTERRUPTED = 130
-MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
-"""What the system refuses and the user can mend."""
+PLACE = "free some space or choose another place"
+NAME = "correct the name"
+MENDS = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO), PLACE
+    ),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR), NAME),
+}
+"""What the system refuses and the user can correct, and how."""
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    stopping.listen()
+    open_streams()
+    quieten_libraries()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit code. Whatever the user can mend is one line on stderr."""
+    """Run one command line and return its exit code. Whatever the user can correct is one line on stderr."""
     try:
         code = _run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print("offramp: interrupted; run the same command again to go on", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        _drop_output()  # whoever read our output has closed it
-        return 0
-    except OSError as error:
-        if error.errno not in MENDABLE:
-            return _our_fault()
-        if error.filename is None:
-            _drop_output()
-        where = "the output" if error.filename is None else error.filename
-        return _complain(f"{where}: {os.strerror(error.errno or 0)}; free some space or choose another place")
-    except Exception:
-        return _our_fault()
-    return code
+        return _stopped(signal.SIGINT)
+    except (Exception, SystemExit) as error:
+        code = _code_of(error)
+    # an exception that a signal raised may have been lost, or become another one
+    number = stopping.stopped()
+    return code if number is None else _stopped(number)
 
 
 def _run(arguments: list[str]) -> int:
@@ -48,14 +54,12 @@ def _run(arguments: list[str]) -> int:
 
     try:
         code: int | None = app(args=arguments, prog_name="offramp", standalone_mode=False)
-    except OfframpError as error:
-        return _complain(str(error))
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
         code = 0
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "offramp"
-        return _complain(f"{error.format_message().removesuffix('.')} (see '{command} --help')")
+        raise OfframpError(f"{error.format_message().removesuffix('.')} (see '{command} --help')") from None
     except click.Abort as error:
         # click takes the end of any file for the end of the user's input
         if isinstance(error.__cause__, EOFError):
@@ -66,25 +70,46 @@ def _run(arguments: list[str]) -> int:
         if isinstance(leaving.__context__, BrokenPipeError):
             raise leaving.__context__ from None
         raise
-    if code == INTERRUPTED:
+    if code == 128 + signal.SIGINT:
         # some versions of typer turn Ctrl-C into this code, others into click.Abort
         raise KeyboardInterrupt
     return code or 0
 
 
+def _code_of(error: Exception | SystemExit) -> int:
+    if stopping.stopped() is not None:
+        return 1
+    if isinstance(error, SystemExit):
+        raise error
+    if isinstance(error, OfframpError):
+        return _complain(str(error))
+    if isinstance(error, BrokenPipeError):
+        drop_output()  # whoever read our output has closed it
+        return 0
+    if isinstance(error, MemoryError):
+        return _complain(f"not enough memory ({error}): take a smaller --window, batch or file")
+    if isinstance(error, OSError) and error.errno in MENDS:
+        if error.filename is None:
+            drop_output()
+        where = "the output" if error.filename is None else error.filename
+        return _complain(f"{where}: {os.strerror(error.errno)}; {MENDS[error.errno]}")
+    return _our_fault()
+
+
 def _complain(message: str) -> int:
-    print("offramp: " + " ".join(message.split()), file=sys.stderr)
+    say(f"offramp: {one_line(message)}")
     return 2
+
+
+def _stopped(number: int) -> int:
+    stopping.clean()
+    say(f"offramp: {stopping.SAYS[number]}")
+    return 128 + number
 
 
 def _our_fault() -> int:
     import traceback
 
-    traceback.print_exc()
-    print("offramp: this is a fault of offramp itself; please report the lines above", file=sys.stderr)
+    say(traceback.format_exc().rstrip())
+    say("offramp: this is a fault of offramp itself; please report the lines above")
     return 1
-
-
-def _drop_output() -> None:
-    """Let what is still buffered go nowhere, so that the interpreter does not complain when it shuts down."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

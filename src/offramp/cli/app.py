@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -90,26 +89,27 @@ def run(
 
     Example: offramp run examples/uwb.yaml --out runs/uwb
     """
+    from offramp.cli.console import console
     from offramp.cli.progress import Steps
     from offramp.schema.suite import load_suite
 
     loaded = load_suite(suite).with_seed(seed)
-    console = _console()
+    terminal = console()
     with Steps() as steps:
         if dry_run:
             from offramp.experiment.plan import plan_suite, plan_table
 
-            console.print(plan_table(plan_suite(loaded, device)))
+            terminal.print(plan_table(plan_suite(loaded, device)))
             return
         from offramp.experiment.pipeline import run_suite
 
         results = run_suite(loaded, out, device, keep_features, by_reference, steps)
     from offramp.report.terminal import results_table
 
-    console.print(results_table(results))
+    terminal.print(results_table(results))
     for name, task in results.tasks.items():
-        _print(console, f"{name}: {task.measured.sentence or task.sentence}")
-    _print(console, f"report: {out / 'report.html'}   bundle: {out / 'bundle'}")
+        _print(terminal, f"{name}: {task.measured.sentence or task.sentence}")
+    _print(terminal, f"report: {out / 'report.html'}   bundle: {out / 'bundle'}")
 
 
 @app.command(cls=Command)
@@ -187,10 +187,14 @@ def report(
 
     Example: offramp report runs/a runs/b --out comparison.html
     """
-    from offramp.report.html import load_results, write_report
+    from offramp.files import check_output, is_standard_output
+    from offramp.report.html import PAGE, write_report
+    from offramp.report.loading import load_results, results_file
 
+    check_output(out, PAGE, map(results_file, results))
     write_report([(_run_name(path), load_results(path)) for path in results], out)
-    print(out)
+    if not is_standard_output(out):
+        print(out)
 
 
 @app.command(cls=Command)
@@ -322,17 +326,11 @@ def _show(shown: Inspection | Bench, as_json: bool) -> None:
 
         print(json.dumps(shown.to_dict(), indent=2))
     else:
-        _console().print(shown.table())
+        from offramp.cli.console import console
+
+        console().print(shown.table())
 
 
-def _console() -> Console:
-    """The terminal; or 120 columns, so that tables stay whole in a file or a pipe."""
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=120)
-
-
-def _print(console: Console, line: str) -> None:
+def _print(terminal: Console, line: str) -> None:
     """A line of text: wrapped by the terminal, not by us."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    terminal.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -10,6 +10,9 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from offramp.cli.streams import say
+from offramp.errors import one_line
+
 
 class Steps:
     """Shows named steps; call it with what is being done, how much is done and how much there is."""
@@ -17,7 +20,7 @@ class Steps:
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # names of tasks may hold brackets
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -40,18 +43,19 @@ class Steps:
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show a step's progress."""
         if what not in self._known:
-            self._known[what] = (self._bars.add_task(what, total=total), time.monotonic())
+            self._known[what] = (self._bars.add_task(one_line(what), total=total), time.monotonic())
         bar, started = self._known[what]
         if self._live:
             self._bars.update(bar, completed=done, visible=done < total)
         elif done >= total:
             seconds = time.monotonic() - started
             if seconds > 0.5:
-                print(f"{what}: {total} in {seconds:.1f} s", file=sys.stderr, flush=True)
+                say(f"{one_line(what)}: {total} in {seconds:.1f} s")
 
     def note(self, text: str) -> None:
         """Print a line beside the bars."""
+        text = one_line(text)
         if self._live:
             self._bars.console.print(text, markup=False, highlight=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)

@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 
 from offramp.data.table import Table
 from offramp.errors import DataError, OfframpError
-from offramp.files import atomic_path
+from offramp.files import Kind, atomic_path, check_output
 from offramp.progress import OnProgress, silent
 
 BLOCK = 1024
 """Most windows that are in memory at a time."""
 BLOCK_BYTES = 32 * 2**20
 """Most bytes of them, unless one window is larger."""
+WRITTEN_BY = "written_by"
+CACHE = Kind("a data file that Offramp wrote", mark=WRITTEN_BY.encode() + b"\0")
+"""Other HDF5 files may be recordings, and are never replaced: the name of our attribute stands at the start of the file."""
 
 
 def write_cache(table: Table, path: Path, on_progress: OnProgress = silent) -> None:
@@ -80,9 +83,11 @@ def write_blocks(
     Raises:
         OfframpError: The file cannot be written.
     """
+    check_output(path, CACHE)
     with atomic_path(path) as temporary:
         with _storing(path):
             file = h5py.File(temporary, "w")
+            file.attrs[WRITTEN_BY] = np.bytes_("offramp")
         try:
             done = 0
             for block in blocks:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from offramp.data.cache import write_cache
+from offramp.data.cache import CACHE, write_cache
 from offramp.data.formats import open_table
 from offramp.data.places import find_places
 from offramp.data.table import Table
 from offramp.errors import DataError
+from offramp.files import check_output
 from offramp.progress import OnNote, OnProgress, silent
 from offramp.schema.tasks import DataSpec
 
@@ -31,12 +32,11 @@ def convert(
         on_note: Called with each sentence that must be said about the files.
 
     Raises:
-        DataError: The file is of no known layout, damaged, without a column that is named, or the cache would replace it.
-        OfframpError: The cache cannot be written.
+        DataError: The file is of no known layout, damaged, or without a column that is named.
+        OfframpError: The cache cannot be written, or would replace what is read or a file that is no cache of ours.
     """
     assert spec.path is not None
-    if out.resolve() in [place.resolve() for place in find_places(spec.path)]:
-        raise DataError(f"{out} is what is to be converted: choose another --out")
+    check_output(out, CACHE, find_places(spec.path))
     table = open_table(spec)
     for note in table.notes:
         on_note(note)

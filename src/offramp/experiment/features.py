@@ -7,8 +7,10 @@ import json
 import math
 import mmap
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +35,9 @@ SAVE_EVERY = 16
 """Batches between two records of progress."""
 RELEASE_BYTES = 1 << 28
 """A memory-mapped tap matrix hands its pages back after this many bytes were read."""
+
+BANK = re.compile("[0-9a-f]{20}")
+"""What :func:`digest` calls folders."""
 
 Compute = Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]
 
@@ -216,6 +221,15 @@ def _blocks(indices: NDArray[np.int64], size: int) -> Iterable[NDArray[np.int64]
 def digest(key: Sequence[object]) -> str:
     """A folder name for rows that are determined by ``key``."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def remove_banks(root: Path) -> None:
+    """Remove the banks in a folder, and the folder if nothing else is in it."""
+    for folder in root.glob("*"):
+        if BANK.fullmatch(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        root.rmdir()
 
 
 def _rows_done(folder: Path, count: int, shapes: Mapping[str, tuple[int, ...]]) -> int:

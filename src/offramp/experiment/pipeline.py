@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +18,10 @@ from offramp.data.splits import save_split
 from offramp.experiment.controls.rows import Held, run_controls
 from offramp.experiment.deliver import describe_encoder, describe_environment, encoder_reference, write_bundle
 from offramp.experiment.evaluate import Evaluation, Resampling, evaluate, exit_temperatures
+from offramp.experiment.features import remove_banks
 from offramp.experiment.policies.route import Routing, route
-from offramp.experiment.prepare import Context, Prepared, bank_of, fit_exits, load, prepare_tasks
-from offramp.files import output_folder, write_text
+from offramp.experiment.prepare import Context, Prepared, bank_of, fit_exits, inputs_of, load, prepare_tasks
+from offramp.files import run_folder, write_text
 from offramp.heads.fit import FittedExit, Problem
 from offramp.heads.modules import head_module
 from offramp.policies import selection
@@ -34,6 +34,8 @@ from offramp.schema.suite import LoadedSuite, SelectionSpec
 from offramp.scoring.resampling import holm
 
 LATENCY_SECONDS = 0.15
+OUTPUTS = ("results.json", "report.html", "bundle", "features")
+"""What a run writes to in its folder, beside the splits by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +72,16 @@ def run_suite(
     Raises:
         OfframpError: Anything the user can mend; see the message.
     """
+    splits = [f"splits/{task.name}.json" for task in loaded.tasks]
+    with run_folder(Path(out), [*OUTPUTS, *splits], inputs_of(loaded)) as folder:
+        return _run_suite(loaded, folder, device, keep_features, by_reference, on_progress)
+
+
+def _run_suite(
+    loaded: LoadedSuite, out: Path, device: str, keep_features: bool, by_reference: bool, on_progress: OnStep
+) -> Results:
+    """As :func:`run_suite`, in a folder that no other run writes to."""
     started = time.time()
-    out = output_folder(Path(out))
     reference = encoder_reference(loaded.encoder) if by_reference else None
     encoder = load(loaded, device)
     context = Context(encoder, loaded, out / "features", device, on_progress)
@@ -92,7 +102,7 @@ def run_suite(
     write_report([(out.name, results)], out / "report.html")
     write_text(out / "results.json", results.model_dump_json(indent=1, by_alias=True) + "\n")
     if not keep_features:
-        shutil.rmtree(context.features, ignore_errors=True)
+        remove_banks(context.features)
     return results
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from offramp.bundle import MAX_EXAMPLES
 from offramp.costs import ExitCost, exit_costs
 from offramp.data.dataset import Dataset, load_dataset
+from offramp.data.places import find_places
 from offramp.data.splits import make_split
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import load_encoder
@@ -86,6 +87,17 @@ class Context:
     features: Path
     device: str
     on_step: OnStep
+
+
+def inputs_of(loaded: LoadedSuite) -> list[Path]:
+    """Files and folders that a run reads and must not write over; an encoder's name that is no path does not exist.
+
+    Raises:
+        DataError: Data does not exist.
+    """
+    data = [place for task in loaded.tasks if task.data.path is not None for place in find_places(task.data.path)]
+    others = (Path(loaded.encoder.name), loaded.encoder.checkpoint, *(task.split.file for task in loaded.tasks))
+    return [*data, *(path for path in others if path is not None)]
 
 
 def load(loaded: LoadedSuite, device: str) -> StagedEncoder:

@@ -19,8 +19,10 @@ from offramp.export import graph
 from offramp.export.folding import fold_batchnorm
 from offramp.export.int8 import quantise
 from offramp.export.modules import DeployedTask
-from offramp.files import atomic_path
+from offramp.files import Kind, atomic_path, check_output
 from offramp.runtime.predictor import Predictor, load_bundle_encoder
+
+GRAPH = Kind("a graph that Offramp exported", mark=b"offramp.version")
 
 TOLERANCE = 1e-4
 """Largest difference between a float32 graph and the bundle."""
@@ -124,6 +126,7 @@ def export_onnx(
     """
     graph.require_onnx()
     folder, out = Path(folder), Path(out)
+    check_output(out, GRAPH, [folder])
     bundle = load_bundle(folder)
     chosen = bundle.choose(task)
     name = chosen.name

@@ -10,7 +10,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from offramp.files import write_text
+from offramp.files import Kind, write_text
 from offramp.report.exits import plots
 from offramp.report.loading import load_results
 from offramp.report.numbers import (
@@ -30,7 +30,9 @@ from offramp.report.summary import SummaryRow, simulated_tasks, summary_notes, s
 from offramp.report.svg import Plot
 from offramp.schema.results import Confidence, ExitControl, ExitRow, FeatureRow, Results, Score, TaskResult
 
-__all__ = ["load_results", "write_report"]
+__all__ = ["PAGE", "load_results", "write_report"]
+
+PAGE = Kind("an HTML page", (".html", ".htm"), (b"<!doctype html>",))
 
 _MEANINGS = {
     "constant": "Always the same answer, learned without looking at the input. Less than this is worth nothing.",

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
 from offramp.errors import OfframpError
 from offramp.schema.results import Results
+
+LARGEST = 256 * 2**20
+"""Bytes of a file that may still be a results.json; one of 54 tasks has 2 MB."""
+BEYOND = 1e300
+
+
+def results_file(path: Path) -> Path:
+    """The ``results.json`` that ``path`` is, or that lies in it where it is a folder."""
+    return path / "results.json" if os.path.isdir(path) else path  # which takes any text for a name
 
 
 def load_results(path: Path) -> Results:
@@ -16,15 +27,8 @@ def load_results(path: Path) -> Results:
 
     Raises :class:`OfframpError` where there is no such file, or where it is not a results.json of this version.
     """
-    file = path / "results.json" if path.is_dir() else path
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise OfframpError(f"{file} does not exist: give a results.json or the folder of a finished run") from None
-    except OSError as error:
-        raise OfframpError(f"cannot read {file}: {error.strerror}; give a results.json that can be read") from error
-    except ValueError as error:
-        raise OfframpError(f"{file} is not JSON ({error}): make it again with `offramp run`") from error
+    file = results_file(path)
+    content = _read(file)
     if not isinstance(content, dict) or content.get("schema") != 1:
         found = f"its schema is {content.get('schema')!r}" if isinstance(content, dict) else "it is not an object"
         raise OfframpError(f"{file} is not a results.json with schema 1 ({found}): make it again with `offramp run`")
@@ -36,3 +40,35 @@ def load_results(path: Path) -> Results:
         raise OfframpError(
             f"{file} has a bad field {place} ({first['msg']}): make it again with `offramp run`"
         ) from error
+
+
+def _read(file: Path) -> Any:
+    try:
+        if not file.exists():
+            raise OfframpError(f"{file} does not exist: give a results.json or the folder of a finished run")
+        if not file.is_file() or file.stat().st_size > LARGEST:
+            raise OfframpError(f"{file} is no file of up to {LARGEST // 2**20} MB: give a results.json")
+        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
+        _check_values(content)
+    except OSError as error:
+        raise OfframpError(f"cannot read {file}: {error.strerror}; give a results.json that can be read") from error
+    except (ValueError, RecursionError) as error:
+        raise OfframpError(f"{file} is not JSON ({error}): make it again with `offramp run`") from error
+    return content
+
+
+def _check_values(content: Any) -> None:
+    """Refuse what JSON can say and no run writes: numbers beyond a float, and text that no encoding holds."""
+    if isinstance(content, dict):
+        _check_values([*content, *content.values()])
+    elif isinstance(content, list):
+        for value in content:
+            _check_values(value)
+    elif isinstance(content, str):
+        content.encode("utf-8")
+    elif isinstance(content, int | float) and not abs(content) < BEYOND:
+        raise ValueError("it holds a number beyond 1e300")
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")

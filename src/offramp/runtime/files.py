@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +15,9 @@ from offramp.data.formats import format_of, known_formats, open_table
 from offramp.data.places import find_places, listing
 from offramp.data.table import NoWindowsError, SampleRatesError, Table
 from offramp.errors import DataError
-from offramp.files import atomic_path, output_folder
+from offramp.files import check_apart, check_output, output_folder, text_output
 from offramp.progress import OnNote, OnStep, silent
-from offramp.runtime.outputs import COLUMNS, PLACE_COLUMNS, complete, rows, write_csv, write_jsonl, write_sigmf
+from offramp.runtime.outputs import COLUMNS, PLACE_COLUMNS, ROWS, complete, rows, write_csv, write_jsonl, write_sigmf
 from offramp.runtime.predictor import Prediction, load
 from offramp.schema.tasks import DataSpec
 
@@ -79,6 +78,12 @@ def predict_file(
     chosen = predictor.bundle.choose(task)
     if policy is not None:
         predictor.policy(chosen.name, policy)
+    if out is not None:
+        inputs = [bundle, *find_places(file)]
+        if output == "sigmf":
+            check_apart([out], inputs)
+        else:
+            check_output(out, ROWS, inputs)
     table = open_windows(chosen, file, reading)
     for note in table.notes:
         on_note(note)
@@ -94,10 +99,8 @@ def predict_file(
         if table.positions is None or format_of(DataSpec(path=file)) != "sigmf":
             raise DataError(f"{file} is not a SigMF recording: choose --format csv or jsonl")
         write_sigmf(predictions(), table.positions, file, output_folder(out))
-    elif out is None:
-        _write(table, predictions(), output, sys.stdout, file)
     else:
-        with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        with text_output(out) as stream:
             _write(table, predictions(), output, stream, file)
 
 

@@ -15,12 +15,18 @@ from offramp.data.containers.recordings import META, find_recordings, open_signa
 from offramp.data.places import find_places
 from offramp.data.table import Positions
 from offramp.errors import DataError
-from offramp.files import write_text
+from offramp.files import Kind, check_output, write_text
 from offramp.runtime.predictor import Prediction
 
 COLUMNS = ("index", "task", "prediction", "confidence", "exit")
 PLACE_COLUMNS = ("recording", "sample", "time")
 """Behind the others, where windows come from recordings."""
+ROWS = Kind(
+    "predictions",
+    (".csv", ".jsonl"),
+    (f"{COLUMNS[0]},{COLUMNS[1]},".encode(), f'{{"{COLUMNS[0]}"'.encode()),
+)
+ANNOTATIONS = Kind("annotations of ours", mark=b'"core:generator": "offramp"')
 
 
 def rows(
@@ -103,6 +109,8 @@ def write_sigmf(
     folders = {(place if place.is_dir() else place.parent).resolve() for place in places}
     if folder.resolve() in folders or any(target.resolve() in sources for target in targets.values()):
         raise DataError(f"{folder} holds the recordings themselves: choose another folder for the annotations")
+    for target in targets.values():
+        check_output(target, ANNOTATIONS, paths.values())
     answers: dict[str, list[tuple[int, int, dict[str, Any]]]] = {}
     count = len(positions.names)
     for row in complete(rows(predictions), count, places[0]):

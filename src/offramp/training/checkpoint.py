@@ -88,6 +88,16 @@ def read_checkpoint(config: PretrainingConfig, out: Path) -> dict[str, Any] | No
     return stored
 
 
+def refuse_foreign(out: Path) -> None:
+    """Refuse a folder with an encoder that no training left there: it would be written over.
+
+    Raises:
+        TrainingError: There is an encoder and no checkpoint.
+    """
+    if (out / "encoder").exists() and not (out / CHECKPOINT).exists():
+        raise TrainingError(f"{out / 'encoder'} is there without a {CHECKPOINT} beside it: choose another --out")
+
+
 def restore(stored: dict[str, Any] | None, out: Path, state: TrainingState) -> None:
     """Put what :func:`read_checkpoint` found into a fresh state.
 

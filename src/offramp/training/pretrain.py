@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,12 +15,16 @@ from torch import nn
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import load_encoder
 from offramp.errors import TrainingError
-from offramp.files import output_folder
+from offramp.files import run_folder
 from offramp.training.checkpoint import (
+    CHECKPOINT,
+    LOG,
+    PROBE,
     TrainingState,
     diverged,
     interrupts_held,
     read_checkpoint,
+    refuse_foreign,
     restore,
     save_checkpoint,
     save_pretrained,
@@ -31,10 +36,11 @@ from offramp.training.curves import draw_probe
 from offramp.training.masked import MaskedModel
 from offramp.training.masked_channels import MaskedChannelModel
 from offramp.training.objective import PretrainingModel
-from offramp.training.processes import Processes, averaged, joined
+from offramp.training.processes import Processes, averaged, joined, leads
 from offramp.training.sources import Source, open_source
 
 LOG_EVERY = 20
+OUTPUTS = (CHECKPOINT, LOG, PROBE, "probe.svg", "snapshots", "encoder")
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,10 @@ def pretrain(
         DataError: ``config.data`` cannot be read.
     """
     source = open_source(config)
-    output_folder(out)
-    with joined(device) as processes:
+    data = [Path(config.data)] if config.data else []
+    kept = run_folder(out, OUTPUTS, data) if leads() else nullcontext()
+    with kept, joined(device) as processes:
+        refuse_foreign(out)
         if config.batch % processes.count:
             raise TrainingError(
                 f"a batch of {config.batch} cannot be shared by {processes.count} processes: use a multiple"

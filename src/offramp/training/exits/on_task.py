@@ -15,13 +15,13 @@ from offramp.bundle import Head
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import EncoderError, SuiteError
 from offramp.experiment.features import batch_size, encoder_inputs
-from offramp.experiment.prepare import Prepared, load, prepare
-from offramp.files import output_folder, write_text
+from offramp.experiment.prepare import Prepared, inputs_of, load, prepare
+from offramp.files import run_folder, write_text
 from offramp.schema.suite import LoadedSuite
+from offramp.schema.tasks import TaskSpec
+from offramp.training.checkpoint import CHECKPOINT, LOG, refuse_foreign
 from offramp.training.exits.config import ExitTraining
 from offramp.training.exits.trainer import ExitStep, train_exits
-
-CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -69,34 +69,47 @@ def train_on_task(
         raise SuiteError(f"unknown task {task!r}: the suite has {', '.join(spec.name for spec in loaded.tasks)}")
     if found[0].head.pooling != "default":
         raise SuiteError(f"task {task}: training for exits takes head.pooling: default, not {found[0].head.pooling}")
-    output_folder(out)
+    with run_folder(out, (CHECKPOINT, LOG, "encoder"), inputs_of(loaded)):
+        refuse_foreign(out)
+        return _train(loaded, found[0], config, out, device, on_step)
+
+
+def _train(
+    loaded: LoadedSuite,
+    task: TaskSpec,
+    config: ExitTraining,
+    out: Path,
+    device: str,
+    on_step: Callable[[ExitStep], None],
+) -> TaskTraining:
+    """As :func:`train_on_task`, in a folder that no other run writes to."""
     encoder = load(loaded, device)
     if not encoder.rebuildable:
         raise EncoderError(
             f"{encoder.architecture!r} cannot be saved, so that a trained one would be lost: register it"
         )
-    prepared = prepare(found[0], loaded, encoder)
+    prepared = prepare(task, loaded, encoder)
     problem = prepared.problem
     train, validation = problem.split.draws[0].folds[0]
-    config = replace(config, head=found[0].head.kind, balanced=problem.metric.name == "balanced_accuracy")
+    config = replace(config, head=task.head.kind, balanced=problem.metric.name == "balanced_accuracy")
     try:
         trained = train_exits(
             encoder,
             torch.from_numpy(_inputs(prepared, train)),
             prepared.dataset.targets[train],
-            found[0].kind,
+            task.kind,
             problem.outputs,
             config,
             on_step,
             out / CHECKPOINT,
         )
     except EncoderError as error:
-        raise EncoderError(f"task {task}, {prepared.dataset.windows.name}: {error}") from None
+        raise EncoderError(f"task {task.name}, {prepared.dataset.windows.name}: {error}") from None
     scores = validation_scores(prepared, trained.encoder, trained.heads, validation)
     write_text(out / LOG, "".join(json.dumps(line) + "\n" for line in trained.log))
     provenance = {
         "training": asdict(config),
-        "task": found[0].model_dump(mode="json"),
+        "task": task.model_dump(mode="json"),
         "started_from": {"name": loaded.encoder.name, "sha256": encoder.fingerprint()},
         "split_sha256": problem.split.sha256,
         "split_seed": problem.split.draws[0].seed,
