@@ -5,8 +5,6 @@ The public names are imported when they are first used, so that ``import offramp
 
 from __future__ import annotations
 
-from importlib import import_module
-
 TYPE_CHECKING = False  # as in typing, which takes longer to import than all the rest
 if TYPE_CHECKING:
     from typing import Any
@@ -50,6 +48,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
     if name == "__version__":
         return import_module("importlib.metadata").version("offramp")
     if name not in _HOMES:

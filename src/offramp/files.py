@@ -18,8 +18,14 @@ from typing import IO
 
 from offramp.errors import OfframpError
 
-FULL = ("No space left on device", "PytorchStreamWriter failed writing", "Disk quota exceeded")
-"""What safetensors and torch say in errors of their own when the disk is full."""
+FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "PytorchStreamWriter failed writing",
+    "inline_container.cc",
+    "iostream error",
+)
+"""What safetensors and torch say in errors of their own when the disk is full; the last two of torch come from its checkpoints."""
 TEMPORARY = ".offramp-"
 """Temporary files start so; machine and process follow."""
 LOCK = ".offramp.lock"
@@ -151,10 +157,9 @@ def text_output(path: Path | None) -> Iterator[IO[str]]:
     Nothing is put in the place of a device, nor of standard output under any of its names (None is one): these are written to.
     What UTF-8 cannot hold (lone surrogates) is escaped.
     """
-    found = None if path is None else _status(path)
     if path is None or is_standard_output(path):
         yield sys.stdout
-    elif found is not None and stat.S_ISCHR(found.st_mode):
+    elif path.is_char_device():
         try:
             with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
                 yield stream
@@ -199,9 +204,10 @@ def run_folder(path: Path, outputs: Iterable[str], inputs: Iterable[Path] = ()) 
     Raises:
         OfframpError: Another run writes there, an input would be written over, or the folder cannot be written to.
     """
-    check_apart([path / name for name in outputs], inputs)
-    lock = output_folder(path) / LOCK
+    lock = path / LOCK
     try:
+        check_apart([path / name for name in outputs], inputs)
+        output_folder(path)
         handle = _locked(lock)
     except BlockingIOError:
         raise OfframpError(f"another run writes to {path}: wait for its end or choose another --out") from None
@@ -218,10 +224,9 @@ def run_folder(path: Path, outputs: Iterable[str], inputs: Iterable[Path] = ()) 
 
 def is_standard_output(path: Path) -> bool:
     """Whether a path is a name of standard output, such as ``/dev/stdout`` or the file that a shell sends it to."""
-    found = _status(path)
     try:
-        return found is not None and os.path.samestat(found, os.fstat(sys.stdout.fileno()))
-    except (OSError, ValueError, AttributeError):
+        return os.path.samestat(path.stat(), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError):  # there is no such file, or standard output is none
         return False
 
 
@@ -339,4 +344,6 @@ def _is_alive(process: int) -> bool:
 
 def _cannot_write(path: Path, error: OSError) -> OfframpError:
     reason = error.strerror or str(error)
+    if error.errno == errno.ENAMETOOLONG:
+        return OfframpError(f"cannot write {error.filename or path}: {reason}; choose a shorter name")
     return OfframpError(f"cannot write {path}: {reason}; free some space or choose another place")

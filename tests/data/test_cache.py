@@ -57,10 +57,11 @@ def test_classes_keep_their_names(tmp_path: Path) -> None:
 
 
 def test_bad_windows_leave_the_earlier_file(tmp_path: Path) -> None:
-    (tmp_path / "c.h5").write_text("earlier")
+    write_cache(table(), tmp_path / "c.h5")
+    earlier = (tmp_path / "c.h5").read_bytes()
     with pytest.raises(DataError, match="window 7 holds NaN"):
         write_cache(table(broken=7), tmp_path / "c.h5")
-    assert (tmp_path / "c.h5").read_text() == "earlier"
+    assert (tmp_path / "c.h5").read_bytes() == earlier
     assert len(list(tmp_path.iterdir())) == 1
 
 

@@ -67,7 +67,7 @@ def test_refusals(tmp_path: Path) -> None:
         convert(DataSpec(path=path, format="rlm"), tmp_path / "c.h5")
     with pytest.raises(DataError, match="does not exist"):
         convert(DataSpec(path=tmp_path / "none.pkl"), tmp_path / "c.h5")
-    with pytest.raises(DataError, match="choose another --out"):
+    with pytest.raises(OfframpError, match="choose another --out"):
         convert(DataSpec(path=path), tmp_path / "." / "a.pkl")
     assert sorted(place.name for place in tmp_path.iterdir()) == ["a.pkl"]
     assert path.read_bytes() == protocol0(CONTENT)
@@ -77,11 +77,22 @@ def test_damage_leaves_the_earlier_file(tmp_path: Path) -> None:
     broken = {key: array.copy() for key, array in CONTENT.items()}
     broken["B", 10][5, 0, 0] = np.nan
     (tmp_path / "a.pkl").write_bytes(protocol0(broken))
-    (tmp_path / "c.h5").write_text("earlier")
+    convert(DataSpec(path=pickled(tmp_path / "whole.pkl")), tmp_path / "c.h5")
+    earlier = (tmp_path / "c.h5").read_bytes()
     with pytest.raises(DataError, match="window 23 holds NaN"):
         convert(DataSpec(path=tmp_path / "a.pkl"), tmp_path / "c.h5")
-    assert (tmp_path / "c.h5").read_text() == "earlier"
-    assert len(list(tmp_path.iterdir())) == 2
+    assert (tmp_path / "c.h5").read_bytes() == earlier
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_file_that_is_no_cache_of_ours_stays(tmp_path: Path) -> None:
+    path, out = pickled(tmp_path / "a.pkl"), tmp_path / "recordings.h5"
+    with h5py.File(out, "w") as file:
+        file["sample"] = np.zeros((4, 2, 1, 64), np.float32)
+    earlier = out.read_bytes()
+    with pytest.raises(OfframpError, match=r"recordings\.h5 is there and does not look like a data file that Offramp"):
+        convert(DataSpec(path=path), out)
+    assert out.read_bytes() == earlier
 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

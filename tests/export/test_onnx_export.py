@@ -91,12 +91,12 @@ def test_a_network_that_fixes_the_batch_size():
 
 def test_a_graph_that_differs_is_not_put_in_place(iq_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out = tmp_path / "t.onnx"
-    out.write_text("old")
+    out.write_text("old, of offramp.version 0")
     monkeypatch.setattr(graph, "onnx_bytes", lambda *_, **__: b"graph")
     monkeypatch.setattr(graph, "open_session", lambda _: WrongSession())
     with pytest.raises(OfframpError, match=r"differs from the bundle by .*nothing was written"):
         export_onnx(iq_folder, "modulation", out)
-    assert out.read_text() == "old"
+    assert out.read_text() == "old, of offramp.version 0"
     assert [path.name for path in tmp_path.iterdir()] == ["t.onnx"]
 
 

@@ -10,9 +10,7 @@ import os
 import signal
 import sys
 
-from offramp.cli import stopping
-from offramp.cli.streams import drop_output, open_streams, quieten_libraries, say
-from offramp.errors import OfframpError, one_line
+from offramp.cli import stopping  # and no more, until it listens
 
 PLACE = "free some space or choose another place"
 NAME = "correct the name"
@@ -28,9 +26,11 @@ MENDS = {
 def main() -> None:
     """Run the command line and leave with its exit code."""
     stopping.listen()
+    from offramp.cli.streams import open_streams, quieten_libraries
+
     open_streams()
     quieten_libraries()
-    sys.exit(run(sys.argv[1:]))
+    stopping.end(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
@@ -51,6 +51,7 @@ def _run(arguments: list[str]) -> int:
     import click
 
     from offramp.cli.app import app
+    from offramp.errors import OfframpError
 
     try:
         code: int | None = app(args=arguments, prog_name="offramp", standalone_mode=False)
@@ -77,6 +78,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _code_of(error: Exception | SystemExit) -> int:
+    from offramp.cli.streams import drop_output
+    from offramp.errors import OfframpError
+
     if stopping.stopped() is not None:
         return 1
     if isinstance(error, SystemExit):
@@ -97,11 +101,16 @@ def _code_of(error: Exception | SystemExit) -> int:
 
 
 def _complain(message: str) -> int:
+    from offramp.cli.streams import say
+    from offramp.errors import one_line
+
     say(f"offramp: {one_line(message)}")
     return 2
 
 
 def _stopped(number: int) -> int:
+    from offramp.cli.streams import say
+
     stopping.clean()
     say(f"offramp: {stopping.SAYS[number]}")
     return 128 + number
@@ -109,6 +118,8 @@ def _stopped(number: int) -> int:
 
 def _our_fault() -> int:
     import traceback
+
+    from offramp.cli.streams import say
 
     say(traceback.format_exc().rstrip())
     say("offramp: this is a fault of offramp itself; please report the lines above")

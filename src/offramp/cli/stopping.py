@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import suppress
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
 
+TYPE_CHECKING = False  # nothing is imported that takes time: until we listen, Ctrl-C ends in a traceback
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
+    from types import FrameType
+    from typing import NoReturn
 
 SAYS: dict[int, str] = {
     signal.SIGINT: "interrupted; run the same command again to go on",
@@ -42,10 +42,23 @@ def clean() -> None:
 def leave(number: int) -> NoReturn:
     """End this process at once."""
     clean()
-    with suppress(OSError):
-        shown = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides the cursor
+    shown = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides the cursor
+    try:
         os.write(2, f"{shown}offramp: {SAYS[number]}\n".encode())
-    os._exit(128 + number)
+    finally:
+        os._exit(128 + number)
+
+
+def end(code: int) -> NoReturn:
+    """End this process when all is done, without the interpreter's own shutdown: a signal that comes then goes unsaid."""
+    import atexit
+
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

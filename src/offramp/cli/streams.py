@@ -28,11 +28,15 @@ def open_streams() -> None:
 
 
 def quieten_libraries() -> None:
-    """Warnings and logs of libraries say nothing that the user can act on; ``python -W`` brings the warnings back."""
+    """Warnings and logs of libraries say nothing that the user can act on; ``python -W`` brings the warnings back.
+
+    What Python would show of an uncaught error is what Cython shows of those in destructors: ours are all caught.
+    """
     import logging
     import warnings
 
     logging.disable(logging.WARNING)
+    sys.excepthook = lambda *_: None
     if not sys.warnoptions:
         warnings.showwarning = lambda *_: None  # libraries set filters of their own
 

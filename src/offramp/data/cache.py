@@ -5,6 +5,7 @@ Attributes of the file name classes (``labels``, ``labels_x``), the target and t
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from offramp.data.table import Table
 from offramp.errors import DataError, OfframpError
-from offramp.files import Kind, atomic_path, check_output
+from offramp.files import Kind, atomic_path, check_output, free_bytes
 from offramp.progress import OnProgress, silent
 
 BLOCK = 1024
@@ -92,6 +93,8 @@ def write_blocks(
             done = 0
             for block in blocks:
                 rows = len(next(iter(block.values())))
+                if not done:
+                    _check_space(path, temporary.parent, count * sum(values[0].nbytes for values in block.values()))
                 with _storing(path):
                     for name, values in block.items():
                         if name not in file:
@@ -114,6 +117,15 @@ def write_blocks(
 def _stored(values: NDArray[np.generic]) -> NDArray[Any]:
     """As HDF5 takes it: text becomes bytes of one width."""
     return np.char.encode(values.astype(str), "utf-8") if values.dtype.kind == "U" else values
+
+
+def _check_space(path: Path, folder: Path, needed: int) -> None:
+    """A full disk is told before hours of writing, and better than HDF5 does: it cannot close a file that it cannot write."""
+    if needed > free_bytes(folder):
+        raise OfframpError(
+            f"cannot write {path}: {os.strerror(errno.ENOSPC)} ({needed / 1e6:,.1f} MB are needed); free some space or choose "
+            f"another place"
+        )
 
 
 @contextmanager

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
 from offramp.errors import OfframpError
-from offramp.schema.results import Results
+from offramp.schema.results import Results, TaskResult
 
 LARGEST = 256 * 2**20
 """Bytes of a file that may still be a results.json; one of 54 tasks has 2 MB."""
-BEYOND = 1e300
+BEYOND = 1e100
+"""No score or cost comes near; a threshold that no window passes is the largest float."""
 
 
 def results_file(path: Path) -> Path:
@@ -33,13 +35,27 @@ def load_results(path: Path) -> Results:
         found = f"its schema is {content.get('schema')!r}" if isinstance(content, dict) else "it is not an object"
         raise OfframpError(f"{file} is not a results.json with schema 1 ({found}): make it again with `offramp run`")
     try:
-        return Results.model_validate(content)
+        results = Results.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise OfframpError(
             f"{file} has a bad field {place} ({first['msg']}): make it again with `offramp run`"
         ) from error
+    for name, task in results.tasks.items():
+        if field := _unfit(task):
+            raise OfframpError(f"{file} has a bad field tasks.{name}.{field}: make it again with `offramp run`")
+    return results
+
+
+def _unfit(task: TaskResult) -> str | None:
+    """A field whose parts do not fit each other, as the schema alone cannot say, with what is wrong."""
+    snr, confusion = task.by_snr, task.confusion
+    if snr is not None and not len(snr.edges_db) - 1 == len(snr.chosen) == len(snr.full) > 0:
+        return "by_snr (one edge more than there are scores is needed)"
+    if confusion is not None and not all(len(row) == len(confusion) and min(row) >= 0 for row in confusion):
+        return "confusion (a square of counts is needed)"
+    return None
 
 
 def _read(file: Path) -> Any:
@@ -66,8 +82,8 @@ def _check_values(content: Any) -> None:
             _check_values(value)
     elif isinstance(content, str):
         content.encode("utf-8")
-    elif isinstance(content, int | float) and not abs(content) < BEYOND:
-        raise ValueError("it holds a number beyond 1e300")
+    elif isinstance(content, int | float) and not (abs(content) < BEYOND or abs(content) == sys.float_info.max):
+        raise ValueError(f"it holds a number beyond {BEYOND:g}")
 
 
 def _refuse(constant: str) -> NoReturn:
