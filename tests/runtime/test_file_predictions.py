@@ -319,7 +319,7 @@ class TestRefusals:
         folder = recordings([])
         with pytest.raises(OfframpError, match="is a file"):
             predict_file(iq_folder, folder, "modulation", "sigmf", data)
-        with pytest.raises(DataError, match="choose another folder"):
+        with pytest.raises(OfframpError, match="is read as an input"):
             predict_file(iq_folder, folder, "modulation", "sigmf", folder)
 
     def test_missing(self, iq_folder: Path, tmp_path: Path):
