@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from offramp.errors import SuiteError
+from offramp.opening import read_text
 from offramp.schema.metrics import METRIC_INFO
 from offramp.schema.policies import PoliciesSpec
 from offramp.schema.tasks import ONE_PATH, SEVERAL_PATHS, Spec, TaskSpec
@@ -30,6 +31,8 @@ CONTROLS = (
     "dft_power",
 )
 """Names that a suite's ``controls`` may hold."""
+SUITE_BYTES = 2**20
+"""Most bytes of a suite file."""
 DEFAULT_SUITE = Path(__file__).parents[1] / "suites" / "default.yaml"
 
 
@@ -188,11 +191,7 @@ def load_suite(path: str | Path | None = None) -> LoadedSuite:
     """
     path = Path(path or DEFAULT_SUITE)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise SuiteError(f"cannot read suite {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SuiteError(f"{path} is not a text file: a suite is YAML") from None
+        content = yaml.load(read_text(path, SuiteError, "a suite is YAML", SUITE_BYTES), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from offramp.errors import DataError
+from offramp.opening import open_file
 
 BLOCK = 2**20
 LOOK_AHEAD = 32
@@ -37,7 +38,7 @@ def members(path: Path, depth: int) -> Iterator[Member]:
         DataError: The file cannot be read, is no JSON or ends too early; the message names the byte.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path, DataError) as file:
             yield from _Reader(path, file).members((), depth)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; copy it again") from error
@@ -50,7 +51,7 @@ def read_member(path: Path, start: int, stop: int) -> Any:
         DataError: The file has changed or cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path, DataError) as file:
             file.seek(start)
             return json.loads(file.read(stop - start))
     except OSError as error:

@@ -19,7 +19,6 @@ case), ``recording`` (path below the folder without suffix; the group if none is
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,6 +41,7 @@ from offramp.data.places import open_each, silent_note
 from offramp.data.summary import FileSummary, summarise_column
 from offramp.data.table import NoWindowsError, Positions, Table, WindowSource
 from offramp.errors import DataError
+from offramp.opening import read_json
 from offramp.schema.tasks import DataSpec
 
 WINDOW = 512
@@ -155,12 +155,13 @@ def _recording(meta: Path, name: str) -> Recording:
     size = file_bytes(data)
     if size % 8:
         raise DataError(f"{data} has {size} bytes, which is no whole number of samples of 8 bytes: copy it again")
+    advice = "it is no metadata of POWDER, which are JSON objects: correct it or copy it again"
+    content = read_json(meta, DataError, advice)
     try:
-        content = json.loads(meta.read_bytes())
         sections = [content.get(section, {}) for section in ("global", "captures", "annotations")]
         said = {key: value for section in sections for key, value in _scalars(section)}
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise DataError(f"{meta} is no metadata of POWDER, which are JSON objects: mend it or copy it again") from error
+    except AttributeError as error:
+        raise DataError(f"{meta}: {advice}") from error
     if said.get("datatype") not in DATATYPES:
         raise DataError(f"{meta} has the datatype {said.get('datatype')!r}: only cf32 is read, correct core:datatype")
     transmitter = str(said.get("transmitter_location", "")).strip().lower()

@@ -1,0 +1,177 @@
+"""The door for what is read: every file that a user names is opened here, or checked here before a library opens it.
+
+It must be a regular file, links followed, since a FIFO or a device has no end. Text is read up to ``TEXT_BYTES``, JSON down to ``JSON_DEPTH``. What a
+file asks for in memory is compared with what it stores before it is allocated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from offramp.errors import OfframpError
+
+TEXT_BYTES = 32 * 2**20
+"""Most bytes of a text file that is read as a whole: JSON, metadata, a table."""
+JSON_DEPTH = 64
+"""Most objects and arrays inside each other."""
+INTEGER_BITS = 64
+"""Most bits of an integer in JSON."""
+SMALL_BYTES = 64 * 2**20
+"""What a file may ask for in memory, however small it is."""
+MAX_EXPANSION = 256
+"""A file may ask for so many times its own bytes, if that is more."""
+TOO_DEEP = f"it is nested deeper than {JSON_DEPTH}"
+END = object()
+SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+def regular_file(path: Path, error: type[OfframpError] = OfframpError) -> int:
+    """Size in bytes of a regular file. Nothing is opened, so that a FIFO does not block.
+
+    Raises:
+        OfframpError: Of type ``error``: the file does not exist, cannot be reached, or is a folder, FIFO, device or socket.
+    """
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as failure:
+        raise _cannot_read(path, failure, error) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise error(f"{path} is a {_kind(found.st_mode)} and not a regular file: give one that is stored on a disk")
+    return found.st_size
+
+
+def open_file(path: Path, error: type[OfframpError] = OfframpError) -> BinaryIO:
+    """Open a regular file for reading its bytes; raises as :func:`regular_file` does."""
+    regular_file(path, error)
+    try:
+        return open(path, "rb", opener=_without_waiting)
+    except OSError as failure:
+        raise _cannot_read(path, failure, error) from None
+
+
+def read_text(
+    path: Path, error: type[OfframpError] = OfframpError, advice: str = "correct it", limit: int = TEXT_BYTES
+) -> str:
+    """A text file in UTF-8, without a byte order mark.
+
+    Raises:
+        OfframpError: Of type ``error``, with ``advice`` at its end: as :func:`regular_file`, or more than ``limit`` bytes, or not UTF-8.
+    """
+    try:
+        return _read_bytes(path, error, advice, limit).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise error(f"{path} is not a text file in UTF-8: {advice}") from None
+
+
+def read_json(path: Path, error: type[OfframpError] = OfframpError, advice: str = "correct it") -> Any:
+    """What a JSON file holds, see :func:`parse_json`.
+
+    Raises:
+        OfframpError: As :func:`read_text` does; or the file is no JSON, or none that is read.
+    """
+    content = _read_bytes(path, error, advice, TEXT_BYTES)
+    try:
+        return parse_json(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise error(f"{path} is not JSON (it is no text in UTF-8): {advice}") from None
+    except ValueError as problem:
+        raise error(f"{path} is not JSON ({problem}): {advice}") from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: It is no JSON (RFC 8259: no NaN, no infinity), is nested deeper than ``JSON_DEPTH``, or holds a number that no
+            double and no integer of ``INTEGER_BITS`` can be, or text that is not Unicode.
+    """
+    try:
+        content = json.loads(text, parse_float=_finite, parse_int=_integer, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    check_json(content)
+    return content
+
+
+def check_json(content: Any) -> None:
+    """Raise ValueError where what JSON gave is nested too deep, or holds text that is not Unicode."""
+    open_values = [iter((content,))]
+    while open_values:
+        value = next(open_values[-1], END)
+        if value is END:
+            open_values.pop()
+        elif isinstance(value, str):
+            if not value.isascii() and SURROGATE.search(value):
+                raise ValueError("it holds half a character, a lone surrogate")
+        elif isinstance(value, dict | list):
+            if len(open_values) > JSON_DEPTH:
+                raise ValueError(TOO_DEEP)
+            open_values.append(iter(value) if isinstance(value, list) else _keys_and_values(value))
+
+
+def plausible(declared: int, stored: int) -> bool:
+    """Whether a file that stores so many bytes may ask for so many in memory: no compression bomb, no size out of thin air."""
+    return declared <= max(SMALL_BYTES, MAX_EXPANSION * stored)
+
+
+def lies_below(path: Path, folder: Path) -> bool:
+    """Whether a path lies in a folder or below it, links of both followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _read_bytes(path: Path, error: type[OfframpError], advice: str, limit: int) -> bytes:
+    with open_file(path, error) as file:
+        try:
+            content = file.read(limit + 1)
+        except OSError as failure:
+            raise _cannot_read(path, failure, error) from None
+    if len(content) > limit:
+        raise error(f"{path} has more than {limit:,} bytes, the most that is read as text: {advice}")
+    return content
+
+
+def _cannot_read(path: Path, failure: Exception, error: type[OfframpError]) -> OfframpError:
+    return error(f"{path} cannot be read: {_reason(failure)}; give a file that can be")
+
+
+def _keys_and_values(content: dict[str, Any]) -> Iterator[Any]:
+    for key, value in content.items():
+        yield key
+        yield value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), -float("inf")):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return number
+
+
+def _integer(text: str) -> int:
+    if len(text) > INTEGER_BITS or (number := int(text)).bit_length() > INTEGER_BITS:
+        raise ValueError(f"the number {text[:20]}... is too large")
+    return number
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A FIFO that takes the place of a file between check and opening does not block either."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")
+
+
+def _reason(failure: Exception) -> str:
+    return (failure.strerror if isinstance(failure, OSError) else None) or " ".join(str(failure).split())
