@@ -11,8 +11,9 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from offramp.errors import OfframpError
 
@@ -46,7 +47,7 @@ def regular_file(path: Path, error: type[OfframpError] = OfframpError) -> int:
     return found.st_size
 
 
-def open_file(path: Path, error: type[OfframpError] = OfframpError) -> BinaryIO:
+def open_file(path: Path, error: type[OfframpError] = OfframpError) -> BufferedReader:
     """Open a regular file for reading its bytes; raises as :func:`regular_file` does."""
     regular_file(path, error)
     try:
