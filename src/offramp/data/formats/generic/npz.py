@@ -47,4 +47,3 @@ def _table(path: Path, spec: DataSpec, arrays: dict[str, StoredArray], hashed: b
 
 def _arrays(path: Path) -> dict[str, StoredArray]:
     return {name: in_memory(values) for name, values in read_npz(path).items()}
-

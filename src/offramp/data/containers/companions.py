@@ -1,0 +1,43 @@
+"""Files that a data file names: only those beside or below it, links resolved, so that no data set brings the bytes of others along."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from offramp.errors import DataError
+from offramp.opening import lies_below, regular_file
+
+ALLOW = "copy it there, or set data.allow_outside: true"
+
+
+def companion(owner: Path, path: Path, allow_outside: bool = False) -> Path:
+    """A regular file that belongs to ``owner``, the file or folder that names or holds it.
+
+    Raises:
+        DataError: It is missing, no regular file, or lies neither beside nor below ``owner``, unless that is allowed.
+    """
+    check_inside(owner, path, allow_outside)
+    regular_file(path, DataError)
+    return path
+
+
+def check_inside(owner: Path, path: Path, allow_outside: bool = False) -> None:
+    """Refuse a path that leads out of the folder of ``owner``, or out of ``owner`` if that is a folder."""
+    home = owner if owner.is_dir() else Path(os.path.realpath(owner)).parent
+    if not allow_outside and not lies_below(path, home):
+        raise DataError(f"{owner} leads to {os.path.realpath(path)}, which is outside of its folder: {ALLOW}")
+
+
+def check_links(folder: Path, allow_outside: bool = False) -> None:
+    """Refuse a folder in which a link leads out of it.
+
+    Raises:
+        DataError: See :func:`check_inside`.
+    """
+    if allow_outside:
+        return
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if os.path.islink(os.path.join(parent, name)):
+                check_inside(folder, Path(parent, name))
