@@ -11,7 +11,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from offramp.data.containers.recordings import META, find_recordings, open_signal
+from offramp.data.containers.recordings import find_recordings, open_signal
+from offramp.data.containers.sigmf_files import META
 from offramp.data.places import find_places
 from offramp.data.table import Positions
 from offramp.errors import DataError

@@ -29,15 +29,16 @@ def check_inside(owner: Path, path: Path, allow_outside: bool = False) -> None:
         raise DataError(f"{owner} leads to {os.path.realpath(path)}, which is outside of its folder: {ALLOW}")
 
 
-def check_links(folder: Path, allow_outside: bool = False) -> None:
-    """Refuse a folder in which a link leads out of it.
+def check_place(path: Path, allow_outside: bool = False) -> None:
+    """Refuse what is neither a regular file nor a folder, and a folder with a link that leads out of it.
 
     Raises:
-        DataError: See :func:`check_inside`.
+        DataError: See :func:`check_inside` and :func:`offramp.opening.regular_file`.
     """
-    if allow_outside:
+    if not path.is_dir():
+        regular_file(path, DataError)
         return
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(path):
         for name in (*folders, *files):
-            if os.path.islink(os.path.join(parent, name)):
-                check_inside(folder, Path(parent, name))
+            if not allow_outside and os.path.islink(os.path.join(parent, name)):
+                check_inside(path, Path(parent, name))
