@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 
 from offramp.errors import DataError
 from offramp.transforms import with_antenna
+
+MAX_WINDOW_BYTES = 2**28
+"""Most bytes of one window in memory, float32."""
 
 
 class NoWindowsError(DataError):
@@ -31,6 +35,9 @@ class WindowSource:
         shape: Shape of one window, e.g. ``(2, antennas, time)``.
         fingerprint: SHA-256 over the content and the way it is cut into windows.
         fetch: ``indices (n,) int64, any order -> (n, *shape)`` of any real dtype.
+
+    Raises:
+        DataError: One window takes more than ``MAX_WINDOW_BYTES``.
     """
 
     name: str
@@ -38,6 +45,12 @@ class WindowSource:
     shape: tuple[int, ...]
     fingerprint: str
     fetch: Callable[[NDArray[np.int64]], NDArray[np.generic]] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if (size := 4 * math.prod(self.shape)) > MAX_WINDOW_BYTES:
+            raise DataError(
+                f"{self.name}: one window {self.shape} takes {size:,} bytes, and at most {MAX_WINDOW_BYTES:,} are read: make windows shorter"
+            )
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Windows as float32 ``(n, *shape)``, C-contiguous.

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
-from h5py import h5d, h5l, h5o
+import numpy as np
+from h5py import h5d, h5l, h5o, h5t
 
 from offramp.data.containers.companions import companion
 from offramp.errors import DataError
@@ -36,6 +37,8 @@ MAX_SOURCES = 4096
 MAX_STEPS = 8
 """Most virtual datasets that are parts of each other."""
 HEAP, HEAP_HEADER, OBJECT_HEADER = b"GCOL", 16, 16
+REFERENCE = np.dtype([("length", "<u4"), ("collection", "<u8"), ("number", "<u4")])
+"""What is stored of a string in its dataset."""
 LIBRARY_ERRORS = (
     OSError,
     RuntimeError,
@@ -178,6 +181,11 @@ def check_dataset(path: Path, dataset: h5py.Dataset, allow_outside: bool, above:
         stored = _check_external(path, dataset, plist, allow_outside)
     else:
         stored = min(dataset.id.get_storage_size(), os.path.getsize(path))
+        kind = dataset.id.get_type()
+        if kind.get_class() == h5t.VLEN or (kind.get_class() == h5t.STRING and kind.is_variable_str()):
+            stored_text = _bytes_of_strings(path, dataset, plist)
+            if not plausible(stored_text, os.path.getsize(path)):
+                raise DataError(f"{name} holds strings of {stored_text:,} bytes, more than the file: copy it again")
     values = math.prod(dataset.shape or ())
     chunk = math.prod(dataset.chunks or (0,))
     declared = max(values, chunk) * dataset.id.get_type().get_size()
@@ -186,6 +194,24 @@ def check_dataset(path: Path, dataset: h5py.Dataset, allow_outside: bool, above:
             f"{name} is {dataset.shape} and takes {declared:,} bytes, of which the file stores {stored:,}: it is damaged, or not all was written"
         )
     return Asked(declared, stored)
+
+
+def _bytes_of_strings(path: Path, dataset: h5py.Dataset, plist: Any) -> int:
+    """How long the values of a dataset of strings say that they are together; 0 where that is compressed or inside its header."""
+    if dataset.id.get_offset() is not None:
+        places = [(dataset.id.get_offset(), dataset.id.get_storage_size())]
+    elif dataset.chunks is not None and not plist.get_nfilters():
+        chunks = (dataset.id.get_chunk_info(number) for number in range(dataset.id.get_num_chunks()))
+        places = [(chunk.byte_offset, chunk.size) for chunk in chunks]
+    else:
+        return 0
+    total = 0
+    with path.open("rb") as file:
+        for start, length in places:
+            file.seek(start)
+            references = np.frombuffer(file.read(length // REFERENCE.itemsize * REFERENCE.itemsize), REFERENCE)
+            total += int(references["length"].sum(dtype=np.uint64))
+    return total
 
 
 def _check_sources(path: Path, dataset: h5py.Dataset, allow_outside: bool, above: Above) -> int:
