@@ -277,4 +277,3 @@ def _check_headers(path: Path, captures: list[dict[str, Any]], foreign: bool) ->
     headers = [int(capture.get("core:header_bytes", 0)) for capture in captures]
     if any(headers[1:]) or (any(headers) and not foreign):
         raise DataError(f"{path} has core:header_bytes between its samples, which is not supported: strip them")
-

@@ -68,7 +68,7 @@ def checked_metadata(path: Path, metadata: Any) -> dict[str, Any]:
     if not (_is_count(channels) and 0 < channels <= MAX_CHANNELS):
         raise DataError(f"{path}: core:num_channels is {_shown(channels)}: correct it to the number of channels")
     if not (isinstance(rate, int | float) and not isinstance(rate, bool) and rate > 0):
-        raise DataError(f"{path}: core:sample_rate is {_shown(rate)}: correct it to the samples per second")
+        raise DataError(f"{path}: {_shown(rate)} samples per second cannot be: correct core:sample_rate")
     return metadata
 
 
