@@ -85,7 +85,7 @@ def read_json(path: Path, error: type[OfframpError] = OfframpError, advice: str 
         raise error(f"{path} is not JSON ({problem}): {advice}") from None
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str) -> Any:
     """What a JSON text says.
 
     Raises:
@@ -93,7 +93,7 @@ def parse_json(text: str | bytes) -> Any:
             double and no integer of ``INTEGER_BITS`` can be, or text that is not Unicode.
     """
     try:
-        content = json.loads(text, parse_float=_finite, parse_int=_integer, parse_constant=_no_number)
+        content = JSON_DECODER.decode(text)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
     check_json(content)
@@ -162,6 +162,10 @@ def _integer(text: str) -> int:
 
 def _no_number(text: str) -> float:
     raise ValueError(f"{text} is no number")
+
+
+JSON_DECODER = json.JSONDecoder(parse_float=_finite, parse_int=_integer, parse_constant=_no_number)
+"""Of JSON alone (RFC 8259), and of numbers that can be held; what it gives is for :func:`check_json`."""
 
 
 def _without_waiting(path: str, flags: int) -> int:

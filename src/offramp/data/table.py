@@ -58,11 +58,13 @@ class WindowSource:
         Raises:
             DataError: The file cannot be read any more, or a window holds NaN or infinity; it is named by its index.
         """
-        try:
-            fetched = self.fetch(indices)
-        except OSError as error:
-            raise DataError(f"{self.name} cannot be read: {error.strerror or error}; copy it again") from error
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # what float32 cannot hold becomes infinite, and is named below
+            try:
+                fetched = self.fetch(indices)
+            except OSError as error:
+                raise DataError(f"{self.name} cannot be read: {error.strerror or error}; copy it again") from error
             windows = np.ascontiguousarray(fetched, dtype=np.float32)
         finite = np.isfinite(windows).all(axis=tuple(range(1, windows.ndim)))
         if not finite.all():

@@ -24,8 +24,8 @@ def companion(owner: Path, path: Path, allow_outside: bool = False) -> Path:
 
 def check_inside(owner: Path, path: Path, allow_outside: bool = False) -> None:
     """Refuse a path that leads out of the folder of ``owner``, or out of ``owner`` if that is a folder."""
-    home = owner if owner.is_dir() else Path(os.path.realpath(owner)).parent
-    if not allow_outside and not lies_below(path, home):
+    homes = [owner] if owner.is_dir() else [owner.parent, Path(os.path.realpath(owner)).parent]
+    if not allow_outside and not any(lies_below(path, home) for home in homes):
         raise DataError(f"{owner} leads to {os.path.realpath(path)}, which is outside of its folder: {ALLOW}")
 
 

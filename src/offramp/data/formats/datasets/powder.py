@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.data.containers.companions import check_inside
 from offramp.data.formats.windows import (
     cut,
     digest,
@@ -80,7 +81,7 @@ def read(spec: DataSpec) -> Table:
             cut off; nothing is as long as a window.
     """
     assert isinstance(spec.path, Path)
-    recordings, notes = _recordings(spec.path, spec.skip_bad)
+    recordings, notes = _recordings(spec.path, spec.skip_bad, spec.allow_outside)
     window = spec.window or WINDOW
     hop = spec.hop or window
     origin, starts = cut([recording.samples for recording in recordings], window, hop, spec.windows_per_recording)
@@ -136,11 +137,15 @@ def summarise(path: Path) -> FileSummary:
     )
 
 
-def _recordings(path: Path, skip_bad: bool) -> tuple[list[Recording], tuple[str, ...]]:
+def _recordings(
+    path: Path, skip_bad: bool, allow_outside: bool = False
+) -> tuple[list[Recording], tuple[str, ...]]:
     if path.is_dir():
         metas = sorted({file.with_suffix(".json") for suffix in (".json", ".bin") for file in path.rglob("*" + suffix)})
     else:
         metas = [path.with_suffix(".json")]
+        for other in (path.with_suffix(".json"), path.with_suffix(".bin")):
+            check_inside(path, other, allow_outside)
     if not metas:
         raise DataError(f"{path} holds no POWDER recordings (*.json with *.bin)")
     named = [(name_below(meta, path), meta) for meta in metas if not meta.name.startswith("._")]
