@@ -10,14 +10,13 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from offramp.errors import OfframpError
 
-TEXT_BYTES = 32 * 2**20
+TEXT_BYTES = 16 * 2**20
 """Most bytes of a text file that is read as a whole: JSON, metadata, a table."""
 JSON_DEPTH = 64
 """Most objects and arrays inside each other."""
@@ -28,7 +27,9 @@ SMALL_BYTES = 64 * 2**20
 MAX_EXPANSION = 256
 """A file may ask for so many times its own bytes, if that is more."""
 TOO_DEEP = f"it is nested deeper than {JSON_DEPTH}"
-END = object()
+SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+LARGE_NUMBER = re.compile(r"\d{19}|[eE]\+?\d{3}")
+"""Stands in every text with a number that may be too large, and in few others."""
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -92,28 +93,34 @@ def parse_json(text: str) -> Any:
         ValueError: It is no JSON (RFC 8259: no NaN, no infinity), is nested deeper than ``JSON_DEPTH``, or holds a number that no
             double and no integer of ``INTEGER_BITS`` can be, or text that is not Unicode.
     """
+    # a call for each number takes longer than all the rest
+    decoder = JSON_DECODER if LARGE_NUMBER.search(text) else FAST_DECODER
     try:
-        content = JSON_DECODER.decode(text)
+        content = decoder.decode(text)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
-    check_json(content)
+    check_json(content, text)
     return content
 
 
-def check_json(content: Any) -> None:
-    """Raise ValueError where what JSON gave is nested too deep, or holds text that is not Unicode."""
-    open_values = [iter((content,))]
-    while open_values:
-        value = next(open_values[-1], END)
-        if value is END:
-            open_values.pop()
-        elif isinstance(value, str):
-            if not value.isascii() and SURROGATE.search(value):
-                raise ValueError("it holds half a character, a lone surrogate")
-        elif isinstance(value, dict | list):
-            if len(open_values) > JSON_DEPTH:
-                raise ValueError(TOO_DEEP)
-            open_values.append(iter(value) if isinstance(value, list) else _keys_and_values(value))
+def check_json(content: Any, text: str) -> None:
+    """Raise ValueError where what a text in JSON gave is nested too deep, or holds text that is not Unicode."""
+    if isinstance(content, dict | list):
+        level = [content]
+        for _ in range(JSON_DEPTH):
+            level = [
+                value
+                for container in level
+                for value in (container.values() if isinstance(container, dict) else container)
+                if isinstance(value, dict | list)
+            ]
+        if level:
+            raise ValueError(TOO_DEEP)
+    if SURROGATE_ESCAPE.search(text):
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("it holds half a character, a lone surrogate") from None
 
 
 def plausible(declared: int, stored: int) -> bool:
@@ -141,12 +148,6 @@ def _cannot_read(path: Path, failure: Exception, error: type[OfframpError]) -> O
     return error(f"{path} cannot be read: {_reason(failure)}; give a file that can be")
 
 
-def _keys_and_values(content: dict[str, Any]) -> Iterator[Any]:
-    for key, value in content.items():
-        yield key
-        yield value
-
-
 def _finite(text: str) -> float:
     number = float(text)
     if number in (float("inf"), -float("inf")):
@@ -164,6 +165,7 @@ def _no_number(text: str) -> float:
     raise ValueError(f"{text} is no number")
 
 
+FAST_DECODER = json.JSONDecoder(parse_constant=_no_number)
 JSON_DECODER = json.JSONDecoder(parse_float=_finite, parse_int=_integer, parse_constant=_no_number)
 """Of JSON alone (RFC 8259), and of numbers that can be held; what it gives is for :func:`check_json`."""
 

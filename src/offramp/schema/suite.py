@@ -31,8 +31,10 @@ CONTROLS = (
     "dft_power",
 )
 """Names that a suite's ``controls`` may hold."""
-SUITE_BYTES = 2**20
+SUITE_BYTES = 2**18
 """Most bytes of a suite file."""
+MAX_MERGED = 10_000
+"""Most keys that a suite file takes over from others by ``<<``."""
 DEFAULT_SUITE = Path(__file__).parents[1] / "suites" / "default.yaml"
 
 
@@ -206,7 +208,16 @@ def load_suite(path: str | Path | None = None) -> LoadedSuite:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML, in which a key that is given twice is an error instead of the last one winning."""
+    """Plain YAML, in which a key that is given twice is an error instead of the last one winning, and merging has bounds."""
+
+    merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        before = len(node.value)
+        super().flatten_mapping(node)
+        self.merged += max(0, len(node.value) - before)
+        if self.merged > MAX_MERGED:
+            raise yaml.constructor.ConstructorError(None, None, "too many keys are merged by <<", node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -18,7 +18,10 @@ def companion(owner: Path, path: Path, allow_outside: bool = False) -> Path:
         DataError: It is missing, no regular file, or lies neither beside nor below ``owner``, unless that is allowed.
     """
     check_inside(owner, path, allow_outside)
-    regular_file(path, DataError)
+    try:
+        regular_file(path, DataError)
+    except DataError as error:
+        raise DataError(f"{owner} leads to a file that cannot be used: {error}") from None
     return path
 
 

@@ -124,7 +124,7 @@ class _Reader:
                 # a number may go on behind what has been read
                 if end < len(self._text) - LOOK_AHEAD or not self._more():
                     self._place += length
-                    check_json(value)
+                    check_json(value, self._text[self._place - length : self._place])
                     return value
             except json.JSONDecodeError as error:
                 unfinished = error.pos >= len(self._text) - LOOK_AHEAD or error.msg.startswith("Unterminated string")

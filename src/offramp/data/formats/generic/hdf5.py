@@ -39,7 +39,7 @@ def read(spec: DataSpec) -> Table:
     """
     assert isinstance(spec.path, Path)
     with opened(spec.path, spec.allow_outside) as file:
-        return _table(spec.path, spec, file, _arrays(spec.path, file, spec.allow_outside))
+        return _table(spec.path, spec, attributes(spec.path, file), _arrays(spec.path, file, spec.allow_outside))
 
 
 def summarise(path: Path) -> FileSummary:
@@ -47,7 +47,8 @@ def summarise(path: Path) -> FileSummary:
     spec = DataSpec(path=path, format="hdf5")
     with opened(path) as file:
         arrays = _arrays(path, file)
-        return summarise_arrays(path, "hdf5", arrays, lambda: _table(path, spec, file, arrays, hashed=False))
+        said = attributes(path, file)
+        return summarise_arrays(path, "hdf5", arrays, lambda: _table(path, spec, said, arrays, hashed=False))
 
 
 def _arrays(path: Path, file: h5py.File, allow_outside: bool = False) -> dict[str, StoredArray]:
@@ -65,8 +66,7 @@ def _stored(path: Path, name: str, dataset: h5py.Dataset, allow_outside: bool) -
     return stored_array(dataset.shape, value_type(dataset), values, RowReader(path, name, allow_outside=allow_outside))
 
 
-def _table(path: Path, spec: DataSpec, file: h5py.File, arrays: dict[str, StoredArray], hashed: bool = True) -> Table:
-    said = attributes(path, file)
+def _table(path: Path, spec: DataSpec, said: dict[str, Any], arrays: dict[str, StoredArray], hashed: bool = True) -> Table:
     field = window_array(spec, arrays)
     table = table_from_arrays(path, field, spec, arrays, names_of_classes(path, said), hashed)
     table = wavesfm.adapt(table, field, said)
