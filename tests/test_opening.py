@@ -46,7 +46,7 @@ def test_what_has_no_end_is_refused_without_waiting(tmp_path: Path) -> None:
     refused(tmp_path / "pipe", "FIFO", "regular file")
     refused(tmp_path / "link", "FIFO")
     refused(Path("/dev/zero"), "device")
-    refused(tmp_path, "folder")
+    refused(tmp_path, "Is a directory")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s"))
         refused(tmp_path / "s", "socket")

@@ -6,6 +6,7 @@ file asks for in memory is compared with what it stores before it is allocated.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -43,6 +44,8 @@ def regular_file(path: Path, error: type[OfframpError] = OfframpError) -> int:
         found = os.stat(path)
     except (OSError, ValueError) as failure:
         raise _cannot_read(path, failure, error) from None
+    if stat.S_ISDIR(found.st_mode):
+        raise _cannot_read(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), error)
     if not stat.S_ISREG(found.st_mode):
         raise error(f"{path} is a {_kind(found.st_mode)} and not a regular file: give one that is stored on a disk")
     return found.st_size
@@ -176,7 +179,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def _kind(mode: int) -> str:
-    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+    kinds = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
     return kinds.get(stat.S_IFMT(mode), "device")
 
 

@@ -95,7 +95,8 @@ def test_members_that_are_no_arrays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", ["(3,)", "(1099511627776,)", f"({2**70},)", "(-2,)", "(2, -1)", "(0,)", "((2,),)", "(2.0,)", "2", f"({'1,' * 40})"]
+    "shape",
+    ["(3,)", "(1099511627776,)", f"({2**70},)", "(-2,)", "(2, -1)", "(0,)", "((2,),)", "(2.0,)", "2", f"({'1,' * 40})"],
 )
 def test_shapes_that_do_not_fit_what_is_stored(tmp_path: Path, shape: str) -> None:
     refused(packed(tmp_path / "a.npz", sample=declared(shape, bytes(8))))

@@ -52,7 +52,9 @@ def test_a_link_that_leads_out_of_a_folder(tmp_path: Path, make: object, single:
     linked.symlink_to("../elsewhere")
     for place, count in zip(places, counts, strict=True):
         for attempt in (lambda place=place: windows(place), lambda place=place: inspect_file(place)):
-            with pytest.raises(DataError, match=r"elsewhere, which is outside of its folder: .*data\.allow_outside: true"):
+            with pytest.raises(
+                DataError, match=r"elsewhere, which is outside of its folder: .*data\.allow_outside: true"
+            ):
                 attempt()
         assert windows(place, allow_outside=True) == count
     linked.unlink()
@@ -76,7 +78,20 @@ def test_a_folder_in_a_folder_that_leads_out(tmp_path: Path) -> None:
     assert windows(tmp_path / "set", allow_outside=True) == 2
 
 
-NAMES = ("a", "a.h5", "a.npz", "a.pkl", "a.p", "a.mat", "a.sigmf", "a.sigmf-meta", "a.dat", "a.npy", "data.json", "a.json")
+NAMES = (
+    "a",
+    "a.h5",
+    "a.npz",
+    "a.pkl",
+    "a.p",
+    "a.mat",
+    "a.sigmf",
+    "a.sigmf-meta",
+    "a.dat",
+    "a.npy",
+    "data.json",
+    "a.json",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,7 +109,9 @@ def test_pipes_in_a_folder(tmp_path: Path, name: str) -> None:
         windows(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["hdf5", "npz", "matlab", "rml-pickle", "sigmf", "owl", "uwb-indoor", "csitool", "deepmimo"])
+@pytest.mark.parametrize(
+    "name", ["hdf5", "npz", "matlab", "rml-pickle", "sigmf", "owl", "uwb-indoor", "csitool", "deepmimo"]
+)
 def test_a_device_of_a_stated_format(name: str) -> None:
     with pytest.raises(DataError, match="/dev/zero is a device"):
         format_of(DataSpec(path=Path("/dev/zero"), format=name))

@@ -59,7 +59,10 @@ def read(path: Path, **options: bool) -> np.ndarray:
 
 
 def refused(path: Path, *words: str, **options: bool) -> None:
-    for attempt in (lambda: read(path, **options), lambda: inspect_file(path) if not options else read(path, **options)):
+    for attempt in (
+        lambda: read(path, **options),
+        lambda: inspect_file(path) if not options else read(path, **options),
+    ):
         with pytest.raises(DataError) as caught:
             attempt()
         message = str(caught.value)
@@ -194,7 +197,9 @@ def test_links_to_other_files(folder: Path, where: str) -> None:
     ):
         refused(linked(f"{number}.h5", target), words)
     beside = linked("beside.h5", "part.h5")
-    np.testing.assert_array_equal(open_table(DataSpec(path=beside, input="windows")).windows.read(np.arange(12)), WINDOWS)
+    np.testing.assert_array_equal(
+        open_table(DataSpec(path=beside, input="windows")).windows.read(np.arange(12)), WINDOWS
+    )
     linked("first.h5", "second.h5")
     refused(linked("second.h5", "first.h5"), "linked")
 

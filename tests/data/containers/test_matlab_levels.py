@@ -124,7 +124,9 @@ def test_a_bomb(tmp_path: Path) -> None:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
-@given(packed=st.booleans(), places=st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 255)), min_size=1, max_size=4))
+@given(
+    packed=st.booleans(), places=st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 255)), min_size=1, max_size=4)
+)
 def test_damage_anywhere_is_survived(tmp_path: Path, packed: bool, places: list[tuple[int, int]]) -> None:
     path = tmp_path / "a.mat"
     savemat(path, {"f4": NUMBERS["f4"], "text": LEVEL_5["text"], "three": LEVEL_5["three"]}, do_compression=packed)

@@ -86,25 +86,34 @@ def check_file(path: Path, allow_outside: bool) -> None:
 
 @lru_cache(256)
 def _problem_of_file(path: Path, allow_outside: bool, known: Identity) -> str | None:
-    if not h5py.is_hdf5(path):
+    try:
+        file = h5py.File(path, "r")
+    except LIBRARY_ERRORS:
+        # whoever opens it says what is wrong
         return None
     try:
-        _check_strings(path)
-        with h5py.File(path, "r") as file:
+        with file:
+            _check_strings(path)
             linked = _linked_files(path, file)
         for other in linked:
-            companion(path, other, allow_outside)
-            if os.path.realpath(other) != os.path.realpath(path):
-                # a file that is linked has no links of its own, or it could lead in a circle
-                with h5py.File(other, "r") as file:
-                    if _linked_files(other, file):
-                        return f"{path} is linked to {other}, which is linked to other files: copy the arrays into one file"
-                _check_strings(other)
+            _check_linked(path, companion(path, other, allow_outside))
     except DataError as error:
         return str(error)
     except LIBRARY_ERRORS:
         return f"{path} is damaged: copy it again"
     return None
+
+
+def _check_linked(path: Path, other: Path) -> None:
+    """A file that is linked has no links of its own, or they could lead in a circle."""
+    if os.path.realpath(other) == os.path.realpath(path):
+        return
+    _check_strings(other)
+    with h5py.File(other, "r") as file:
+        if _linked_files(other, file):
+            raise DataError(
+                f"{path} is linked to {other}, which is linked to other files: copy the arrays into one file"
+            )
 
 
 def _check_strings(path: Path) -> None:

@@ -66,7 +66,9 @@ def _stored(path: Path, name: str, dataset: h5py.Dataset, allow_outside: bool) -
     return stored_array(dataset.shape, value_type(dataset), values, RowReader(path, name, allow_outside=allow_outside))
 
 
-def _table(path: Path, spec: DataSpec, said: dict[str, Any], arrays: dict[str, StoredArray], hashed: bool = True) -> Table:
+def _table(
+    path: Path, spec: DataSpec, said: dict[str, Any], arrays: dict[str, StoredArray], hashed: bool = True
+) -> Table:
     field = window_array(spec, arrays)
     table = table_from_arrays(path, field, spec, arrays, names_of_classes(path, said), hashed)
     table = wavesfm.adapt(table, field, said)
