@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from safetensors.numpy import load_file, save_file
 
 from offramp.errors import BundleError
 from offramp.files import atomic_path, output_folder, write_text
+from offramp.opening import read_json, regular_file
 from offramp.schema.bundle import BundleDocument
 from offramp.schema.problems import first_problem
 from offramp.transforms import Transform
@@ -344,12 +346,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not folder.is_dir():
         raise BundleError(f"no such bundle: {folder} is not a folder")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise BundleError(f"{folder} is not a bundle: it has no {CONFIG}") from None
-    except (ValueError, RecursionError):
-        raise BundleError(f"{path} is damaged: it is not JSON; save the bundle again") from None
+    if not os.path.lexists(path):
+        raise BundleError(f"{folder} is not a bundle: it has no {CONFIG}")
+    config = read_json(path, BundleError, "save the bundle again")
     schema = config.get("schema") if isinstance(config, dict) else None
     if schema != SCHEMA or not isinstance(schema, int):
         raise BundleError(f"{path} has schema {reprlib.repr(schema)}: this version of offramp reads schema {SCHEMA}")
@@ -370,9 +369,10 @@ def _save_tensors(tensors: dict[str, NDArray[Any]], path: Path) -> None:
 
 
 def _load_tensors(path: Path) -> Mapping[str, NDArray[Any]]:
+    if not os.path.lexists(path):
+        raise BundleError(f"{path.parent} is not a complete bundle: it has no {path.name}")
+    regular_file(path, BundleError)
     try:
         return load_file(path)
-    except FileNotFoundError:
-        raise BundleError(f"{path.parent} is not a complete bundle: it has no {path.name}") from None
     except Exception as error:  # whatever the reader raises on bytes of others
         raise BundleError(f"{path} is damaged: {str(error).splitlines()[0]}; save the bundle again") from None

@@ -21,9 +21,10 @@ PREDICT = {
     "resample": "--resample",
     "skip_bad": "--skip-bad",
     "format": "its suffix",
+    "allow_outside": "--allow-outside",
 }
 """Keys of ``data:`` that a message of ``predict`` may name."""
-INSPECT = {"path": "TARGET", "format": "--format"}
+INSPECT = {"path": "TARGET", "format": "--format", "allow_outside": "data.allow_outside in a suite"}
 """Keys of ``data:`` that a message of ``inspect`` may name."""
 
 _KEY = re.compile(r"(?<![\w./-])data\.((?:label\.)?[a-z_]+)(?![\w./])(?:: true\b|(: ))?")

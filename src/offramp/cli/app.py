@@ -158,6 +158,9 @@ def predict(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Name recordings that cannot be used and pass them over.")
     ] = False,
+    allow_outside: Annotated[
+        bool, typer.Option("--allow-outside", help="Read also what files name outside of their folder.")
+    ] = False,
     device: Device = "cpu",
 ) -> None:
     """Predict one task for every window of a file.
@@ -173,7 +176,7 @@ def predict(
 
     if resample is not None and not 0 < resample < float("inf"):
         raise SuiteError(f"--resample {resample:g}: give a sample rate in Hz")
-    reading = Reading(input, resample, skip_bad)
+    reading = Reading(input, resample, skip_bad, allow_outside)
     with Steps() as steps, said_as_options(PREDICT):
         predict_file(bundle, file, task, format.value, out, device, steps, policy, reading, steps.note)
 

@@ -140,6 +140,9 @@ def data_convert(
         str | None, typer.Option(help="Regular expression whose one group is the label in that name.")
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Name unusable files and pass them over.")] = False,
+    allow_outside: Annotated[
+        bool, typer.Option("--allow-outside", help="Read also what files name outside of their folder.")
+    ] = False,
 ) -> None:
     """Turn any data file into one cache of ours.
 
@@ -176,6 +179,7 @@ def data_convert(
             resample=resample,
             label=label,
             skip_bad=skip_bad,
+            allow_outside=allow_outside,
         )
     except ValidationError as error:
         key, _, reason = explain(error, DataSpec).partition(": ")

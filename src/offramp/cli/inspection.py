@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from offramp.bundle import Bundle, load_bundle
 from offramp.data.inspection import inspect_file
 from offramp.data.summary import ColumnSummary, FileSummary
 from offramp.errors import EncoderError, OfframpError
+from offramp.opening import read_json, regular_file
 
 DEFAULT_SIZES = {"antennas": 4, "time": 256}
 SHOWN_VALUES = 12
@@ -172,7 +173,7 @@ def inspect_target(
         OfframpError: The target is none of these, or cannot be read.
     """
     path = Path(target)
-    if path.exists() and checkpoint is None:
+    if os.path.exists(path) and checkpoint is None:
         keys = _config_keys(path)
         if "tasks" in keys:
             return BundleInspection(load_bundle(path))
@@ -182,16 +183,20 @@ def inspect_target(
     from offramp.encoders.hub import is_source
     from offramp.encoders.registry import known_names
 
-    if target not in known_names() and not path.exists() and not is_source(target):
+    if target not in known_names() and not os.path.exists(path) and not is_source(target):
         known = ", ".join(known_names())
         raise OfframpError(f"{target} is neither a file nor a folder nor an encoder's name ({known})")
     return _inspect_encoder(target, checkpoint, shape, {} if modality is None else {"modality": modality})
 
 
 def _config_keys(path: Path) -> set[str]:
+    described = path / "config.json"
+    if not os.path.lexists(described):
+        return set()
+    regular_file(described)
     try:
-        content = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(described)
+    except OfframpError:
         return set()
     return set(content) if isinstance(content, dict) else set()
 

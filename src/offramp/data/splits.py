@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from offramp.data.dataset import Dataset
 from offramp.errors import DataError
 from offramp.files import write_text
+from offramp.opening import read_json
 from offramp.schema.metrics import Kind
 from offramp.schema.tasks import SplitSpec
 
@@ -158,8 +160,10 @@ def load_split(path: Path, dataset: Dataset) -> Split:
     Raises:
         DataError: The file is missing, damaged or belongs to other windows.
     """
+    if not os.path.lexists(path):
+        raise DataError(f"{path} does not exist: correct split.file")
+    content = read_json(path, DataError, "it is not a saved split: take splits/TASK.json of a run")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         test = _indices(content["test"])
         draws = tuple(
             Draw(
@@ -172,9 +176,7 @@ def load_split(path: Path, dataset: Dataset) -> Split:
         )
         fingerprint, sha256 = content["fingerprint"], content["sha256"]
         calibration = _indices(content.get("calibration", []))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: correct split.file") from error
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise DataError(f"{path} is not a saved split: take splits/TASK.json of a run") from error
     if fingerprint != dataset.windows.fingerprint:
         raise DataError(f"{path} belongs to other windows than {dataset.windows.name}: draw a new split")

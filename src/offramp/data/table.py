@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 
 from offramp.errors import DataError
 from offramp.transforms import with_antenna
+
+MAX_WINDOW_BYTES = 2**28
+"""Most bytes of one window in memory, float32."""
 
 
 class NoWindowsError(DataError):
@@ -31,6 +35,9 @@ class WindowSource:
         shape: Shape of one window, e.g. ``(2, antennas, time)``.
         fingerprint: SHA-256 over the content and the way it is cut into windows.
         fetch: ``indices (n,) int64, any order -> (n, *shape)`` of any real dtype.
+
+    Raises:
+        DataError: One window takes more than ``MAX_WINDOW_BYTES``.
     """
 
     name: str
@@ -39,17 +46,25 @@ class WindowSource:
     fingerprint: str
     fetch: Callable[[NDArray[np.int64]], NDArray[np.generic]] = field(repr=False)
 
+    def __post_init__(self) -> None:
+        if (size := 4 * math.prod(self.shape)) > MAX_WINDOW_BYTES:
+            raise DataError(
+                f"{self.name}: one window {self.shape} takes {size:,} bytes, and at most {MAX_WINDOW_BYTES:,} are read: make windows shorter"
+            )
+
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Windows as float32 ``(n, *shape)``, C-contiguous.
 
         Raises:
             DataError: The file cannot be read any more, or a window holds NaN or infinity; it is named by its index.
         """
-        try:
-            fetched = self.fetch(indices)
-        except OSError as error:
-            raise DataError(f"{self.name} cannot be read: {error.strerror or error}; copy it again") from error
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # what float32 cannot hold becomes infinite, and is named below
+            try:
+                fetched = self.fetch(indices)
+            except OSError as error:
+                raise DataError(f"{self.name} cannot be read: {error.strerror or error}; copy it again") from error
             windows = np.ascontiguousarray(fetched, dtype=np.float32)
         finite = np.isfinite(windows).all(axis=tuple(range(1, windows.ndim)))
         if not finite.all():

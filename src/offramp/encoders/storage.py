@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import reprlib
 import warnings
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from offramp.errors import EncoderError
 from offramp.files import atomic_path, write_text
+from offramp.opening import open_file, read_json, regular_file
 from offramp.schema.encoder import EncoderDocument
 from offramp.schema.problems import first_problem
 
@@ -93,12 +95,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     needs = f"{path} is not an encoder's configuration: it needs 'architecture' and 'config'"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise EncoderError(f"{folder} is not an encoder folder: it has no {CONFIG}") from None
-    except (ValueError, RecursionError):
-        raise EncoderError(needs) from None
+    if not os.path.lexists(path):
+        raise EncoderError(f"{folder} is not an encoder folder: it has no {CONFIG}")
+    config = read_json(path, EncoderError, needs)
     if isinstance(config, dict) and "model_type" in config and "config" not in config:
         return {**config, "model_type": str(config["model_type"])}
     if isinstance(config, dict) and "pretrained_cfg" in config:
@@ -181,6 +180,7 @@ def read_pickle(path: Path, device: str = "cpu") -> Any:
 
     Raises :class:`EncoderError` for a damaged file and for one that holds more than that.
     """
+    regular_file(path, EncoderError)
     _check_archive(path)
     try:
         with warnings.catch_warnings():
@@ -197,7 +197,7 @@ def read_pickle(path: Path, device: str = "cpu") -> Any:
 def _check_archive(path: Path) -> None:
     """Refuse an archive whose members are larger than the file: torch stores them as they are, and a packed one could fill memory."""
     try:
-        with path.open("rb") as file:
+        with open_file(path, EncoderError) as file:
             if file.read(4) != b"PK\x03\x04":
                 return
         with zipfile.ZipFile(path) as archive:
@@ -209,12 +209,9 @@ def _check_archive(path: Path) -> None:
 
 
 def _require_file(path: Path) -> None:
-    try:
-        there = path.is_file()
-    except (OSError, ValueError):  # a name that is too long
-        there = False
-    if not there:
+    if not os.path.lexists(path) or os.path.isdir(path):
         raise EncoderError(f"no such checkpoint: {path}")
+    regular_file(path, EncoderError)
 
 
 def first_line(error: Exception) -> str:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import ValidationError
 
 from offramp.errors import OfframpError
+from offramp.opening import read_json
 from offramp.schema.results import Results, TaskResult
 
-LARGEST = 256 * 2**20
-"""Bytes of a file that may still be a results.json; one of 54 tasks has 2 MB."""
 BEYOND = 1e100
 """No score or cost comes near; a threshold that no window passes is the largest float."""
 
@@ -59,32 +57,16 @@ def _unfit(task: TaskResult) -> str | None:
 
 
 def _read(file: Path) -> Any:
-    try:
-        if not file.exists():
-            raise OfframpError(f"{file} does not exist: give a results.json or the folder of a finished run")
-        if not file.is_file() or file.stat().st_size > LARGEST:
-            raise OfframpError(f"{file} is no file of up to {LARGEST // 2**20} MB: give a results.json")
-        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
-        _check_values(content)
-    except OSError as error:
-        raise OfframpError(f"cannot read {file}: {error.strerror}; give a results.json that can be read") from error
-    except (ValueError, RecursionError) as error:
-        raise OfframpError(f"{file} is not JSON ({error}): make it again with `offramp run`") from error
+    if not os.path.lexists(file):
+        raise OfframpError(f"{file} does not exist: give a results.json or the folder of a finished run")
+    content = read_json(file, advice="make it again with `offramp run`")
+    if _goes_beyond(content):
+        raise OfframpError(f"{file} holds a number beyond {BEYOND:g}: make it again with `offramp run`")
     return content
 
 
-def _check_values(content: Any) -> None:
-    """Refuse what JSON can say and no run writes: numbers beyond a float, and text that no encoding holds."""
-    if isinstance(content, dict):
-        _check_values([*content, *content.values()])
-    elif isinstance(content, list):
-        for value in content:
-            _check_values(value)
-    elif isinstance(content, str):
-        content.encode("utf-8")
-    elif isinstance(content, int | float) and not (abs(content) < BEYOND or abs(content) == sys.float_info.max):
-        raise ValueError(f"it holds a number beyond {BEYOND:g}")
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
+def _goes_beyond(content: Any) -> bool:
+    """Whether a number is one that JSON can say and no run writes."""
+    if isinstance(content, dict | list):
+        return any(map(_goes_beyond, content.values() if isinstance(content, dict) else content))
+    return isinstance(content, int | float) and not (abs(content) < BEYOND or abs(content) == sys.float_info.max)

@@ -32,11 +32,13 @@ class Reading:
         input: Array that holds the windows; that of the training data if None.
         resample: SigMF: the sample rate, Hz, that recordings of another are brought to; as the training data if None.
         skip_bad: Name recordings and files that cannot be used or give no windows, and pass them over.
+        allow_outside: Read also what files name outside of their folder, whatever the training data was allowed to.
     """
 
     input: str | None = None
     resample: float | None = None
     skip_bad: bool = False
+    allow_outside: bool = False
 
 
 def predict_file(
@@ -96,9 +98,9 @@ def predict_file(
             on_progress("predicting", stop, table.windows.count)
 
     if output == "sigmf" and out is not None:
-        if table.positions is None or format_of(DataSpec(path=file)) != "sigmf":
+        if table.positions is None or format_of(DataSpec(path=file, allow_outside=reading.allow_outside)) != "sigmf":
             raise DataError(f"{file} is not a SigMF recording: choose --format csv or jsonl")
-        write_sigmf(predictions(), table.positions, file, output_folder(out))
+        write_sigmf(predictions(), table.positions, file, output_folder(out), reading.allow_outside)
     else:
         with text_output(out) as stream:
             _write(table, predictions(), output, stream, file)
@@ -160,6 +162,7 @@ def _spec(task: BundleTask, file: Path, reading: Reading) -> DataSpec:
         "input": reading.input or known.get("input"),
         "resample": reading.resample or known.get("resample"),
         "skip_bad": reading.skip_bad,
+        "allow_outside": reading.allow_outside,
     }
     spec = DataSpec(**{**known, **dict.fromkeys(unused), **own}, path=file)
     if not any(layout.recognise(find_places(file)[0]) for layout in known_formats().values()):

@@ -11,7 +11,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from offramp.data.containers.recordings import META, find_recordings, open_signal
+from offramp.data.containers.recordings import find_recordings, open_signal
+from offramp.data.containers.sigmf_files import META
 from offramp.data.places import find_places
 from offramp.data.table import Positions
 from offramp.errors import DataError
@@ -85,7 +86,11 @@ def write_jsonl(table: Iterable[dict[str, Any]], stream: IO[str]) -> None:
 
 
 def write_sigmf(
-    predictions: Iterable[Prediction], positions: Positions, source: Path | Sequence[Path], folder: Path
+    predictions: Iterable[Prediction],
+    positions: Positions,
+    source: Path | Sequence[Path],
+    folder: Path,
+    allow_outside: bool = False,
 ) -> list[Path]:
     """Write one ``.sigmf-meta`` per recording: its own global part and captures, and an annotation per window, without a
     label where a policy rejects the window. A window around a shorter annotation is marked as such.
@@ -95,6 +100,7 @@ def write_sigmf(
         positions: Where the windows come from.
         source: Paths and patterns of the recordings.
         folder: Where to write; it may not be the folder of the recordings.
+        allow_outside: Whether samples may lie outside of the folder of their recording.
 
     Returns:
         The files written.
@@ -117,7 +123,7 @@ def write_sigmf(
         if row["index"] < count:
             name, start, stop, _ = (values[row["index"]] for values in positions)
             answers.setdefault(str(name), []).append((int(start), int(stop), row))
-    return [_write_meta(targets[name], paths[name], found) for name, found in answers.items()]
+    return [_write_meta(targets[name], paths[name], found, allow_outside) for name, found in answers.items()]
 
 
 def _place(positions: Positions | None, index: int) -> dict[str, Any]:
@@ -143,8 +149,8 @@ def _shorten(value: np.float32) -> float:
     return float(str(value))
 
 
-def _write_meta(target: Path, path: Path, answers: list[tuple[int, int, dict[str, Any]]]) -> Path:
-    signal = open_signal(path)
+def _write_meta(target: Path, path: Path, answers: list[tuple[int, int, dict[str, Any]]], allow_outside: bool) -> Path:
+    signal = open_signal(path, allow_outside)
     offset = int(signal.get_global_info().get("core:offset", 0))
     annotations = [
         {

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from offramp.errors import SuiteError
+from offramp.opening import read_text
 from offramp.schema.metrics import METRIC_INFO
 from offramp.schema.policies import PoliciesSpec
 from offramp.schema.tasks import ONE_PATH, SEVERAL_PATHS, Spec, TaskSpec
@@ -30,6 +31,10 @@ CONTROLS = (
     "dft_power",
 )
 """Names that a suite's ``controls`` may hold."""
+SUITE_BYTES = 2**18
+"""Most bytes of a suite file."""
+MAX_MERGED = 10_000
+"""Most keys that a suite file takes over from others by ``<<``."""
 DEFAULT_SUITE = Path(__file__).parents[1] / "suites" / "default.yaml"
 
 
@@ -188,11 +193,7 @@ def load_suite(path: str | Path | None = None) -> LoadedSuite:
     """
     path = Path(path or DEFAULT_SUITE)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise SuiteError(f"cannot read suite {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SuiteError(f"{path} is not a text file: a suite is YAML") from None
+        content = yaml.load(read_text(path, SuiteError, "a suite is YAML", SUITE_BYTES), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
@@ -207,7 +208,16 @@ def load_suite(path: str | Path | None = None) -> LoadedSuite:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML, in which a key that is given twice is an error instead of the last one winning."""
+    """Plain YAML, in which a key that is given twice is an error instead of the last one winning, and merging has bounds."""
+
+    merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        before = len(node.value)
+        super().flatten_mapping(node)
+        self.merged += max(0, len(node.value) - before)
+        if self.merged > MAX_MERGED:
+            raise yaml.constructor.ConstructorError(None, None, "too many keys are merged by <<", node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

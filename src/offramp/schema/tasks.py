@@ -24,6 +24,8 @@ SignalScenario = Literal["signals", "directions", "rml2016", "fingerprint", "int
 ChannelModel = Literal["cdl-a", "cdl-b", "cdl-c", "cdl-d", "cdl-e", "umi-nlos", "umi-los"]
 ONE_ANTENNA = ("rml2016", "interference", "beam")
 MISMATCHED = ("fingerprint", "beam")
+MAX_SAMPLES = 2**31
+"""Longest window, and longest step between windows."""
 Shift = Literal["id", "label", "domain", "both", "unknown"]
 
 
@@ -181,6 +183,7 @@ class DataSpec(Spec):
         resample: SigMF: the sample rate, Hz, that recordings of another are brought to; all must have one rate if None.
         label: SigMF: labels from the names of folders or files instead of the annotations.
         skip_bad: Name unusable files among several and pass them over; refuse them if False.
+        allow_outside: Whether files may name others, or links lead to such, that lie outside of the folder of ``path``.
     """
 
     path: Paths | None = None
@@ -191,13 +194,14 @@ class DataSpec(Spec):
     group: str | None = None
     snr: str | None = None
     labels: tuple[str, ...] | None = None
-    window: Annotated[int, Field(gt=0)] | None = None
-    hop: Annotated[int, Field(gt=0)] | None = None
+    window: Annotated[int, Field(gt=0, le=MAX_SAMPLES)] | None = None
+    hop: Annotated[int, Field(gt=0, le=MAX_SAMPLES)] | None = None
     cut: Literal["annotations", "unannotated", "all", "auto"] = "annotations"
-    windows_per_recording: Annotated[int, Field(gt=0)] | None = None
+    windows_per_recording: Annotated[int, Field(gt=0, le=MAX_SAMPLES)] | None = None
     resample: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     label: LabelSpec | None = None
     skip_bad: bool = False
+    allow_outside: bool = False
 
     @model_validator(mode="after")
     def _one_origin(self) -> DataSpec:

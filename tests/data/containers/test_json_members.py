@@ -14,7 +14,11 @@ from offramp.errors import DataError
 
 VALUES = st.recursive(
     st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text('aé{["\\,:]}\n', max_size=5)
+        st.none(),
+        st.booleans(),
+        st.integers(-(2**63), 2**64 - 1),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text('aé{["\\,:]}\n', max_size=5),
     ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=4), st.dictionaries(st.text('ab{:"', max_size=3), inner, max_size=4)

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from offramp.errors import DataError
+from offramp.opening import JSON_DECODER, check_json, open_file, parse_json
 
 BLOCK = 2**20
+LONGEST_MEMBER = 2**24
+"""Most bytes of one value."""
 LOOK_AHEAD = 32
 """Characters at the end of what has been read that may look wrong only because the rest is missing."""
 SPACE = re.compile(r"[ \t\r\n]*")
@@ -37,7 +40,7 @@ def members(path: Path, depth: int) -> Iterator[Member]:
         DataError: The file cannot be read, is no JSON or ends too early; the message names the byte.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path, DataError) as file:
             yield from _Reader(path, file).members((), depth)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; copy it again") from error
@@ -50,9 +53,9 @@ def read_member(path: Path, start: int, stop: int) -> Any:
         DataError: The file has changed or cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path, DataError) as file:
             file.seek(start)
-            return json.loads(file.read(stop - start))
+            return parse_json(file.read(stop - start).decode())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; copy it again") from error
     except ValueError as error:
@@ -68,7 +71,6 @@ class _Reader:
         self._text = ""
         self._before = 0
         self._place = 0
-        self._decoder = json.JSONDecoder()
 
     def members(self, keys: Keys, depth: int) -> Iterator[Member]:
         opening = self._peek()
@@ -117,22 +119,25 @@ class _Reader:
         self._peek()
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._text, self._place)
+                value, end = JSON_DECODER.raw_decode(self._text, self._place)
                 length = end - self._place
                 # a number may go on behind what has been read
                 if end < len(self._text) - LOOK_AHEAD or not self._more():
                     self._place += length
+                    check_json(value, self._text[self._place - length : self._place])
                     return value
             except json.JSONDecodeError as error:
                 unfinished = error.pos >= len(self._text) - LOOK_AHEAD or error.msg.startswith("Unterminated string")
                 if not (unfinished and self._more()):
                     raise self._broken() from error
-            except RecursionError as error:
+            except (RecursionError, ValueError) as error:
                 raise self._broken() from error
 
     def _more(self) -> bool:
         """Read on, at least as much as is held already, so that long values are not decoded over and over."""
         kept = self._text[self._place :]
+        if len(kept) > LONGEST_MEMBER:
+            raise DataError(f"{self._path} has a value of more than {LONGEST_MEMBER:,} bytes: write it anew")
         block = self._file.read(max(BLOCK, len(kept))).decode("latin-1")
         self._before += self._place
         self._place = 0

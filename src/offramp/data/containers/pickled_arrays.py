@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.errors import DataError
+from offramp.opening import open_file
 
 BLOCK = 2**18
 """Bytes of an encoded string that are decoded at a time."""
@@ -37,17 +38,19 @@ class Payload:
     encoding: Encoding | None
 
     def read(self, start: int, stop: int) -> bytes:
-        """Bytes from ``start`` to ``stop`` of the array."""
+        """Bytes from ``start`` to ``stop`` of the array; fewer if it ends before."""
         if self.encoding is None:
             return self.stored(start, stop)
         blocks = _blocks(self)
-        first, last = bisect_right(blocks.decoded, start) - 1, bisect_left(blocks.decoded, stop)
+        # where the file has fewer bytes than the array, the last piece ends before stop
+        last = min(bisect_left(blocks.decoded, stop), len(blocks.decoded) - 1)
+        first = min(bisect_right(blocks.decoded, start) - 1, last)
         read = b"".join(_decoded(self, *blocks.stored[number : number + 2]) for number in range(first, last))
         return read[start - blocks.decoded[first] : stop - blocks.decoded[first]]
 
     def stored(self, start: int, stop: int) -> bytes:
         """Bytes from ``start`` to ``stop`` as they stand in the file."""
-        with self.path.open("rb") as file:
+        with open_file(self.path, DataError) as file:
             file.seek(self.offset + start)
             return file.read(stop - start)
 

@@ -28,7 +28,8 @@ from offramp.data.containers.pickled_arrays import (
     Payload,
     PickledArray,
 )
-from offramp.errors import DataError
+from offramp.errors import DataError, OfframpError
+from offramp.opening import open_file
 
 LAZY_BYTES = 4096
 """Strings at least as long stay in the file."""
@@ -59,7 +60,7 @@ def read_pickle(path: Path, offset: int = 0) -> Any:
         DataError: The file is no pickle, ends early, or holds anything but data; the message names what it asks for.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path, DataError) as file:
             file.seek(offset)
             return _Machine(path, file).run()
     except OSError as error:
@@ -73,9 +74,9 @@ def read_pickle(path: Path, offset: int = 0) -> Any:
 def starts_dictionary(path: Path) -> bool:
     """Whether a file begins as the pickle of a dictionary does, in any protocol; never raises."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(12)
-    except OSError:
+    except (OSError, OfframpError):
         return False
     return re.match(rb"\(d|\}[qr]|\x80[\x02-\x05](\x95.{8})?\}", head, re.DOTALL) is not None
 
@@ -255,7 +256,9 @@ def _fill(array: PickledArray, shape: tuple[Any, ...], kind: _Type, fortran: Any
     array.content = content if isinstance(content, Payload) else _bytes(content)
     known = array.content.size if isinstance(array.content, Payload) else len(array.content)
     is_encoded = isinstance(array.content, Payload) and array.content.encoding is not None
-    if not is_encoded and known != math.prod(shape) * dtype.itemsize:
+    needed = math.prod(shape) * dtype.itemsize
+    # a letter in the file stands for one byte at most
+    if needed > known or (needed < known and not is_encoded):
         raise ValueError(shape)
     return array
 
@@ -286,7 +289,13 @@ def _latin1(raw: bytes) -> str:
 
 
 def _utf8(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogatepass")
+    return raw.decode("utf-8")
+
+
+def _escaped(raw: bytes) -> str:
+    text = raw.decode("raw-unicode-escape")
+    text.encode("utf-8")  # raises at half a character
+    return text
 
 
 LITERALS: dict[bytes, Callable[[_Machine], Any]] = {
@@ -305,7 +314,7 @@ LITERALS: dict[bytes, Callable[[_Machine], Any]] = {
     pickle.STRING: lambda machine: machine.to_line_end(lambda text: _latin1(ESCAPED.decode(text)), ESCAPED, 1),
     pickle.BINSTRING: lambda machine: machine.string(machine.number("<I"), _latin1),
     pickle.SHORT_BINSTRING: lambda machine: machine.string(machine.number("<B"), _latin1),
-    pickle.UNICODE: lambda machine: machine.to_line_end(lambda text: text.decode("raw-unicode-escape"), RAW_UNICODE, 0),
+    pickle.UNICODE: lambda machine: machine.to_line_end(_escaped, RAW_UNICODE, 0),
     pickle.BINUNICODE: lambda machine: machine.string(machine.number("<I"), _utf8, UTF8),
     pickle.SHORT_BINUNICODE: lambda machine: machine.string(machine.number("<B"), _utf8, UTF8),
     pickle.BINUNICODE8: lambda machine: machine.string(machine.number("<Q"), _utf8, UTF8),

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
-import tarfile
-import warnings
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -16,17 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sigmf
-from jsonschema import ValidationError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from sigmf.error import SigMFError
-from sigmf.sigmffile import get_dataset_filename_from_metadata
 
+from offramp.data.containers.sigmf_files import ARCHIVE, DATA, META, open_sigmf
 from offramp.errors import DataError
 
 DATATYPE = re.compile(r"[cr](f32|f64|i32|i16|u32|u16|i8|u8)(_le|_be)?")
 """Datatypes of the specification. The library itself takes any name with a number in it for one."""
-META, DATA, ARCHIVE = ".sigmf-meta", ".sigmf-data", ".sigmf"
 PLACE_IN_TIME = ("core:sample_start", "core:global_index", "core:datetime", "core:header_bytes")
 """What tells captures apart that were taken without a change: where each begins. Whatever else differs is another setting."""
 UTC = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?)\d*Z?")
@@ -144,28 +138,24 @@ def _recordings_at(place: Path) -> list[Path]:
     return sorted(metas | {path.with_suffix(META) for path in files if path.suffix == DATA})
 
 
-def open_signal(path: Path) -> Any:
+def open_signal(path: Path, allow_outside: bool = False) -> Any:
     """A ``sigmf.SigMFFile`` that reads samples on demand.
 
     Raises:
         MetadataOnlyError: There are no samples, and there need be none.
         DataError: Metadata or archive cannot be parsed, or the samples are missing.
     """
-    if path.suffix == META and not path.exists():
+    if path.suffix == META and not os.path.lexists(path):
         raise DataError(f"{path} is missing: a {DATA} file needs its metadata beside it")
     try:
-        with warnings.catch_warnings():
-            # what the library only warns of is checked in read_recording
-            warnings.simplefilter("ignore")
-            signal = sigmf.fromfile(path, skip_checksum=True) if path.suffix == ARCHIVE else _from_metadata(path)
+        signal = open_sigmf(path, allow_outside)
     except (
         SigMFError,
-        ValidationError,
-        tarfile.TarError,
         ValueError,
         LookupError,
         TypeError,
         AttributeError,
+        OverflowError,
         OSError,
     ) as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -179,15 +169,13 @@ def open_signal(path: Path) -> Any:
     return signal
 
 
-def read_recording(path: Path, name: str) -> Recording:
+def read_recording(path: Path, name: str, allow_outside: bool = False) -> Recording:
     """Parse and check the metadata of one recording.
 
     Raises:
         DataError: The file is broken, its datatype unknown, its samples missing or fewer than its annotations need.
     """
-    if path.suffix == ARCHIVE:
-        _check_archive(path)
-    signal = open_signal(path)
+    signal = open_signal(path, allow_outside)
     information = signal.get_global_info()
     datatype = str(information.get("core:datatype"))
     if not DATATYPE.fullmatch(datatype):
@@ -211,8 +199,6 @@ def read_recording(path: Path, name: str) -> Recording:
                 f"{path}: annotation {number} spans samples {start} to {stop} but there are {samples}; "
                 "the data is truncated or the annotation is wrong"
             )
-    if not (math.isnan(sample_rate) or 0 < sample_rate < math.inf):
-        raise DataError(f"{path} has {sample_rate:g} samples per second: correct core:sample_rate")
     counted = Counter(label for *_, label in stretches if label is not None)
     collection = information.get("core:collection")
     label = counted.most_common(1)[0][0] if counted else str(collection or "none")
@@ -230,13 +216,6 @@ def read_recording(path: Path, name: str) -> Recording:
         label=label,
         annotations=tuple(Annotation(start, stop, label if own is None else own) for start, stop, own in stretches),
     )
-
-
-def _from_metadata(path: Path) -> Any:
-    """As the library does it, and with a byte order mark, which some editors write."""
-    metadata = json.loads(path.read_bytes().decode("utf-8-sig"))
-    data = get_dataset_filename_from_metadata(path, metadata)
-    return sigmf.SigMFFile(metadata=metadata, data_file=data, skip_checksum=True)
 
 
 def _captures(
@@ -288,7 +267,8 @@ def _stretch(annotation: dict[str, Any], offset: int, captures: list[int], sampl
     if "core:sample_count" in annotation:
         stop = start + int(annotation["core:sample_count"])
     else:
-        stop = min((capture for capture in captures if capture > start), default=samples)
+        following = bisect_right(captures, start)
+        stop = captures[following] if following < len(captures) else samples
     return start, stop, None if label is None else str(label)
 
 
@@ -297,14 +277,3 @@ def _check_headers(path: Path, captures: list[dict[str, Any]], foreign: bool) ->
     headers = [int(capture.get("core:header_bytes", 0)) for capture in captures]
     if any(headers[1:]) or (any(headers) and not foreign):
         raise DataError(f"{path} has core:header_bytes between its samples, which is not supported: strip them")
-
-
-def _check_archive(path: Path) -> None:
-    """The library reads one recording of an archive, and mixes them up if there are several."""
-    try:
-        with tarfile.open(path) as archive:
-            held = sum(name.endswith(META) for name in archive.getnames())
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(f"{path} is not a SigMF archive: unpack it, or copy it again") from error
-    if held != 1:
-        raise DataError(f"{path} holds {held} recordings: unpack it into a folder")

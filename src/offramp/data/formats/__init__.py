@@ -22,6 +22,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, Protocol
 
+from offramp.data.containers.companions import check_place
 from offramp.data.formats import datasets, generic
 from offramp.data.formats.joining import join
 from offramp.data.places import find_places, name_of, open_each
@@ -145,8 +146,15 @@ def _of_one_format(spec: DataSpec) -> tuple[str, list[Path], tuple[str, ...]]:
     places = find_places(spec.path)
     if spec.format is not None:
         format_named(spec.format)
+        for place in places:
+            check_place(place, spec.allow_outside)
         return spec.format, places, ()
-    opened, notes = open_each(_named(places), lambda _, place: (_recognised(place), place), spec.skip_bad, "files")
+
+    def recognised(_: str, place: Path) -> tuple[str, Path]:
+        check_place(place, spec.allow_outside)
+        return _recognised(place), place
+
+    opened, notes = open_each(_named(places), recognised, spec.skip_bad, "files")
     for name, place in opened:
         if name != opened[0][0]:
             raise DataError(

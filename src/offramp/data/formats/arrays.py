@@ -28,6 +28,7 @@ from offramp.data.formats.windows import Fetch
 from offramp.data.summary import ArraySummary, FileSummary, summarise_table, whole_numbers
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
+from offramp.opening import open_file
 from offramp.schema.tasks import DataSpec
 from offramp.transforms import iq_of_complex
 
@@ -198,7 +199,7 @@ def _real_fetch(fetch: Fetch, row: tuple[int, ...]) -> Fetch:
 
 def _fingerprint(path: Path, field: str) -> str:
     try:
-        with path.open("rb") as file:
+        with open_file(path, DataError) as file:
             digest = hashlib.file_digest(file, "sha256")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; copy it again") from error

@@ -5,7 +5,6 @@ A column may be ``(N,)``, or ``(N, 1)`` or ``(1, N)`` as MATLAB writes vectors.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from offramp.data.formats.stored import StoredArray
 from offramp.errors import DataError
+from offramp.opening import parse_json
 
 BYTE_ORDER_MARK = "\ufeff"
 
@@ -78,7 +78,7 @@ def names_of_classes(path: Path, stored: Mapping[str, Any]) -> dict[str, tuple[s
         try:
             listed = np.asarray(value)
             if listed.ndim == 0:
-                listed = np.asarray(json.loads(_without_mark(listed.item())))
+                listed = np.asarray(parse_json(_without_mark(listed.item())))
             if listed.shape[:1] == (1,) and key != "label_pairs":
                 listed = listed.reshape(-1)
             rows = listed.reshape(len(listed), -1) if len(listed) else listed

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.errors import DataError
+from offramp.opening import open_file, regular_file
 
 Fetch = Callable[[NDArray[np.int64]], NDArray[np.generic]]
 
@@ -59,6 +60,7 @@ def read_interleaved(path: Path, start: int, count: int, dtype: np.dtype[Any]) -
     Raises:
         DataError: The file cannot be read or ends before.
     """
+    regular_file(path, DataError)
     try:
         values = np.fromfile(path, dtype, 2 * count, offset=2 * start * dtype.itemsize)
     except OSError as error:
@@ -72,12 +74,9 @@ def file_bytes(path: Path) -> int:
     """Size of a file.
 
     Raises:
-        DataError: It is not there or cannot be reached.
+        DataError: It is not there, cannot be reached, or is no regular file.
     """
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}; copy it again") from error
+    return regular_file(path, DataError)
 
 
 def name_below(path: Path, root: Path) -> str:
@@ -119,7 +118,7 @@ def digest(about: object, files: Iterable[Path]) -> str:
     total = hashlib.sha256(json.dumps(about).encode())
     for path in files:
         try:
-            with path.open("rb") as file:
+            with open_file(path, DataError) as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}; copy it again") from error

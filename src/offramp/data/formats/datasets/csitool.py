@@ -45,7 +45,8 @@ from offramp.data.formats.windows import digest, file_bytes, name_below, numbere
 from offramp.data.places import open_each, silent_note
 from offramp.data.summary import FileSummary, summarise_column
 from offramp.data.table import NoWindowsError, Positions, Table, WindowSource
-from offramp.errors import DataError
+from offramp.errors import DataError, OfframpError
+from offramp.opening import open_file
 from offramp.schema.tasks import DataSpec
 
 CHANNEL = 0xBB
@@ -182,7 +183,7 @@ def unpack(payload: NDArray[np.uint8], antennas: int, streams: int) -> NDArray[n
 def _window(path: Path, start: int, end: int) -> NDArray[np.float64]:
     """I and Q, ``(2, antennas x 30, packets)``, of the records from byte ``start`` to ``end``."""
     try:
-        with path.open("rb") as file:
+        with open_file(path, DataError) as file:
             file.seek(start)
             packets = list(_packets(path, io.BytesIO(file.read(end - start)), end - start))
     except OSError as error:
@@ -239,7 +240,7 @@ def _recording(path: Path, root: Path, window: int, hop: int) -> Recording:
     packets, antennas, power = 0, 0, 0.0
     size = file_bytes(path)
     try:
-        with path.open("rb", buffering=2**20) as file:
+        with open_file(path, DataError) as file:
             for packet in _packets(path, file, size):
                 antennas = antennas or packet.antennas
                 if packet.antennas != antennas:
@@ -301,8 +302,8 @@ def _packet(path: Path, start: int, end: int, body: bytes) -> Packet:
 
 def _begins_with_record(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             first = file.read(3)
-    except OSError:
+    except (OSError, OfframpError):
         return False
     return len(first) == 3 and first[2] in CODES and 0 < int.from_bytes(first[:2]) <= LONGEST_RECORD

@@ -18,10 +18,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.data.containers.hdf5_checks import dataset
 from offramp.data.containers.hdf5_files import RowReader, holds, opened
 from offramp.data.formats.columns import text
 from offramp.data.formats.windows import Fetch, digest
@@ -38,7 +38,9 @@ BLOCKS_AT_ONCE = 1024
 
 def recognise(path: Path) -> bool:
     """By its datasets."""
-    return holds(path, lambda file: {"iq", "tx_beam", "gain"} <= set(file) and file["iq"].shape[1:] == (2,))
+    return holds(
+        path, lambda file: {"iq", "tx_beam", "gain"} <= set(file) and dataset(path, file, "iq").shape[1:] == (2,)
+    )
 
 
 def read(spec: DataSpec) -> Table:
@@ -48,7 +50,7 @@ def read(spec: DataSpec) -> Table:
         DataError: Not this layout, truncated, or a label changes inside a block.
     """
     assert isinstance(spec.path, Path)
-    return _table(spec.path, digest("deepbeam", [spec.path]))
+    return _table(spec.path, digest("deepbeam", [spec.path]), spec.allow_outside)
 
 
 def summarise(path: Path) -> FileSummary:
@@ -56,18 +58,19 @@ def summarise(path: Path) -> FileSummary:
     return summarise_table(_table(path, fingerprint=""), str(path), "deepbeam")
 
 
-def _table(path: Path, fingerprint: str) -> Table:
-    with opened(path) as file:
-        iq = file.get("iq")
-        if not isinstance(iq, h5py.Dataset) or iq.shape[1:] != (2,) or iq.dtype.kind not in "iuf":
+def _table(path: Path, fingerprint: str, allow_outside: bool = False) -> Table:
+    with opened(path, allow_outside) as file:
+        iq = dataset(path, file, "iq", allow_outside)
+        if iq.shape[1:] != (2,) or iq.dtype.kind not in "iuf":
             raise DataError(f"{path} has no array 'iq' (samples, 2) of numbers: set data.format")
         count, left = divmod(iq.shape[0], SAMPLES)
         if left or not count:
             raise DataError(
                 f"{path}: iq has {iq.shape[0]:,} samples, which is not a whole number of blocks of {SAMPLES}; copy it again"
             )
-        columns = {name: _per_block(path, name, file[name], count) for name in LABELS if name in file}
-        stored_per_frame = max((iq.shape[0] // len(file[name]) for name in columns), default=0) // SAMPLES
+        labels = {name: dataset(path, file, name, allow_outside) for name in LABELS if name in file}
+        columns = {name: _per_block(path, name, stored, count) for name, stored in labels.items()}
+        stored_per_frame = max((iq.shape[0] // len(stored) for stored in labels.values()), default=0) // SAMPLES
     if "tx_beam" not in columns:
         raise DataError(f"{path} has no array 'tx_beam': set data.format")
     if "angle" in columns:
@@ -76,7 +79,9 @@ def _table(path: Path, fingerprint: str) -> Table:
     columns["frame"] = _frames(list(columns.values()), blocks_per_frame)
     shape = (2, 1, SAMPLES)
     return Table(
-        windows=WindowSource(str(path), count, shape, fingerprint, _iq_first(RowReader(path, "iq", SAMPLES))),
+        windows=WindowSource(
+            str(path), count, shape, fingerprint, _iq_first(RowReader(path, "iq", SAMPLES, allow_outside=allow_outside))
+        ),
         columns=columns,
         default_target="angle" if "angle" in columns else "tx_beam",
         default_group="frame",
@@ -86,7 +91,7 @@ def _table(path: Path, fingerprint: str) -> Table:
 def _per_block(path: Path, name: str, stored: Any, count: int) -> NDArray[Any]:
     """One label per block, from labels per sample, per block or per frame."""
     samples = count * SAMPLES
-    rows = stored.shape[0] if isinstance(stored, h5py.Dataset) and len(stored.shape) == 1 else 0
+    rows = stored.shape[0] if len(stored.shape) == 1 else 0
     if not rows or samples % rows or (samples // rows) not in (1, *range(SAMPLES, samples + 1, SAMPLES)):
         raise DataError(
             f"{path}: {name!r} must have one label per sample, block or frame of {samples} samples: copy it again"

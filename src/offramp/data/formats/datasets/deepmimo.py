@@ -19,12 +19,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.data.containers.npy_headers import read_header
 from offramp.data.containers.pickled_arrays import PickledArray, StackedRows
 from offramp.data.containers.pickles import read_pickle
 from offramp.data.formats.windows import digest, numbered
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table, WindowSource
-from offramp.errors import DataError
+from offramp.errors import DataError, OfframpError
+from offramp.opening import open_file
 from offramp.schema.tasks import DataSpec
 
 NAME = re.compile(r"(?P<scenario>.+)_ant\d+_sub\d+_bs(?P<base_station>\d+)")
@@ -112,23 +114,19 @@ def _table(path: Path, fingerprint: str) -> Table:
 def _is_pickled_user(path: Path) -> bool:
     try:
         offset = _pickle_offset(path)
-        with path.open("rb") as file:
+        with open_file(path) as file:
             file.seek(offset or 0)
             return offset is not None and b"user" in file.read(4096)
-    except OSError:
+    except (OSError, OfframpError):
         return False
 
 
 def _pickle_offset(path: Path) -> int | None:
     """Where the pickle in a ``.npy`` file starts; None if it has none."""
-    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    with path.open("rb") as file:
+    with open_file(path, DataError) as file:
         try:
-            shape, _, dtype = read_header[np.lib.format.read_magic(file)](file)
-        except OSError:
-            raise
-        except Exception:
-            # numpy's reader of headers raises whatever its tokenizer raises
+            shape, _, dtype = read_header(file)
+        except ValueError:
             return None
         return file.tell() if shape == () and dtype.kind == "O" else None
 

@@ -20,6 +20,7 @@ place and time: name ``batch`` as the group where there are enough of them.
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from offramp.data.formats.windows import digest, file_bytes, metadata_columns, o
 from offramp.data.summary import FileSummary, summarise_column
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
+from offramp.opening import read_text
 from offramp.schema.tasks import DataSpec
 
 WINDOW = 4096
@@ -165,10 +167,10 @@ def _frame(batch: Path, path: Path) -> Frame:
 
 
 def _row(path: Path) -> dict[str, str]:
+    text = read_text(path, DataError, "it is no CSV, copy it again")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            row = next(csv.DictReader(file, skipinitialspace=True), None)
-    except (OSError, ValueError, csv.Error) as error:
+        row = next(csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True), None)
+    except (ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as CSV: copy it again") from error
     if row is None:
         raise DataError(f"{path} has no row below its header: copy it again or remove it")

@@ -25,9 +25,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat, whosmat
 
-from offramp.data.containers.matlab import READING_ERRORS
+from offramp.data.containers.matlab import is_matlab_hdf5, list_mat, read_mat
 from offramp.data.formats.windows import digest, name_below, one_by_one
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table, WindowSource
@@ -132,28 +131,21 @@ def _shape(windows: list[Window]) -> tuple[int, ...]:
 
 
 def _time(path: Path) -> int:
-    try:
-        shape = next((shape for name, shape, _ in whosmat(path) if name == ARRAY), None)
-    except READING_ERRORS as error:
-        raise _unreadable(path, error) from error
-    if shape is None:
+    if is_matlab_hdf5(path):
+        raise DataError(f"{path} is of MATLAB 7.3: save it with -v7")
+    found = list_mat(path).get(ARRAY)
+    if found is None:
         raise DataError(f"{path} has no array {ARRAY}: NTU-Fi files hold amplitudes of that name")
+    shape = found.shape
     if len(shape) != 2 or shape[0] != ANTENNAS * SUBCARRIERS or shape[1] == 0:
         raise DataError(f"{path}: {ARRAY} is {shape}, not ({ANTENNAS * SUBCARRIERS}, time): save it so")
     return int(shape[1])
 
 
 def _amplitudes(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
-    try:
-        values = np.asarray(loadmat(path, variable_names=[ARRAY])[ARRAY])
-    except READING_ERRORS as error:
-        raise _unreadable(path, error) from error
+    values = read_mat(path, [ARRAY]).arrays.get(ARRAY)
+    if values is None:
+        raise DataError(f"{path}: {ARRAY} is no array of numbers: copy it again")
     if values.dtype.kind not in "iuf" or values.size != np.prod(shape):
         raise DataError(f"{path}: {ARRAY} is {values.dtype} {values.shape}, not real {shape}: copy it again")
     return values.reshape(shape)
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    if isinstance(error, NotImplementedError):
-        return DataError(f"{path} is of MATLAB 7.3: save it with -v7")
-    return DataError(f"{path} is no MATLAB file or damaged: copy it again")

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.data.containers.companions import check_inside
 from offramp.data.containers.pickled_arrays import PickledArray
 from offramp.data.containers.pickles import read_pickle
 from offramp.data.formats.windows import digest
@@ -51,7 +52,7 @@ def read(spec: DataSpec) -> Table:
         DataError: One is missing, damaged, holds anything but an array of numbers, or they do not fit together.
     """
     assert isinstance(spec.path, Path)
-    return _table(spec.path)
+    return _table(spec.path, allow_outside=spec.allow_outside)
 
 
 def summarise(path: Path) -> FileSummary:
@@ -59,8 +60,9 @@ def summarise(path: Path) -> FileSummary:
     return summarise_table(_table(path, hashed=False), str(path), "owl")
 
 
-def _table(path: Path, hashed: bool = True) -> Table:
+def _table(path: Path, hashed: bool = True, allow_outside: bool = False) -> Table:
     folder = path if path.is_dir() else path.parent
+    check_inside(path, folder / LABELS, allow_outside)
     stored = _array(folder / DATA, "fiu")
     if len(stored.shape) != 5 or stored.shape[-1] != 2 or 0 in stored.shape:
         raise DataError(f"{folder / DATA} is {stored.shape}: snapshots are (emitters, SNRs, snapshots, samples, 2)")

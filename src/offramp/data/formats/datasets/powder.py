@@ -19,7 +19,6 @@ case), ``recording`` (path below the folder without suffix; the group if none is
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.data.containers.companions import check_inside
 from offramp.data.formats.windows import (
     cut,
     digest,
@@ -42,6 +42,7 @@ from offramp.data.places import open_each, silent_note
 from offramp.data.summary import FileSummary, summarise_column
 from offramp.data.table import NoWindowsError, Positions, Table, WindowSource
 from offramp.errors import DataError
+from offramp.opening import read_json
 from offramp.schema.tasks import DataSpec
 
 WINDOW = 512
@@ -80,7 +81,7 @@ def read(spec: DataSpec) -> Table:
             cut off; nothing is as long as a window.
     """
     assert isinstance(spec.path, Path)
-    recordings, notes = _recordings(spec.path, spec.skip_bad)
+    recordings, notes = _recordings(spec.path, spec.skip_bad, spec.allow_outside)
     window = spec.window or WINDOW
     hop = spec.hop or window
     origin, starts = cut([recording.samples for recording in recordings], window, hop, spec.windows_per_recording)
@@ -136,11 +137,15 @@ def summarise(path: Path) -> FileSummary:
     )
 
 
-def _recordings(path: Path, skip_bad: bool) -> tuple[list[Recording], tuple[str, ...]]:
+def _recordings(
+    path: Path, skip_bad: bool, allow_outside: bool = False
+) -> tuple[list[Recording], tuple[str, ...]]:
     if path.is_dir():
         metas = sorted({file.with_suffix(".json") for suffix in (".json", ".bin") for file in path.rglob("*" + suffix)})
     else:
         metas = [path.with_suffix(".json")]
+        for other in (path.with_suffix(".json"), path.with_suffix(".bin")):
+            check_inside(path, other, allow_outside)
     if not metas:
         raise DataError(f"{path} holds no POWDER recordings (*.json with *.bin)")
     named = [(name_below(meta, path), meta) for meta in metas if not meta.name.startswith("._")]
@@ -155,12 +160,13 @@ def _recording(meta: Path, name: str) -> Recording:
     size = file_bytes(data)
     if size % 8:
         raise DataError(f"{data} has {size} bytes, which is no whole number of samples of 8 bytes: copy it again")
+    advice = "it is no metadata of POWDER, which are JSON objects: correct it or copy it again"
+    content = read_json(meta, DataError, advice)
     try:
-        content = json.loads(meta.read_bytes())
         sections = [content.get(section, {}) for section in ("global", "captures", "annotations")]
         said = {key: value for section in sections for key, value in _scalars(section)}
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise DataError(f"{meta} is no metadata of POWDER, which are JSON objects: mend it or copy it again") from error
+    except AttributeError as error:
+        raise DataError(f"{meta}: {advice}") from error
     if said.get("datatype") not in DATATYPES:
         raise DataError(f"{meta} has the datatype {said.get('datatype')!r}: only cf32 is read, correct core:datatype")
     transmitter = str(said.get("transmitter_location", "")).strip().lower()

@@ -26,6 +26,7 @@ from offramp.errors import DataError
 from offramp.schema.tasks import DataSpec
 
 SAMPLES = 128
+LONGEST_NAME = 256
 
 
 def recognise(path: Path) -> bool:
@@ -40,7 +41,7 @@ def read(spec: DataSpec) -> Table:
         DataError: Not this layout, or truncated.
     """
     assert isinstance(spec.path, Path)
-    return _table(spec.path, digest("radcom", [spec.path]))
+    return _table(spec.path, digest("radcom", [spec.path]), spec.allow_outside)
 
 
 def summarise(path: Path) -> FileSummary:
@@ -48,8 +49,8 @@ def summarise(path: Path) -> FileSummary:
     return summarise_table(_table(path, fingerprint=""), str(path), "radcom")
 
 
-def _table(path: Path, fingerprint: str) -> Table:
-    with opened(path) as file:
+def _table(path: Path, fingerprint: str, allow_outside: bool = False) -> Table:
+    with opened(path, allow_outside) as file:
         names = list(file)
     labels = [_labels(name) for name in names]
     if not names or None in labels:
@@ -69,7 +70,11 @@ def _table(path: Path, fingerprint: str) -> Table:
         columns[column], label_names[column] = numbered(values)
     return Table(
         windows=WindowSource(
-            str(path), len(names), (2, 1, SAMPLES), fingerprint, one_by_one(_Reader(path, names), (2, 1, SAMPLES))
+            str(path),
+            len(names),
+            (2, 1, SAMPLES),
+            fingerprint,
+            one_by_one(_Reader(path, names, allow_outside), (2, 1, SAMPLES)),
         ),
         columns=columns,
         label_names=label_names,
@@ -79,6 +84,8 @@ def _table(path: Path, fingerprint: str) -> Table:
 
 def _labels(name: str) -> tuple[str, str, float] | None:
     """Modulation, signal type and SNR from the name of a dataset; None if it is no such name."""
+    if len(name) > LONGEST_NAME:
+        return None
     try:
         modulation, signal_type, snr, _ = ast.literal_eval(name)
         return str(modulation), str(signal_type), float(snr)
@@ -89,15 +96,15 @@ def _labels(name: str) -> tuple[str, str, float] | None:
 class _Reader:
     """One window by its number."""
 
-    def __init__(self, path: Path, names: list[str]) -> None:
+    def __init__(self, path: Path, names: list[str], allow_outside: bool) -> None:
         self._path = path
         self._names = names
-        self._file = OpenFile(path)
+        self._file = OpenFile(path, allow_outside)
 
     def __call__(self, index: int) -> NDArray[np.generic]:
         name = self._names[index]
         with readable(self._path):
-            values = np.asarray(self._file()[name])
+            values = np.asarray(self._file(name))
         if values.size != 2 * SAMPLES or values.dtype.kind not in "iuf":
             raise DataError(f"{self._path}: {name} is {values.dtype} {values.shape}; windows are 128 I, then 128 Q")
         return values.reshape(2, 1, SAMPLES)

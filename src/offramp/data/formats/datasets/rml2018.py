@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.data.containers.hdf5_checks import dataset
 from offramp.data.containers.hdf5_files import RowReader, holds, opened
 from offramp.data.formats.windows import Fetch, digest
 from offramp.data.summary import FileSummary, summarise_table
@@ -40,7 +41,9 @@ BLOCK = 65536
 
 def recognise(path: Path) -> bool:
     """By the three datasets."""
-    return holds(path, lambda file: {"X", "Y", "Z"} <= set(file) and file["Y"].shape[1:] == (len(MODULATIONS),))
+    return holds(
+        path, lambda file: {"X", "Y", "Z"} <= set(file) and dataset(path, file, "Y").shape[1:] == (len(MODULATIONS),)
+    )
 
 
 def read(spec: DataSpec) -> Table:
@@ -50,7 +53,7 @@ def read(spec: DataSpec) -> Table:
         DataError: Not this layout, truncated, or a row of ``Y`` is not one-hot.
     """
     assert isinstance(spec.path, Path)
-    return _table(spec.path, digest("rml2018", [spec.path]))
+    return _table(spec.path, digest("rml2018", [spec.path]), spec.allow_outside)
 
 
 def summarise(path: Path) -> FileSummary:
@@ -58,9 +61,9 @@ def summarise(path: Path) -> FileSummary:
     return summarise_table(_table(path, fingerprint=""), str(path), "rml2018")
 
 
-def _table(path: Path, fingerprint: str) -> Table:
-    with opened(path) as file:
-        iq, one_hot, snr = (_dataset(path, file, name) for name in "XYZ")
+def _table(path: Path, fingerprint: str, allow_outside: bool = False) -> Table:
+    with opened(path, allow_outside) as file:
+        iq, one_hot, snr = (_dataset(path, file, name, allow_outside) for name in "XYZ")
         count = iq.shape[0]
         if iq.ndim != 3 or iq.shape[2] != 2 or 0 in iq.shape or one_hot.shape != (count, len(MODULATIONS)):
             raise DataError(
@@ -70,16 +73,22 @@ def _table(path: Path, fingerprint: str) -> Table:
         if snr.shape not in ((count,), (count, 1)):
             raise DataError(f"{path}: Z is {snr.shape} and X has {count} windows; both must be as long: copy it again")
         return Table(
-            windows=WindowSource(str(path), count, (2, 1, iq.shape[1]), fingerprint, _iq_first(RowReader(path, "X"))),
+            windows=WindowSource(
+                str(path),
+                count,
+                (2, 1, iq.shape[1]),
+                fingerprint,
+                _iq_first(RowReader(path, "X", allow_outside=allow_outside)),
+            ),
             columns={"modulation": _classes(path, one_hot), "snr": snr[()].reshape(count)},
             label_names={"modulation": MODULATIONS},
             default_target="modulation",
         )
 
 
-def _dataset(path: Path, file: h5py.File, name: str) -> Any:
-    found = file.get(name)
-    if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "iuf":
+def _dataset(path: Path, file: h5py.File, name: str, allow_outside: bool) -> Any:
+    found = dataset(path, file, name, allow_outside)
+    if found.dtype.kind not in "iuf":
         raise DataError(f"{path} has no array {name!r} of numbers: set data.format, or copy it again")
     return found
 

@@ -15,8 +15,9 @@ target), ``class_index``, ``snr_db``, ``center_freq`` and ``bandwidth`` (Hz), as
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.data.containers.hdf5_checks import attributes, dataset
 from offramp.data.containers.hdf5_files import OpenFile, holds, opened, readable
 from offramp.data.formats.windows import digest, numbered, one_by_one
 from offramp.data.summary import FileSummary, summarise_table
@@ -31,6 +33,8 @@ from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
 from offramp.schema.tasks import DataSpec
 
+Read = Callable[[h5py.Group, str], h5py.Dataset]
+"""A dataset of a group by its name, checked."""
 NUMBERS = ("class_index", "snr_db", "center_freq", "bandwidth")
 MAX_ANCESTORS = 16
 """Longest chain of parents that is followed."""
@@ -38,7 +42,7 @@ MAX_ANCESTORS = 16
 
 def recognise(path: Path) -> bool:
     """By the attribute that TorchSig writes."""
-    return holds(_file(path), lambda file: str(file.attrs["created_by"]).startswith("TorchSig"))
+    return holds(_file(path), lambda file: str(attributes(path, file).get("created_by")).startswith("TorchSig"))
 
 
 def read(spec: DataSpec) -> Table:
@@ -48,7 +52,7 @@ def read(spec: DataSpec) -> Table:
         DataError: Not this layout, truncated, or spectrograms instead of samples.
     """
     assert isinstance(spec.path, Path)
-    return _table(spec.path, digest("torchsig", [_file(spec.path)]))
+    return _table(spec.path, digest("torchsig", [_file(spec.path)]), spec.allow_outside)
 
 
 def summarise(path: Path) -> FileSummary:
@@ -60,14 +64,15 @@ def _file(path: Path) -> Path:
     return path / "data.h5" if path.is_dir() else path
 
 
-def _table(path: Path, fingerprint: str) -> Table:
+def _table(path: Path, fingerprint: str, allow_outside: bool = False) -> Table:
     place = _file(path)
-    with opened(place) as file, _well_formed(place):
-        places = [*_windows(file)]
+    with opened(place, allow_outside) as file, _well_formed(place):
+        read = partial(dataset, place, allow_outside=allow_outside)
+        places = [*_windows(file, read)]
         if not places:
             raise DataError(f"{place} has no windows in TorchSig's layout: set data.format, or write it again")
-        signals = [[*_signals(file, key)] for key in places]
-        shape = _samples(place, file, places[0]).shape
+        signals = [[*_signals(file, key, read)] for key in places]
+        shape = _samples(place, places[0], read(file, places[0])).shape
         columns: dict[str, NDArray[np.generic]] = {"signals": np.array([len(of_one) for of_one in signals])}
         names = {}
         if (columns["signals"] == 1).all():
@@ -79,7 +84,7 @@ def _table(path: Path, fingerprint: str) -> Table:
             }
     return Table(
         windows=WindowSource(
-            str(path), len(places), shape, fingerprint, one_by_one(_Reader(place, places, shape), shape)
+            str(path), len(places), shape, fingerprint, one_by_one(_Reader(place, places, shape, allow_outside), shape)
         ),
         columns=columns,
         label_names=names,
@@ -95,46 +100,48 @@ def _well_formed(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is not as TorchSig writes it ({error}): write it again") from error
 
 
-def _windows(file: h5py.File) -> Iterator[str]:
+def _windows(file: h5py.File, read: Read) -> Iterator[str]:
     """Paths of the samples of all windows."""
     if "index" in file:
-        yield from (f"data/{file['index'][str(number)].asstr()[()]}" for number in range(len(file["index"])))
+        index = file["index"]
+        yield from (f"data/{read(index, str(number)).asstr()[()]}" for number in range(len(index)))
     else:
         yield from (f"{number}/data" for number in range(len(file)))
 
 
-def _signals(file: h5py.File, place: str) -> Iterator[dict[str, Any]]:
+def _signals(file: h5py.File, place: str, read: Read) -> Iterator[dict[str, Any]]:
     """What is known of the signals in a window."""
     first, last = place.split("/")
     if last == "data":
-        yield from (_values(group) for group in file[first]["metadata"].values())
+        yield from (_values(group, read) for group in file[first]["metadata"].values())
         return
     if last in file["component_signals"]:
-        yield from (_inherited(file["metadata"], str(key)) for key in file["component_signals"][last].asstr()[()])
-    elif "class_name" in (own := _inherited(file["metadata"], last)):
+        yield from (
+            _inherited(file["metadata"], str(key), read) for key in read(file["component_signals"], last).asstr()[()]
+        )
+    elif "class_name" in (own := _inherited(file["metadata"], last, read)):
         yield own
 
 
-def _inherited(metadata: h5py.Group, key: str) -> dict[str, Any]:
+def _inherited(metadata: h5py.Group, key: str, read: Read) -> dict[str, Any]:
     """Values of a signal, and of its parents what it does not say itself."""
     values: dict[str, Any] = {}
     for _ in range(MAX_ANCESTORS):
         if key not in metadata:
             break
-        values = _values(metadata[key]) | values
+        values = _values(metadata[key], read) | values
         if "parent_metadata_id" not in metadata[key]:
             break
-        key = metadata[key]["parent_metadata_id"].asstr()[()]
+        key = read(metadata[key], "parent_metadata_id").asstr()[()]
     return values
 
 
-def _values(group: h5py.Group) -> dict[str, Any]:
+def _values(group: h5py.Group, read: Read) -> dict[str, Any]:
     """The values of a window or signal that become columns."""
     values: dict[str, Any] = {}
     for name in (*NUMBERS, "class_name"):
-        if name not in group or group[name].shape != ():
+        if name not in group or (stored := read(group, name)).shape != ():
             continue
-        stored = group[name]
         if name == "class_name":
             values[name] = stored.asstr()[()]
         elif stored.dtype.kind in "iuf":
@@ -142,9 +149,9 @@ def _values(group: h5py.Group) -> dict[str, Any]:
     return values
 
 
-def _samples(path: Path, file: h5py.File, place: str) -> NDArray[Any]:
+def _samples(path: Path, place: str, dataset: h5py.Dataset) -> NDArray[Any]:
     """One window, real ``(2, 1, samples)``."""
-    stored = np.asarray(file[place])
+    stored = np.asarray(dataset)
     if stored.dtype.kind == "c" and stored.ndim == 1 and stored.size:
         return np.stack((stored.real, stored.imag))[:, None]
     if stored.dtype.kind == "f" and stored.ndim == 2 and len(stored) == 2 and stored.size:
@@ -158,15 +165,16 @@ def _samples(path: Path, file: h5py.File, place: str) -> NDArray[Any]:
 class _Reader:
     """One window by its number."""
 
-    def __init__(self, path: Path, places: list[str], shape: tuple[int, ...]) -> None:
+    def __init__(self, path: Path, places: list[str], shape: tuple[int, ...], allow_outside: bool) -> None:
         self._path = path
         self._places = places
         self._shape = shape
-        self._file = OpenFile(path)
+        self._file = OpenFile(path, allow_outside)
 
     def __call__(self, index: int) -> NDArray[Any]:
+        place = self._places[index]
         with readable(self._path):
-            window = _samples(self._path, self._file(), self._places[index])
+            window = _samples(self._path, place, self._file(place))
         if window.shape != self._shape:
             raise DataError(
                 f"{self._path}: window {index} has {window.shape[2]} samples and the first {self._shape[2]}; "

@@ -18,28 +18,24 @@ split of it, its own too, flatters.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from offramp.data.containers.npy_headers import read_header
 from offramp.data.formats.windows import digest, file_bytes, one_by_one
 from offramp.data.summary import ArraySummary, FileSummary, summarise_table
 from offramp.data.table import Table, WindowSource
 from offramp.errors import DataError
+from offramp.opening import open_file, regular_file
 from offramp.schema.tasks import DataSpec
 
 PARTS = ("train", "val", "test")
 SHAPE = (1, 250, 90)
 ROW = 250 * 90
-HEADERS: dict[tuple[int, int], Callable[..., tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
-    (1, 0): npy.read_array_header_1_0,
-    (2, 0): npy.read_array_header_2_0,
-}
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,7 @@ class Stored:
 
     def numbers(self, first: int, count: int) -> NDArray[Any]:
         """``count`` numbers from ``first`` on."""
+        regular_file(self.path, DataError)
         try:
             values: NDArray[Any] = np.fromfile(
                 self.path, self.dtype, count, offset=self.offset + first * self.dtype.itemsize
@@ -139,16 +136,16 @@ def _stored(path: Path) -> Stored:
     """Header of one file, checked against its size."""
     size = file_bytes(path)
     try:
-        with path.open("rb") as file:
-            shape, by_columns, dtype = HEADERS[npy.read_magic(file)](file)
+        with open_file(path, DataError) as file:
+            shape, by_columns, dtype = header = read_header(file)
             offset = file.tell()
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} is no array written by numpy.save, which UT-HAR has in spite of its suffix") from error
     if dtype.hasobject:
         raise DataError(f"{path} holds pickled Python objects, which are never loaded: save plain numbers")
     if dtype.kind not in "iuf" or by_columns:
         raise DataError(f"{path} is {dtype}{' by columns' if by_columns else ''}: save real numbers row by row")
-    if size < offset + math.prod(shape) * dtype.itemsize:
+    if size < offset + header.bytes:
         raise DataError(f"{path} is truncated: copy it again")
     return Stored(path, shape, dtype, offset)
 

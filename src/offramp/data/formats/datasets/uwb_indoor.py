@@ -34,7 +34,8 @@ from offramp.data.containers.json_members import Member, members, read_member
 from offramp.data.formats.windows import digest, one_by_one
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table, WindowSource
-from offramp.errors import DataError
+from offramp.errors import DataError, OfframpError
+from offramp.opening import open_file
 from offramp.schema.tasks import DataSpec
 
 FILE = "data.json"
@@ -197,9 +198,9 @@ def _response(environment: Environment, span: Span) -> NDArray[np.float32]:
 
 def _beginning(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return file.read(2**16)
-    except OSError:
+    except (OSError, OfframpError):
         return b""
 
 

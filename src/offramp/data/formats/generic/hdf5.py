@@ -14,7 +14,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.data.containers.hdf5_files import RowReader, opened, readable, stored_arrays, value_type
+from offramp.data.containers.hdf5_checks import attributes, stored_arrays
+from offramp.data.containers.hdf5_files import RowReader, opened, readable, value_type
 from offramp.data.containers.matlab import is_matlab_hdf5
 from offramp.data.formats.arrays import summarise_arrays, table_from_arrays, window_array, with_defaults
 from offramp.data.formats.columns import names_of_classes
@@ -37,8 +38,8 @@ def read(spec: DataSpec) -> Table:
         DataError: Not HDF5, truncated, without windows, or with arrays of different length.
     """
     assert isinstance(spec.path, Path)
-    with opened(spec.path) as file:
-        return _table(spec.path, spec, file, _arrays(spec.path, file))
+    with opened(spec.path, spec.allow_outside) as file:
+        return _table(spec.path, spec, attributes(spec.path, file), _arrays(spec.path, file, spec.allow_outside))
 
 
 def summarise(path: Path) -> FileSummary:
@@ -46,27 +47,32 @@ def summarise(path: Path) -> FileSummary:
     spec = DataSpec(path=path, format="hdf5")
     with opened(path) as file:
         arrays = _arrays(path, file)
-        return summarise_arrays(path, "hdf5", arrays, lambda: _table(path, spec, file, arrays, hashed=False))
+        said = attributes(path, file)
+        return summarise_arrays(path, "hdf5", arrays, lambda: _table(path, spec, said, arrays, hashed=False))
 
 
-def _arrays(path: Path, file: h5py.File) -> dict[str, StoredArray]:
-    return {name: _stored(path, name, dataset) for name, dataset in stored_arrays(file).items()}
+def _arrays(path: Path, file: h5py.File, allow_outside: bool = False) -> dict[str, StoredArray]:
+    return {
+        name: _stored(path, name, dataset, allow_outside)
+        for name, dataset in stored_arrays(path, file, allow_outside).items()
+    }
 
 
-def _stored(path: Path, name: str, dataset: h5py.Dataset) -> StoredArray:
+def _stored(path: Path, name: str, dataset: h5py.Dataset, allow_outside: bool) -> StoredArray:
     def values() -> NDArray[Any]:
         with readable(path):
             return np.asarray(dataset[()])
 
-    return stored_array(dataset.shape, value_type(dataset), values, RowReader(path, name))
+    return stored_array(dataset.shape, value_type(dataset), values, RowReader(path, name, allow_outside=allow_outside))
 
 
-def _table(path: Path, spec: DataSpec, file: h5py.File, arrays: dict[str, StoredArray], hashed: bool = True) -> Table:
-    attributes = dict(file.attrs)
+def _table(
+    path: Path, spec: DataSpec, said: dict[str, Any], arrays: dict[str, StoredArray], hashed: bool = True
+) -> Table:
     field = window_array(spec, arrays)
-    table = table_from_arrays(path, field, spec, arrays, names_of_classes(path, attributes), hashed)
-    table = wavesfm.adapt(table, field, attributes)
-    return with_defaults(table, _name(attributes, "default_target"), _name(attributes, "default_group"))
+    table = table_from_arrays(path, field, spec, arrays, names_of_classes(path, said), hashed)
+    table = wavesfm.adapt(table, field, said)
+    return with_defaults(table, _name(said, "default_target"), _name(said, "default_group"))
 
 
 def _name(attributes: dict[str, Any], key: str) -> str | None:

@@ -23,7 +23,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.data.containers.hdf5_files import RowReader, opened, readable, stored_arrays, value_type
+from offramp.data.containers.hdf5_checks import attributes, stored_arrays
+from offramp.data.containers.hdf5_files import RowReader, opened, readable, value_type
 from offramp.data.containers.matlab import READ_CLASSES, is_matlab_hdf5, read_mat
 from offramp.data.formats.arrays import (
     GROUPS,
@@ -70,7 +71,7 @@ def read(spec: DataSpec) -> Table:
         DataError: No MATLAB file, damaged, without windows, with columns of another length, or with either of two axes to count windows by.
     """
     assert isinstance(spec.path, Path)
-    with _variables(spec.path) as variables:
+    with _variables(spec.path, spec.allow_outside) as variables:
         return _table(spec.path, spec, variables)
 
 
@@ -138,12 +139,12 @@ def _rows_fit(shape: tuple[int, ...], axis: int, count: int) -> bool:
 
 
 @contextmanager
-def _variables(path: Path) -> Iterator[dict[str, Variable]]:
+def _variables(path: Path, allow_outside: bool = False) -> Iterator[dict[str, Variable]]:
     """All variables by name, while the file is open."""
     if is_matlab_hdf5(path):
-        with opened(path) as file:
-            datasets = stored_arrays(file)
-            yield {name: _of_hdf5(path, name, item) for name, item in datasets.items() if not name.startswith(INSIDES)}
+        with opened(path, allow_outside) as file:
+            datasets = stored_arrays(path, file, allow_outside, INSIDES)
+            yield {name: _of_hdf5(path, name, item, allow_outside) for name, item in datasets.items()}
         return
     found = read_mat(path)
     arrays = {name: Variable(in_memory(values), _along_last(values)) for name, values in found.arrays.items()}
@@ -154,11 +155,12 @@ def _along_last(values: NDArray[Any]) -> StoredArray | None:
     return None if values.dtype.kind == "U" else in_memory(np.moveaxis(values, -1, 0))
 
 
-def _of_hdf5(path: Path, name: str, dataset: h5py.Dataset) -> Variable:
-    shape, kind = tuple(reversed(dataset.shape)), _class_of(dataset)
+def _of_hdf5(path: Path, name: str, dataset: h5py.Dataset, allow_outside: bool) -> Variable:
+    said = attributes(path, dataset)
+    shape, kind = tuple(reversed(dataset.shape)), _class_in(said)
     if kind is not None and kind not in READ_CLASSES:
         return Variable(_passed_over(kind, shape))
-    if dataset.attrs.get("MATLAB_empty"):
+    if said.get("MATLAB_empty"):
         return Variable(_passed_over(f"empty {kind}", shape))
 
     def values() -> NDArray[Any]:
@@ -168,14 +170,21 @@ def _of_hdf5(path: Path, name: str, dataset: h5py.Dataset) -> Variable:
     if kind == "char":
         return Variable(_text(shape[0], lambda: _rows_of_text(values())))
     stored = value_type(dataset)
-    first = stored_array(shape, stored, values, _reversed(RowReader(path, name, last=True)))
+    first = stored_array(
+        shape, stored, values, _reversed(RowReader(path, name, last=True, allow_outside=allow_outside))
+    )
     turned = (shape[-1], *shape[:-1]) if shape else ()
-    last = stored_array(turned, stored, lambda: np.moveaxis(values(), -1, 0), _reversed(RowReader(path, name)))
+    last = stored_array(
+        turned,
+        stored,
+        lambda: np.moveaxis(values(), -1, 0),
+        _reversed(RowReader(path, name, allow_outside=allow_outside)),
+    )
     return Variable(first, last if shape else None)
 
 
-def _class_of(dataset: h5py.Dataset) -> str | None:
-    name = dataset.attrs.get("MATLAB_class")
+def _class_in(said: dict[str, Any]) -> str | None:
+    name = said.get("MATLAB_class")
     return name.decode("ascii", "replace") if isinstance(name, bytes) else None if name is None else str(name)
 
 

@@ -5,19 +5,14 @@ See :mod:`offramp.data.formats.arrays` for shapes and types. The windows are hel
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from offramp.data.containers.archives import read_npz
 from offramp.data.formats.arrays import summarise_arrays, table_from_arrays, window_array, with_defaults
 from offramp.data.formats.columns import names_in_arrays
 from offramp.data.formats.stored import StoredArray, in_memory
 from offramp.data.summary import FileSummary
 from offramp.data.table import Table
-from offramp.errors import DataError
 from offramp.schema.tasks import DataSpec
 
 
@@ -51,20 +46,4 @@ def _table(path: Path, spec: DataSpec, arrays: dict[str, StoredArray], hashed: b
 
 
 def _arrays(path: Path) -> dict[str, StoredArray]:
-    return {name: in_memory(values) for name, values in _load(path).items()}
-
-
-def _load(path: Path) -> dict[str, NDArray[np.generic]]:
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path} is not an npz file: write it with numpy.savez")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except ValueError as error:
-        if "allow_pickle" in str(error):
-            raise DataError(
-                f"{path} holds pickled Python objects, which are never loaded: save plain arrays"
-            ) from error
-        raise DataError(f"{path} is damaged: copy it again") from error
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged: copy it again") from error
+    return {name: in_memory(values) for name, values in read_npz(path).items()}

@@ -53,6 +53,8 @@ from offramp.schema.tasks import DataSpec, LabelSpec
 
 TAKES = ("paths", "label", "resample")
 """What this layout knows of ``data:`` that others do not: several paths as one set, and these keys."""
+MAX_WINDOWS = 2**22
+"""Most windows of one recording."""
 OPEN_RECORDINGS = 16
 """Recordings that are kept open at a time."""
 
@@ -122,7 +124,7 @@ def read(spec: DataSpec) -> Table:
             count=len(cuts),
             shape=shape,
             fingerprint=_fingerprint(recordings, spec, cut),
-            fetch=_WindowReader(sources, origin, spans, shape),
+            fetch=_WindowReader(sources, origin, spans, shape, spec.allow_outside),
         ),
         columns={
             "label": np.array([label for *_, label in cuts]),
@@ -176,7 +178,7 @@ def _open_all(places: list[Path], spec: DataSpec) -> tuple[list[_Source], tuple[
 
     def open_one(name: str, path: Path) -> _Source | str:
         try:
-            recording = read_recording(path, name)
+            recording = read_recording(path, name, spec.allow_outside)
         except MetadataOnlyError:
             return name
         if spec.label is not None:
@@ -305,6 +307,9 @@ def _windows_in(source: _Source, stretches: list[Interval], window: int, hop: in
         for start, stop, label in stretches
         for first, end in source.recording.unchanged(start, stop)
     ]
+    count = sum(max(0, source.length(stop - start) - window) // hop for start, stop, _ in parts)
+    if count > MAX_WINDOWS:
+        raise DataError(f"{source.recording.path} gives more than {MAX_WINDOWS:,} windows: choose a longer data.hop")
     extent = source.extent(window)
     whole = [
         (begin, begin + extent, label)
@@ -329,13 +334,20 @@ class _WindowReader:
     """Windows by index. A signal opens its file for every read, so that it survives a fork."""
 
     def __init__(
-        self, sources: list[_Source], origin: NDArray[np.int64], spans: NDArray[np.int64], shape: tuple[int, ...]
+        self,
+        sources: list[_Source],
+        origin: NDArray[np.int64],
+        spans: NDArray[np.int64],
+        shape: tuple[int, ...],
+        allow_outside: bool,
     ) -> None:
         self._sources = sources
         self._origin = origin
         self._spans = spans
         self._shape = shape
-        self._signal = lru_cache(OPEN_RECORDINGS)(lambda number: open_signal(sources[number].recording.path))
+        self._signal = lru_cache(OPEN_RECORDINGS)(
+            lambda number: open_signal(sources[number].recording.path, allow_outside)
+        )
 
     def __call__(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         out = np.zeros((len(indices), *self._shape), dtype=np.float32)
