@@ -18,7 +18,7 @@ from laboratory import Call, Lab
 from tiny import tones
 
 import offramp
-from offramp.cli.data import Scenario
+from offramp.cli.data import ScenarioName
 from offramp.data.simulated import read_synthetic
 from offramp.schema.results import Results
 from offramp.schema.tasks import ChannelSpec, SyntheticSpec
@@ -201,7 +201,7 @@ def test_data_convert_gives_what_predict_reads(lab: Lab, call: Call):
 def test_data_make_offers_every_scenario():
     from offramp.simulation.scenarios import SCENARIOS
 
-    assert [scenario.value for scenario in Scenario] == [*SCENARIOS, "channels"]
+    assert [scenario.value for scenario in ScenarioName] == [*SCENARIOS, "channels"]
 
 
 @pytest.mark.parametrize(("scenario", "antennas"), [("directions", 4), ("fingerprint", 4), ("beam", 1)])

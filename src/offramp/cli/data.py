@@ -18,7 +18,7 @@ data_app = typer.Typer(
 )
 
 
-class Scenario(StrEnum):
+class ScenarioName(StrEnum):
     """What data make can simulate."""
 
     signals = "signals"
@@ -33,7 +33,7 @@ class Scenario(StrEnum):
 @data_app.command("make", cls=Command)
 def data_make(
     out: Annotated[Path, typer.Option(help="The HDF5 file to write.", dir_okay=False)],
-    scenario: Annotated[Scenario, typer.Option(help="What is simulated.")] = Scenario.signals,
+    scenario: Annotated[ScenarioName, typer.Option(help="What is simulated.")] = ScenarioName.signals,
     windows: Annotated[int | None, typer.Option(min=1, help="Number of windows; 6,000, or 4,000 channels.")] = None,
     antennas: Annotated[
         int | None,
@@ -67,7 +67,7 @@ def data_make(
     from offramp.schema.suite import explain
     from offramp.schema.tasks import ONE_ANTENNA, ChannelSpec, SyntheticSpec
 
-    kind = ChannelSpec if scenario is Scenario.channels else SyntheticSpec
+    kind = ChannelSpec if scenario is ScenarioName.channels else SyntheticSpec
     low, high = kind.model_fields["snr_db"].default
     asked = {
         "windows": windows,

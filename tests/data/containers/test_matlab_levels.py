@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,5 @@ def test_damage_anywhere_is_survived(tmp_path: Path, packed: bool, places: list[
     for place, value in places:
         content[place % len(content)] = value
     path.write_bytes(content)
-    try:
-        found = read_mat(path)
-    except DataError as error:
-        assert "\n" not in str(error)
-    else:
-        assert all(values.nbytes < 10_000 for values in found.arrays.values())
+    with suppress(DataError):
+        assert all(values.nbytes < 10_000 for values in read_mat(path).arrays.values())

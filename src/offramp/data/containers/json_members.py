@@ -41,7 +41,7 @@ def members(path: Path, depth: int) -> Iterator[Member]:
     """
     try:
         with open_file(path, DataError) as file:
-            yield from _Reader(path, file).members((), depth)
+            yield from _JsonReader(path, file).members((), depth)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; copy it again") from error
 
@@ -62,7 +62,7 @@ def read_member(path: Path, start: int, stop: int) -> Any:
         raise DataError(f"{path} has changed since it was opened: start again") from error
 
 
-class _Reader:
+class _JsonReader:
     """A window of the file, as text of one character per byte, that moves forward."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:

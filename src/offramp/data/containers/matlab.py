@@ -84,7 +84,7 @@ class MatlabVariables:
     others: dict[str, tuple[str, tuple[int, ...]]]
 
 
-class Variable(NamedTuple):
+class StoredVariable(NamedTuple):
     """What a variable says of itself.
 
     Attributes:
@@ -117,7 +117,7 @@ def is_matlab_hdf5(path: Path) -> bool:
         return False
 
 
-def list_mat(path: Path) -> dict[str, Variable]:
+def list_mat(path: Path) -> dict[str, StoredVariable]:
     """What the variables of a MATLAB file of ``-v7`` or older say of themselves; nothing else is read.
 
     Raises:
@@ -172,7 +172,7 @@ def _byte_order(file: IO[bytes]) -> str:
     return order
 
 
-def _variables(path: Path, file: IO[bytes]) -> Iterator[Variable]:
+def _variables(path: Path, file: IO[bytes]) -> Iterator[StoredVariable]:
     size, order = regular_file(path, DataError), _byte_order(file)
     place, count = (FILE_HEADER if order else 0), 0
     while place + 8 <= size:
@@ -187,7 +187,7 @@ def _variables(path: Path, file: IO[bytes]) -> Iterator[Variable]:
             yield variable
 
 
-def _of_level_5(file: IO[bytes], order: str) -> Variable:
+def _of_level_5(file: IO[bytes], order: str) -> StoredVariable:
     element, length = struct.unpack(order + "II", file.read(8))
     start, content = file.tell(), file.read(min(length, LONGEST_HEADER))
     if element == PACKED:
@@ -201,12 +201,12 @@ def _of_level_5(file: IO[bytes], order: str) -> Variable:
     if element != MATRIX:
         raise _Broken
     if not length:
-        return Variable("", "", (), False, "", start, 0, False)
+        return StoredVariable("", "", (), False, "", start, 0, False)
     said, _ = _said(content, order)
     return said._replace(start=start, length=length, is_packed=is_packed)
 
 
-def _said(content: bytes, order: str) -> tuple[Variable, int]:
+def _said(content: bytes, order: str) -> tuple[StoredVariable, int]:
     """What the content of a variable begins with, and where its values follow."""
     element, flags, place = _element(content, 0, order)
     if element != UINT32 or len(flags) != 8:
@@ -224,7 +224,7 @@ def _said(content: bytes, order: str) -> tuple[Variable, int]:
             raise _Broken
     _, name, place = _element(content, place, order)
     kind = "logical" if bits & LOGICAL else CLASSES[number]
-    return Variable(name.decode("latin-1"), kind, shape, bool(bits & COMPLEX), "", 0, 0, False), place
+    return StoredVariable(name.decode("latin-1"), kind, shape, bool(bits & COMPLEX), "", 0, 0, False), place
 
 
 def _element(content: bytes, place: int, order: str) -> tuple[int, bytes, int]:
@@ -242,7 +242,7 @@ def _element(content: bytes, place: int, order: str) -> tuple[int, bytes, int]:
     return element, content[start : start + length], following
 
 
-def _values(file: IO[bytes], variable: Variable, order: str) -> NDArray[Any]:
+def _values(file: IO[bytes], variable: StoredVariable, order: str) -> NDArray[Any]:
     file.seek(variable.start)
     content = file.read(variable.length)
     if variable.is_packed:
@@ -308,7 +308,7 @@ def _shaped(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return values.reshape(shape, order="F")
 
 
-def _of_level_4(file: IO[bytes]) -> Variable:
+def _of_level_4(file: IO[bytes]) -> StoredVariable:
     head = file.read(20)
     order = "<" if 0 <= struct.unpack_from("<i", head)[0] <= 5000 else ">"
     mode, rows, columns, is_complex, letters = struct.unpack(order + "5i", head)
@@ -322,12 +322,12 @@ def _of_level_4(file: IO[bytes]) -> Variable:
     numbers = np.dtype("<>"[machine] + LEVEL_4_NUMBERS[number])
     name = file.read(letters).rstrip(b"\0").decode("latin-1")
     length = rows * columns * numbers.itemsize * (1 + is_complex)
-    return Variable(
+    return StoredVariable(
         name, LEVEL_4_CLASSES[kind], (rows, columns), bool(is_complex), numbers.str, file.tell(), length, False
     )
 
 
-def _values_of_level_4(file: IO[bytes], variable: Variable) -> NDArray[Any]:
+def _values_of_level_4(file: IO[bytes], variable: StoredVariable) -> NDArray[Any]:
     file.seek(variable.start)
     dtype = np.dtype(variable.numbers)
     values = np.frombuffer(file.read(variable.length), dtype).astype(dtype.newbyteorder("="))

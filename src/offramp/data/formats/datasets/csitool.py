@@ -87,7 +87,7 @@ class Packet(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recording:
+class PacketFile:
     """A file: packets in it, and first byte, end and mean power in mW of every window, each ``(windows,)``."""
 
     path: Path
@@ -220,7 +220,7 @@ def _order(packet: Packet) -> list[int]:
     return order if sorted(order) == list(range(packet.antennas)) else list(range(packet.antennas))
 
 
-def _recordings(path: Path, window: int, hop: int, skip_bad: bool) -> tuple[list[Recording], tuple[str, ...]]:
+def _recordings(path: Path, window: int, hop: int, skip_bad: bool) -> tuple[list[PacketFile], tuple[str, ...]]:
     files = sorted(path.rglob("*.dat")) if path.is_dir() else [path]
     named = [(name_below(file, path), file) for file in files if not file.name.startswith("._")]
     if not named:
@@ -235,7 +235,7 @@ def _recordings(path: Path, window: int, hop: int, skip_bad: bool) -> tuple[list
     return recordings, notes
 
 
-def _recording(path: Path, root: Path, window: int, hop: int) -> Recording:
+def _recording(path: Path, root: Path, window: int, hop: int) -> PacketFile:
     starts, ends, before, after = array("q"), array("q"), array("d"), array("d")
     packets, antennas, power = 0, 0, 0.0
     size = file_bytes(path)
@@ -261,7 +261,7 @@ def _recording(path: Path, root: Path, window: int, hop: int) -> Recording:
     if not packets:
         raise DataError(f"{path} holds no channels: log it again, or remove it")
     folder = path.parent.name if root.is_dir() and path.parent != root else END_NUMBER.sub("", path.stem)
-    return Recording(
+    return PacketFile(
         path=path,
         name=name_below(path, root),
         label=folder or path.stem,

@@ -55,7 +55,7 @@ UNIMPORTANT = ("datatype", "version", "sha512", "author", "description", "licens
 
 
 @dataclass(frozen=True)
-class Recording:
+class Frames:
     """One pair of files: names, samples, transmitter, and what else the metadata says."""
 
     name: str
@@ -137,9 +137,7 @@ def summarise(path: Path) -> FileSummary:
     )
 
 
-def _recordings(
-    path: Path, skip_bad: bool, allow_outside: bool = False
-) -> tuple[list[Recording], tuple[str, ...]]:
+def _recordings(path: Path, skip_bad: bool, allow_outside: bool = False) -> tuple[list[Frames], tuple[str, ...]]:
     if path.is_dir():
         metas = sorted({file.with_suffix(".json") for suffix in (".json", ".bin") for file in path.rglob("*" + suffix)})
     else:
@@ -152,7 +150,7 @@ def _recordings(
     return open_each(named, lambda name, meta: _recording(meta, name), skip_bad, "recordings")
 
 
-def _recording(meta: Path, name: str) -> Recording:
+def _recording(meta: Path, name: str) -> Frames:
     data = meta.with_suffix(".bin")
     for here, other in ((meta, data), (data, meta)):
         if not here.is_file():
@@ -177,7 +175,7 @@ def _recording(meta: Path, name: str) -> Recording:
     described |= {
         key: value for key, value in said.items() if key not in UNIMPORTANT and len(str(value)) <= LONGEST_TEXT
     }
-    return Recording(name, meta, data, size // 8, transmitter, described)
+    return Frames(name, meta, data, size // 8, transmitter, described)
 
 
 def _scalars(section: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

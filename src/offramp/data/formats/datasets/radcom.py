@@ -74,7 +74,7 @@ def _table(path: Path, fingerprint: str, allow_outside: bool = False) -> Table:
             len(names),
             (2, 1, SAMPLES),
             fingerprint,
-            one_by_one(_Reader(path, names, allow_outside), (2, 1, SAMPLES)),
+            one_by_one(_FrameReader(path, names, allow_outside), (2, 1, SAMPLES)),
         ),
         columns=columns,
         label_names=label_names,
@@ -93,7 +93,7 @@ def _labels(name: str) -> tuple[str, str, float] | None:
         return None
 
 
-class _Reader:
+class _FrameReader:
     """One window by its number."""
 
     def __init__(self, path: Path, names: list[str], allow_outside: bool) -> None:

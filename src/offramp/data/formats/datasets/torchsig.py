@@ -84,7 +84,11 @@ def _table(path: Path, fingerprint: str, allow_outside: bool = False) -> Table:
             }
     return Table(
         windows=WindowSource(
-            str(path), len(places), shape, fingerprint, one_by_one(_Reader(place, places, shape, allow_outside), shape)
+            str(path),
+            len(places),
+            shape,
+            fingerprint,
+            one_by_one(_SignalReader(place, places, shape, allow_outside), shape),
         ),
         columns=columns,
         label_names=names,
@@ -162,7 +166,7 @@ def _samples(path: Path, place: str, dataset: h5py.Dataset) -> NDArray[Any]:
     )
 
 
-class _Reader:
+class _SignalReader:
     """One window by its number."""
 
     def __init__(self, path: Path, places: list[str], shape: tuple[int, ...], allow_outside: bool) -> None:
