@@ -179,7 +179,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Read the options; what the user can mend is said in one line."""
+    """Read the options; what the user can correct is said in one line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--packages", type=Path, help=f"folder that pip install --target filled with {PACKAGE}")
     parser.add_argument("--runs", type=Path, default=Path("runs/text-exits"))

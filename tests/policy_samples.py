@@ -60,7 +60,7 @@ class Scripted(StagedEncoder):
         self.config = {"depth": depth, "width": width}
         self.input = InputSpec(("batch", "exit", "output"), (depth, width), (depth, width))
         self.stages = nn.ModuleList(nn.Identity() for _ in range(depth))
-        self.exits = self._measure_exits([f"e{i}" for i in range(depth)], [width] * depth)
+        self.exits = self.measure_exits([f"e{i}" for i in range(depth)], [width] * depth)
         self.advanced: list[tuple[int, int]] = []
         """Stage, and windows that it ran for."""
         self.pooled: list[tuple[int, int]] = []

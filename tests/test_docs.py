@@ -143,7 +143,7 @@ def here(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     stand_in(monkeypatch, lab)
     shutil.copytree(lab, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_ARCHITECTURES", dict(registry._ARCHITECTURES))
+    monkeypatch.setattr(registry, "REGISTERED", dict(registry.REGISTERED))
     return tmp_path
 
 

@@ -82,5 +82,5 @@ def real_array(values: NDArray[Any], name: str) -> Array:
         raise DataError(f"{name} are {given.dtype}: give real numbers")
     array = given.astype(np.float64)
     if not np.isfinite(array).all():
-        raise DataError(f"{name} hold NaN or infinity: remove or mend those rows")
+        raise DataError(f"{name} hold NaN or infinity: remove or correct those rows")
     return array

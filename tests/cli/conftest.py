@@ -63,7 +63,7 @@ def call(quick: None, capsys: pytest.CaptureFixture[str]) -> Call:
 
 @pytest.fixture
 def refused(call: Call) -> Callable[..., str]:
-    """Run a command line that the user has to mend: exit code 2, one line that holds all ``words``. Returns the line."""
+    """Run a command line that the user has to correct: exit code 2, one line that holds all ``words``. Returns the line."""
 
     def run(*arguments: object, words: str | list[str] = ()) -> str:
         code, out, err = call(*arguments)

@@ -71,7 +71,7 @@ def test_a_wrong_shape_is_named_with_what_fits(encoder: StagedEncoder, shape: tu
         encoder.taps(torch.zeros(shape))
 
 
-def test_a_wrong_dtype_is_named_with_the_mend(encoder: StagedEncoder, x: torch.Tensor) -> None:
+def test_a_wrong_dtype_is_named_with_how_to_correct_it(encoder: StagedEncoder, x: torch.Tensor) -> None:
     with pytest.raises(EncoderError, match=r"float64.*torch\.float32.*x\.float\(\)"):
         encoder.taps(x.double())
 
@@ -119,7 +119,7 @@ def test_token_numbers_that_do_not_exist_are_named(values: list[int]) -> None:
     TOKENS.check_values(torch.zeros(0, 3, dtype=torch.int64))
 
 
-def test_a_wrong_dtype_of_token_numbers_is_named_with_the_mend() -> None:
+def test_a_wrong_dtype_of_token_numbers_is_named_with_how_to_correct_it() -> None:
     with pytest.raises(
         EncoderError, match=r"input is torch\.float32: this encoder takes torch\.int64, convert with x\.to"
     ):
@@ -148,7 +148,7 @@ def test_parameters_that_stages_share_count_once(x: torch.Tensor) -> None:
         def __init__(self) -> None:
             super().__init__(channels=[8, 8, 16, 16, 32], repeats=[2, 2, 2])
             self.stages[1] = self.stages[0]
-            self.exits = self._measure_exits([exit.name for exit in self.exits], [exit.width for exit in self.exits])
+            self.exits = self.measure_exits([exit.name for exit in self.exits], [exit.width for exit in self.exits])
 
     shared = Shared()
     assert shared.exits[0].params == shared.exits[1].params

@@ -17,7 +17,7 @@ from offramp.errors import EncoderError
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_ARCHITECTURES", dict(registry._ARCHITECTURES))
+    monkeypatch.setattr(registry, "REGISTERED", dict(registry.REGISTERED))
 
 
 class Toy(StagedEncoder):
@@ -30,7 +30,7 @@ class Toy(StagedEncoder):
         self.config = {"width": width}
         self.input = InputSpec(("batch", "iq", "time"), (2, None), (2, 8))
         self.stages = nn.ModuleList(nn.Conv1d(c, width, 3, padding=1) for c in (2, width, width))
-        self.exits = self._measure_exits(["one", "two", "three"], [width] * 3)
+        self.exits = self.measure_exits(["one", "two", "three"], [width] * 3)
 
     def begin(self, x: Tensor) -> State:
         return x, torch.ones_like(x[:, 0], dtype=torch.bool)
@@ -94,7 +94,7 @@ class HasADeadParameter(Toy):
     def __init__(self) -> None:
         super().__init__()
         self.stages[0].unused = nn.Parameter(torch.zeros(3))
-        self.exits = self._measure_exits(["one", "two", "three"], [4] * 3)
+        self.exits = self.measure_exits(["one", "two", "three"], [4] * 3)
 
 
 class WritesInput(Toy):
@@ -296,7 +296,7 @@ class Tokens(Toy):
         super().__init__()
         self.input = InputSpec(("batch", "tokens"), (None,), (1,), maximum=(9,), dtype=torch.int64, values=7)
         self.stages = nn.ModuleList([nn.Embedding(7, 4), nn.Linear(4, 4), nn.Linear(4, 4)])
-        self.exits = self._measure_exits(["one", "two", "three"], [4] * 3)
+        self.exits = self.measure_exits(["one", "two", "three"], [4] * 3)
 
     def begin(self, x: Tensor) -> State:
         return (x % 7,)

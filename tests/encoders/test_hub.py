@@ -80,7 +80,7 @@ class TestTheHub:
         assert load_encoder("hf-hub:lab/tiny@v2").fingerprint() == tiny_encoder(2).fingerprint()
         assert load_encoder("hf-hub:lab/tiny").fingerprint() == tiny_encoder(1).fingerprint()
 
-    def test_what_is_not_in_the_cache_says_how_to_mend_it(self, cache: Path) -> None:
+    def test_what_is_not_in_the_cache_says_how_to_get_it(self, cache: Path) -> None:
         message = refused("hf-hub:lab/absent")
         assert message.startswith(
             "hf-hub:lab/absent is not in the cache, and HF_HUB_OFFLINE is set: go online once, or put"

@@ -242,7 +242,7 @@ class TestFolders:
         assert "embeddings.cls_token is missing" in message
         assert "more" in message
 
-    def test_a_missing_file_of_weights_names_the_mend(self, tmp_path: Path) -> None:
+    def test_a_missing_file_of_weights_says_how_to_correct_it(self, tmp_path: Path) -> None:
         folder = save(MODELS["vit"](), tmp_path)
         (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
         assert "has no model.safetensors" in refused(folder)

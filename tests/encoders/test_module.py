@@ -232,7 +232,7 @@ class TestTheModel:
 
 
 def test_a_class_of_its_own_is_saved_and_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    monkeypatch.setattr(registry, "_ARCHITECTURES", dict(registry._ARCHITECTURES))
+    monkeypatch.setattr(registry, "REGISTERED", dict(registry.REGISTERED))
 
     @register_encoder
     class Mine(ModuleEncoder):

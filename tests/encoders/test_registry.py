@@ -37,7 +37,7 @@ def test_the_shipped_architectures_are_listed() -> None:
 
 
 def test_a_registered_architecture_is_loadable_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_ARCHITECTURES", dict(registry._ARCHITECTURES))
+    monkeypatch.setattr(registry, "REGISTERED", dict(registry.REGISTERED))
 
     @register_encoder
     class Mine(IQShuffleNet):
@@ -55,21 +55,21 @@ def test_known_are_the_architectures_and_what_ships(tmp_path: Path, monkeypatch:
     assert {"iq-resnet", *list_encoders()} <= set(known_names())
     save_encoder(tiny_encoder(), tmp_path / "tiny")
     (tmp_path / "empty").mkdir()
-    monkeypatch.setattr(registry, "_packaged_folder", lambda: tmp_path)
+    monkeypatch.setattr(registry, "PACKAGED", tmp_path)
     assert known_names() == sorted([*list_encoders(), "tiny"])
     assert load_encoder("tiny").fingerprint() == tiny_encoder().fingerprint()
     assert packaged_weights("tiny") == tmp_path / "tiny"
     assert (
         packaged_weights("empty") is packaged_weights(f"../{tmp_path.name}/tiny") is packaged_weights("absent") is None
     )
-    monkeypatch.setattr(registry, "_packaged_folder", lambda: tmp_path / "absent")
+    monkeypatch.setattr(registry, "PACKAGED", tmp_path / "absent")
     assert known_names() == list_encoders()
 
 
 def test_an_architecture_may_give_a_checkpoint_to_another_and_take_options_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_ARCHITECTURES", dict(registry._ARCHITECTURES))
+    monkeypatch.setattr(registry, "REGISTERED", dict(registry.REGISTERED))
 
     class Wide(IQShuffleNet):
         architecture = "family-2"

@@ -113,7 +113,7 @@ def assert_same(found: Decisions, expected: Decisions, policy: Policy, outputs: 
 
 def on_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decide as on an accelerator."""
-    monkeypatch.setattr(execution, "_numbers", lambda count, device: torch.arange(count))
+    monkeypatch.setattr(execution, "window_numbers", lambda count, device: torch.arange(count))
 
 
 @pytest.mark.parametrize("path", ["numpy", "torch"])

@@ -12,7 +12,7 @@ from offramp.training import pretrain, probe, sources
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_ARCHITECTURES", registry._ARCHITECTURES | {"tiny-test": Tiny})
+    monkeypatch.setattr(registry, "REGISTERED", registry.REGISTERED | {"tiny-test": Tiny})
     monkeypatch.setattr(probe, "BLOCK", 16)
     monkeypatch.setattr(probe, "FIT_BLOCKS", 2)
     monkeypatch.setattr(probe, "SCORED_BLOCKS", 1)

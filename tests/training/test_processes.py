@@ -68,8 +68,8 @@ def member(rank: int, folder: Path, ports: tuple[str, str]) -> None:
     module.draw_probe = lambda lines, path: None
     states: list[TrainingState] = []
     blocks: list[int] = []
-    start, view_pairs = module._start, sources.view_pairs
-    module._start = lambda *given: states.append(start(*given)) or states[0]  # type: ignore[func-returns-value]
+    view_pairs = sources.view_pairs
+    module.TrainingState = lambda *given: states.append(TrainingState(*given)) or states[0]
     sources.view_pairs = lambda *given: blocks.append(given[5]) or view_pairs(*given)  # type: ignore[func-returns-value]
     steps: list[int] = []
     pretrain(CONFIG, folder / "run", on_step=lambda progress: steps.append(progress.views))

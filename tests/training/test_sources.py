@@ -30,7 +30,7 @@ class TinyChannels(ChannelTransformer):
 
 @pytest.fixture(autouse=True)
 def _tiny_channels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_ARCHITECTURES", registry._ARCHITECTURES | {"tiny-channels": TinyChannels})
+    monkeypatch.setattr(registry, "REGISTERED", registry.REGISTERED | {"tiny-channels": TinyChannels})
 
 
 def write(path: Path, count: int = 60, **columns: object) -> Path:

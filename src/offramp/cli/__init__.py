@@ -14,7 +14,7 @@ from offramp.cli import stopping  # and no more, until it listens
 
 PLACE = "free some space or choose another place"
 NAME = "correct the name"
-MENDS = {
+CORRECTABLE = {
     **dict.fromkeys(
         (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO), PLACE
     ),
@@ -92,11 +92,11 @@ def _code_of(error: Exception | SystemExit) -> int:
         return 0
     if isinstance(error, MemoryError):
         return _complain(f"not enough memory ({error}): take a smaller --window, batch or file")
-    if isinstance(error, OSError) and error.errno in MENDS:
+    if isinstance(error, OSError) and error.errno in CORRECTABLE:
         if error.filename is None:
             drop_output()
         where = "the output" if error.filename is None else error.filename
-        return _complain(f"{where}: {os.strerror(error.errno)}; {MENDS[error.errno]}")
+        return _complain(f"{where}: {os.strerror(error.errno)}; {CORRECTABLE[error.errno]}")
     return _our_fault()
 
 

@@ -313,9 +313,9 @@ class _Divider:
         return len(present) == len(np.unique(self.classes[pool])) and int(number.min()) >= least
 
     def _impossible(self, pool: Indices, units: Indices, sets: tuple[str, ...]) -> str:
-        unit, mend = "group", "choose a finer data.group, name test groups, set shots or leave the class out"
+        unit, advice = "group", "choose a finer data.group, name test groups, set shots or leave the class out"
         if self.groups is None or len(np.unique(units)) == len(pool):
-            unit, mend = "window", "add windows of it or leave the class out"
+            unit, advice = "window", "add windows of it or leave the class out"
         if self.classes is None:
             number, subject = len(np.unique(units)), self.name
         else:
@@ -326,7 +326,7 @@ class _Divider:
         counted = f"{number} {unit}" + "s" * (number != 1)
         named = f"{', '.join(sets[:-1])} and {sets[-1]}"
         needed = "" if number >= len(sets) else f"; it takes {len(sets)} at least"
-        return f"{subject} has {counted}, which cannot be divided into {named} sets{needed}: {mend}"
+        return f"{subject} has {counted}, which cannot be divided into {named} sets{needed}: {advice}"
 
     def _label(self, label: Any) -> str:
         return repr(self.dataset.label_names[int(label)])

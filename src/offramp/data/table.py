@@ -69,7 +69,7 @@ class WindowSource:
         finite = np.isfinite(windows).all(axis=tuple(range(1, windows.ndim)))
         if not finite.all():
             bad = int(indices[int(np.argmin(finite))])
-            raise DataError(f"{self.name}: window {bad} holds NaN or infinity; remove it or mend the file")
+            raise DataError(f"{self.name}: window {bad} holds NaN or infinity; remove it or correct the file")
         return windows
 
     def with_antenna(self) -> WindowSource:

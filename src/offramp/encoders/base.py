@@ -292,7 +292,7 @@ class StagedEncoder(nn.Module, ABC):
         prefix.exits = self.exits[: last + 1]
         return prefix
 
-    def _measure_exits(self, names: Iterable[str], widths: Iterable[int]) -> tuple[Exit, ...]:
+    def measure_exits(self, names: Iterable[str], widths: Iterable[int]) -> tuple[Exit, ...]:
         """Exits with their cumulative parameter counts, for subclasses to call when their stages stand."""
         named = self.named_parameters(remove_duplicate=False)
         counted = {parameter for name, parameter in named if not name.startswith("stages.")}

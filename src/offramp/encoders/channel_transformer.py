@@ -89,7 +89,7 @@ class ChannelTransformer(StagedEncoder):
         self.register_buffer("axis_positions", sine_cosine_table(MOST_PLACES, width // 2), persistent=False)
         initialise_linear(self)
         names = ["embedding", *(f"block{i + 1}" for i in range(depth))]
-        self.exits = self._measure_exits(names, [2 * width] * len(names))
+        self.exits = self.measure_exits(names, [2 * width] * len(names))
 
     def begin(self, x: Tensor) -> State:
         """Places ``(N, P, 512)`` of channels of unit mean power, and their positions ``(N, P, width)``."""

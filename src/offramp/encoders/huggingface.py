@@ -270,7 +270,7 @@ class HuggingFace(StagedEncoder):
         self.stages = nn.ModuleList([anatomy.embedding(model), *layers])
         self.norm = anatomy.norm(model) or nn.Identity()
         names = ["embedding", *(f"layer{number}" for number in range(1, len(layers) + 1))]
-        self.exits = self._measure_exits(names, [config.hidden_size] * len(names))
+        self.exits = self.measure_exits(names, [config.hidden_size] * len(names))
 
     def _compare(self, model: nn.Module) -> None:
         """Refuse a model whose hidden states are others than this encoder's. Both are in inference mode, and not kept."""

@@ -89,7 +89,7 @@ class IQResNet(IQConvolutional):
                 names.append(f"stage{number}.{unit}")
                 widths.append(width)
         self.stages = nn.ModuleList(stages)
-        self.exits = self._measure_exits(names, widths)
+        self.exits = self.measure_exits(names, widths)
         # Convolutions run up to 1.4 times as fast on processors with channels innermost, and faster than as Conv1d.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

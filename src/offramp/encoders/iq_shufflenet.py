@@ -88,7 +88,7 @@ class IQShuffleNet(IQConvolutional):
                 widths.append(width)
         stages.append(nn.Sequential(*_pointwise(widths[-1], channels[-1])))
         self.stages = nn.ModuleList(stages)
-        self.exits = self._measure_exits([*names, "conv5"], [*widths, channels[-1]])
+        self.exits = self.measure_exits([*names, "conv5"], [*widths, channels[-1]])
         # Depthwise convolutions run about 1.5 times as fast on processors with channels innermost.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -151,7 +151,7 @@ class _LWM(StagedEncoder):
         width = embedding.proj.out_features
         self.stages = nn.ModuleList([embedding, *layers])
         names = ["embedding", *(f"layer{i + 1}" for i in range(len(layers)))]
-        self.exits = self._measure_exits(names, [2 * width] * len(names))
+        self.exits = self.measure_exits(names, [2 * width] * len(names))
         self.masked_patch_head = head
 
     def advance(self, stage: int, state: State) -> State:

@@ -128,7 +128,7 @@ class ModuleEncoder(StagedEncoder):
         training = [(module, other.training) for module, other in zip(own.modules(), model.modules(), strict=True)]
         with seeded(0):  # the model may draw
             self.stages = nn.ModuleList(_cut(own, names, windows, None not in self.input.shape))
-            self.exits = self._measure_exits(names, self._widths(names, windows[0]))
+            self.exits = self.measure_exits(names, self._widths(names, windows[0]))
         for module, flag in training:
             module.training = flag
         self.config = {"model": type(model).__name__, "stages": names, "pooling": pooling, "channels": self.channels}

@@ -26,38 +26,35 @@ from offramp.errors import EncoderError
 GROUP = "offramp.encoders"
 YOURS = "register one of yours by importing its module (offramp --import MODULE) or installing its package"
 
-_ARCHITECTURES: dict[str, type[StagedEncoder]] = {}
-"""Registered in this process."""
+REGISTERED: dict[str, type[StagedEncoder]] = {}
+"""Architectures registered in this process, by name."""
+
+PACKAGED = Path(str(files("offramp"))) / "suites" / "weights"
+"""The folder of the encoders that ship with the package."""
 
 
 def register_encoder(encoder: type[StagedEncoder]) -> type[StagedEncoder]:
     """Make an architecture loadable by its ``architecture`` name, in this process. Usable as a class decorator."""
-    _ARCHITECTURES[encoder.architecture] = encoder
+    REGISTERED[encoder.architecture] = encoder
     return encoder
 
 
 def list_encoders() -> list[str]:
     """Names of the architectures: ours, those of installed packages, and those registered in this process."""
-    return sorted({*_ARCHITECTURES, *_ours(), *entry_points(group=GROUP).names})
+    return sorted({*REGISTERED, *_ours(), *entry_points(group=GROUP).names})
 
 
 def known_names() -> list[str]:
     """What :func:`load_encoder` takes as a name: registered architectures, and encoders that ship with the package."""
-    folder = _packaged_folder()
-    shipped = (
-        {entry.name for entry in folder.iterdir() if (entry / storage.CONFIG).is_file()} if folder.is_dir() else set()
-    )
+    entries = PACKAGED.iterdir() if PACKAGED.is_dir() else ()
+    shipped = {entry.name for entry in entries if (entry / storage.CONFIG).is_file()}
     return sorted(shipped | set(list_encoders()))
 
 
 def packaged_weights(name: str) -> Path | None:
     """The encoder folder of this name that ships with the package, if there is one."""
-    folder = _packaged_folder() / name
+    folder = PACKAGED / name
     return folder if Path(name).name == name and (folder / storage.CONFIG).is_file() else None
-
-
-def _packaged_folder() -> Path:
-    return Path(str(files("offramp"))) / "suites" / "weights"
 
 
 @cache
@@ -73,7 +70,7 @@ def _architecture(name: str) -> type[StagedEncoder] | None:
     Raises:
         EncoderError: Installed packages have an encoder of this name that cannot be used.
     """
-    known = _ARCHITECTURES.get(name) or _ours().get(name)
+    known = REGISTERED.get(name) or _ours().get(name)
     if known is not None:
         return known
     points = {point.value: point for point in entry_points(group=GROUP, name=name)}

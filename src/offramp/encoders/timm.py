@@ -85,7 +85,7 @@ class TimmVisionTransformer(StagedEncoder):
         width = model.embed_dim
         self.stages = nn.ModuleList([ImageEmbedding(model), *blocks])
         names = ["embedding", *(f"block{number}" for number in range(1, len(blocks) + 1))]
-        self.exits = self._measure_exits(names, [width] * len(names))
+        self.exits = self.measure_exits(names, [width] * len(names))
 
     def _compare(self, model: Any, windows: Tensor) -> None:
         """Refuse a model whose intermediate features are others than this encoder's."""

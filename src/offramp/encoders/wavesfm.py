@@ -154,7 +154,7 @@ class WavesFM(StagedEncoder):
         if modality == "iq":
             nn.init.normal_(self.iq_ant_embed.weight, std=0.02)
         initialise_linear(self)
-        self.exits = self._measure_exits([f"block{i + 1}" for i in range(depth)], [width] * depth)
+        self.exits = self.measure_exits([f"block{i + 1}" for i in range(depth)], [width] * depth)
 
     def begin(self, x: Tensor, time_mask: Tensor | None = None) -> State:
         """Tokens with CLS in front ``(N, 1 + tokens, width)``, and which of them hold signal, bool ``(N, tokens)``.

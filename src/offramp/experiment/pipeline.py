@@ -70,7 +70,7 @@ def run_suite(
         on_progress: Called with what is being done, how much is done and how much there is.
 
     Raises:
-        OfframpError: Anything the user can mend; see the message.
+        OfframpError: Anything the user can correct; see the message.
     """
     splits = [f"splits/{task.name}.json" for task in loaded.tasks]
     with run_folder(Path(out), [*OUTPUTS, *splits], inputs_of(loaded)) as folder:

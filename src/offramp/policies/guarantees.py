@@ -2,7 +2,7 @@
 
 The *risk* of a threshold is the expected loss of a new group. Losses lie in [0, 1], and a group (a recording, a session) counts once,
 however many windows it has: its windows are not independent, so that counting them would promise more than holds. The guarantees are
-free of assumptions on the distribution of losses; what they need is that calibration groups, and the groups they shall hold for, are
+free of assumptions on the distribution of losses; what they need is that calibration groups, and the groups they must hold for, are
 independent draws from one population. A shift voids them. The sequence of thresholds must not have been chosen on the calibration
 groups; its first one should let nobody leave early.
 
@@ -211,8 +211,8 @@ def window_losses(
     if risk not in RISKS:
         raise PolicyError(f"unknown risk {risk!r}: choose one of {', '.join(RISKS)}")
     if (kind == "regression") != (limit is not None):
-        mend = "give limit, in the target's unit" if limit is None else "leave limit out"
-        raise PolicyError(f"risk {risk!r} of {kind}: {mend}")
+        advice = "give limit, in the target's unit" if limit is None else "leave limit out"
+        raise PolicyError(f"risk {risk!r} of {kind}: {advice}")
     if limit is not None and not 0 < limit < math.inf:
         raise PolicyError(f"limit {limit}: give a distance above 0, in the target's unit")
     expected = full.shape[:1] if kind == "classification" else full.shape

@@ -89,7 +89,7 @@ def run_cascades(encoder: StagedEncoder, cascades: Sequence[Cascade], x: Tensor,
     encoder.input.check_values(x)
     if len(x) == 1 and len(cascades) == 1:
         return [_one_window(encoder, cascades[0], tuple(asking), x, first)]
-    present, gone = _numbers(len(x), x.device), []
+    present, gone = window_numbers(len(x), x.device), []
     tasks = [_Task(cascade, present) for cascade in cascades]
     state, stages, last = encoder.begin(x), 0, max(asking)
     for exit, asked in asking.items():
@@ -234,7 +234,7 @@ def _selected(part: Tensor, keep: Tensor) -> Tensor:
     return rows.permute([order.index(axis) for axis in range(part.dim())])
 
 
-def _numbers(count: int, device: torch.device) -> Array:
+def window_numbers(count: int, device: torch.device) -> Array:
     """0, 1, ... as an array of the kind that decisions are made on: NumPy on a processor, for small operations are faster there."""
     return np.arange(count) if device.type == "cpu" else torch.arange(count, device=device)
 

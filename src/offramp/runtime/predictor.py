@@ -273,7 +273,9 @@ def _finite(windows: NDArray[np.generic], start: int) -> NDArray[np.float32]:
         batch = np.require(windows, np.float32, ["C", "W"])
     finite = np.isfinite(batch).reshape(len(batch), -1).all(axis=1)
     if not finite.all():
-        raise DataError(f"window {start + int(np.argmin(finite))} holds NaN or infinity in float32: remove or mend it")
+        raise DataError(
+            f"window {start + int(np.argmin(finite))} holds NaN or infinity in float32: remove or correct it"
+        )
     return batch
 
 

@@ -43,7 +43,7 @@ class CostSpec(Spec):
 
 
 class GuaranteeSpec(Spec):
-    """A risk that shall hold for new groups, with thresholds certified on the calibration groups.
+    """A risk that must hold for new groups, with thresholds certified on the calibration groups.
 
     Attributes:
         risk: ``error_above_full`` (wrong where full depth is right), ``disagreement`` with full depth, or ``error``.

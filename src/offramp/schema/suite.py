@@ -1,4 +1,4 @@
-"""The schema of a suite file, and its reading: one line that names the key and the mend for everything that is off."""
+"""The schema of a suite file, and its reading: one line that names the key and how to correct it, for everything that is wrong."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def load_suite(path: str | Path | None = None) -> LoadedSuite:
     """Read a suite file, or the embedded default.
 
     Raises:
-        SuiteError: Missing file, broken YAML, unknown or missing key, value out of range; one line with the mend.
+        SuiteError: Missing file, broken YAML, unknown or missing key, value out of range; one line that says how to correct it.
     """
     path = Path(path or DEFAULT_SUITE)
     try:
@@ -232,15 +232,15 @@ class _Loader(yaml.SafeLoader):
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first thing that is wrong, in one line: the key, what is off, and the mend."""
+    """The first thing that is wrong, in one line: the key, what is wrong, and how to correct it."""
     first = min(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", e["type"] != "missing"))
     inner = ("str", "float", "function-after", ONE_PATH, SEVERAL_PATHS, *model.model_json_schema().get("$defs", {}))
     key = ".".join(str(part) for part in first["loc"] if part not in inner)
     if first["type"] == "extra_forbidden":
         known = _known_keys(model, first["loc"][:-1])
         close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        mend = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-        return f"unknown key {key!r}: {mend}"
+        advice = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+        return f"unknown key {key!r}: {advice}"
     if first["type"] == "missing":
         return f"missing key {key!r}: add it"
     message = first["msg"].removeprefix("Value error, ")

@@ -89,7 +89,7 @@ def view_pairs(
 ) -> tuple[Tensor, Tensor]:
     """Two views of each of ``count`` transmissions: disjoint crops under a slightly changed channel and independent noise.
 
-    What both share is what the encoder shall keep: signal type, symbol rate, pulse, radios, carrier offset, direction. Payload,
+    What both share is what the encoder should keep: signal type, symbol rate, pulse, radios, carrier offset, direction. Payload,
     timing, phase, SNR and noise differ, and scattered paths a little.
 
     Returns:

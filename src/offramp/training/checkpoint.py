@@ -142,8 +142,8 @@ def diverged(config: PretrainingConfig, out: Path, step: int) -> TrainingError:
     """The loss, or a weight, is no longer finite."""
     path = out / CHECKPOINT
     kept = f": {path} keeps the last good state" if path.exists() else ""
-    mend = f"try a --learning-rate below {config.learning_rate:g} in a new --out"
-    return TrainingError(f"the loss diverged at step {step}{kept}; {mend}")
+    advice = f"try a --learning-rate below {config.learning_rate:g} in a new --out"
+    return TrainingError(f"the loss diverged at step {step}{kept}; {advice}")
 
 
 @contextmanager

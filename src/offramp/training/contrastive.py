@@ -1,4 +1,4 @@
-"""The contrastive objective: two views of one transmission shall be told from all others in the batch.
+"""The contrastive objective: tell two views of one transmission from all others in the batch.
 
 Source: InfoNCE (van den Oord et al., arXiv 1807.03748) in the symmetric form of SimCLR (Chen et al., arXiv 2002.05709), with a
 projection head of up to three layers that is discarded after pretraining.

@@ -1,4 +1,4 @@
-"""The masked objective: what was cut out of a window shall be told from what is left.
+"""The masked objective: predict what was cut out of a window from what is left.
 
 Source: SimMIM (Xie et al., arXiv 2111.09886), whose raw-pixel regression by one linear layer is adapted to I/Q: random spans
 of time are zeroed at all antennas, and the last exit's tokens predict the samples that are missing.

@@ -1,4 +1,4 @@
-"""The masked objective for channels: what was hidden in time, frequency or space shall be told from the noisy rest.
+"""The masked objective for channels: predict what was hidden in time, frequency or space from the noisy rest.
 
 What is hidden follows WiFo (Liu et al., arXiv 2412.08908): the slots to come always, and with them nothing more, places at random, a
 band of subcarriers, or antennas. All places go through the encoder, hidden ones as one learned token, as in SimMIM (Xie et

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,12 @@ WRITERS = {
 RAW = st.one_of(st.binary(max_size=80), st.text("\\x'\n\u00ff4", max_size=80).map(lambda text: text.encode("latin-1")))
 
 
-def payload(path: Path, text: bytes, encoding: Encoding) -> Payload:
-    for cached in (pickled_arrays._blocks, pickled_arrays._decoded):
-        cached.cache_clear()
+NUMBERS = count()
+
+
+def payload(folder: Path, text: bytes, encoding: Encoding) -> Payload:
+    """In a file of its own, because what was decoded of a file is remembered."""
+    path = folder / f"{next(NUMBERS)}-a.p"
     path.write_bytes(b"head" + text + b"tail")
     return Payload(path, 4, len(text), encoding)
 
@@ -40,7 +44,7 @@ def test_every_stretch(
 ) -> None:
     monkeypatch.setattr(pickled_arrays, "BLOCK", block)
     encoding, write = WRITERS[name]
-    stored = payload(tmp_path / "a.p", write(raw), encoding)
+    stored = payload(tmp_path, write(raw), encoding)
     start = data.draw(st.integers(0, len(raw)))
     stop = data.draw(st.integers(start, len(raw)))
     assert stored.read(start, stop) == raw[start:stop]
@@ -48,7 +52,7 @@ def test_every_stretch(
 
 def test_a_broken_escape_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.p has an array that cannot be decoded"):
-        payload(tmp_path / "a.p", b"abc\\x4", ESCAPED).read(0, 3)
+        payload(tmp_path, b"abc\\x4", ESCAPED).read(0, 3)
 
 
 @pytest.mark.parametrize("protocol", [0, 2])

@@ -160,7 +160,7 @@ def open_signal(path: Path, allow_outside: bool = False) -> Any:
     ) as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise DataError(
-            f"{path} cannot be read as SigMF ({reason}): mend its metadata, or copy both files again"
+            f"{path} cannot be read as SigMF ({reason}): correct its metadata, or copy both files again"
         ) from error
     if signal.data_file is None and signal.data_buffer is None:
         if signal.get_global_info().get("core:metadata_only"):

@@ -108,7 +108,7 @@ def open_table(spec: DataSpec) -> Table:
     """Open the windows that ``spec`` names, with their columns. Windows are read later, by index.
 
     Raises:
-        DataError: A file is missing, of no known format, or cannot be used; the message names file and mend.
+        DataError: A file is missing, of no known format, or cannot be used; the message names the file and how to correct it.
     """
     if spec.synthetic is not None:
         # torch takes seconds to import and only simulated windows need it

@@ -37,7 +37,7 @@ def check_groups(groups: int, asked: GuaranteeSpec) -> None:
 
 
 def check_unseen_class(problems: Sequence[Problem], asked: PoliciesSpec | None) -> None:
-    """Raise :class:`PolicyError` where no task has the class that no head shall see."""
+    """Raise :class:`PolicyError` where no task has the class that no head may see."""
     if asked is None or asked.unseen_class is None or any(has_class(each, asked.unseen_class) for each in problems):
         return
     known = sorted({name for each in problems for name in each.dataset.label_names})

@@ -91,9 +91,9 @@ class ExitTraining:
             value = getattr(self, field.name)
             if choices and value not in choices:
                 raise TrainingError(f"{_option(field.name)} {value!r}: choose one of {', '.join(choices)}")
-        for name, holds, mend in self._rules():
+        for name, holds, advice in self._rules():
             if not holds:
-                raise TrainingError(f"{_option(name)} {getattr(self, name)!r}: {mend}")
+                raise TrainingError(f"{_option(name)} {getattr(self, name)!r}: {advice}")
 
     def _rules(self) -> tuple[tuple[str, Any, str], ...]:
         return (

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True, eq=False)
 class Goal:
-    """What the outputs of a batch shall be.
+    """What the outputs of a batch should be.
 
     Attributes:
         targets: int64 ``(n,)`` classes, or float32 ``(n, dimensions)`` standardised values.

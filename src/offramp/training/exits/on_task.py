@@ -62,7 +62,7 @@ def train_on_task(
         on_step: Called after every step.
 
     Raises:
-        OfframpError: Anything the user can mend; see the message.
+        OfframpError: Anything the user can correct; see the message.
     """
     found = [spec for spec in loaded.tasks if spec.name == task]
     if not found:

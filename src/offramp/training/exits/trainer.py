@@ -248,7 +248,7 @@ def _train_step(
 
 
 def _set_mode(config: ExitTraining, model: ExitModel, plan: StepPlan) -> None:
-    """Training mode, except where statistics, or the whole encoder, shall stay as they are."""
+    """Training mode, except where statistics, or the whole encoder, must stay as they are."""
     model.train()
     if not plan.encoder_learns:
         model.encoder.eval().requires_grad_(False)
@@ -275,7 +275,7 @@ def _lessons(
         )
     if inputs.is_floating_point() and not inputs.isfinite().all():
         bad = int((~inputs.isfinite().flatten(1).all(1)).nonzero()[0])
-        raise DataError(f"window {bad} holds NaN or infinity: remove it or mend the data")
+        raise DataError(f"window {bad} holds NaN or infinity: remove it or correct the data")
     if kind == "classification":
         if goal.ndim != 1 or goal.is_floating_point() or goal.is_complex() or goal.dtype == torch.bool:
             raise DataError(f"targets {tuple(goal.shape)} of {goal.dtype}: classification takes integers (N,)")
@@ -293,7 +293,7 @@ def _lessons(
     values = goal.double().numpy()
     if not np.isfinite(values).all():
         raise DataError(
-            f"target {int(np.argmin(np.isfinite(values).all(1)))} is NaN or infinite: remove it or mend the data"
+            f"target {int(np.argmin(np.isfinite(values).all(1)))} is NaN or infinite: remove it or correct the data"
         )
     centre, spread = values.mean(0), values.std(0)
     spread = np.where(spread > 1e-12 * np.maximum(np.abs(centre), 1), spread, 1.0)
