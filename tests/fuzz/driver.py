@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import filecmp
@@ -152,6 +153,8 @@ def run_apart(work: Callable[[], int], scratch: Path, folder: Path) -> Ended:
     child = os.fork()
     if child == 0:
         _become(work, scratch, folder)
+    with contextlib.suppress(OSError):  # the child does the same; whoever comes first
+        os.setpgid(child, child)
     peak, stopped = 0, ""
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -178,6 +181,7 @@ def _become(work: Callable[[], int], scratch: Path, folder: Path) -> None:
     code = 1
     try:
         os.setpgid(0, 0)
+        atexit._clear()  # a command runs what is to be done at exit, and what the parent has put there is the parent's
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         for number, name in ((1, "stdout"), (2, "stderr")):
@@ -265,10 +269,5 @@ def _resident(process: int) -> int:
 
 
 def _kill(group: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        try:
-            os.kill(group, signal.SIGKILL)
-        except ProcessLookupError:
-            return
