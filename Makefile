@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench results study clean
+.PHONY: demo test fuzz lint bench results study clean
 
 demo: $(READY)
 	$(BIN)/offramp run --out runs/demo
@@ -12,6 +12,10 @@ demo: $(READY)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+# Ten thousand broken inputs through the command line; those that fail are kept in runs/fuzz.
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --count 10000 --seed 0 --jobs 2 --keep runs/fuzz
 
 lint: $(READY)
 	$(BIN)/ruff check src tests benchmarks examples study

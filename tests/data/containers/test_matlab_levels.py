@@ -56,6 +56,17 @@ def test_beside_scipy(tmp_path: Path, variables: dict[str, Any], options: dict[s
     assert list(read_mat(path, ["f4"]).arrays) == ["f4"]
 
 
+@pytest.mark.parametrize("level", ["4", "5"])
+def test_parts_that_are_not_finite_leave_each_other_alone(tmp_path: Path, level: str) -> None:
+    """SciPy's reader multiplies by the imaginary unit, and infinity times zero is no number."""
+    values = np.array([[complex(1, np.inf), complex(np.nan, 2), complex(-np.inf, 3)]])
+    savemat(tmp_path / "a.mat", {"a": values}, format=level)
+    with np.errstate(all="raise"):
+        read = read_mat(tmp_path / "a.mat").arrays["a"]
+    np.testing.assert_array_equal(read.real, values.real)
+    np.testing.assert_array_equal(read.imag, values.imag)
+
+
 def element(kind: int, content: bytes, order: str = "little") -> bytes:
     return kind.to_bytes(4, order) + len(content).to_bytes(4, order) + content + bytes(-len(content) % 8)  # type: ignore[arg-type]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from layouts import check_refused, opened
 
 from offramp.data.dataset import load_dataset
+from offramp.data.formats import open_table
 from offramp.schema.tasks import DataSpec
 
 RNG = np.random.default_rng(0)
@@ -81,6 +83,8 @@ def test_other_content(tmp_path: Path) -> None:
     check_refused(path, "a.h5", "'tx_beam' changes inside block 34")
     check_refused(write(tmp_path / "a.h5", gain=np.zeros(7)), "'gain' must have one label per sample, block or frame")
     check_refused(write(tmp_path / "a.h5", gain=np.zeros((8, 2))), "'gain' must have")
+    pairs = np.zeros(8, [("r", "<i2"), ("i", "<i2")])
+    check_refused(write(tmp_path / "a.h5", gain=pairs), "'gain' is", "neither numbers nor text")
     check_refused(write(tmp_path / "a.h5", iq=np.zeros((5000, 2))), "5,000 samples", "whole number of blocks of 2048")
     check_refused(write(tmp_path / "a.h5", iq=np.zeros((0, 2))), "0 samples")
     check_refused(write(tmp_path / "a.h5", iq=np.zeros((2048, 3))), "'iq'", format="deepbeam")
@@ -88,6 +92,15 @@ def test_other_content(tmp_path: Path) -> None:
         file["iq"] = np.zeros((2048, 2))
         file["gain"] = np.zeros(2048)
     check_refused(path, "'tx_beam'", format="deepbeam")
+
+
+def test_numbers_that_are_not_whole_stay_as_they_are(tmp_path: Path) -> None:
+    gains = np.array([40.5, np.nan, np.inf, 1e300])
+    path = write(tmp_path / "a.h5", frames=1, blocks=1, gain=gains)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = open_table(DataSpec(path=path))
+    np.testing.assert_array_equal(table.columns["gain"], gains)
 
 
 def test_truncated(tmp_path: Path) -> None:

@@ -259,8 +259,15 @@ def _values(file: IO[bytes], variable: StoredVariable, order: str) -> NDArray[An
         imaginary = _numbers(element, stored, order)
         if values.size != imaginary.size:
             raise _Broken
-        values = values + imaginary * np.complex64(1j)
+        values = _complex(values, imaginary)
     return _shaped(values, variable.shape)
+
+
+def _complex(real: NDArray[Any], imaginary: NDArray[Any]) -> NDArray[Any]:
+    """Of parts that may be infinite, which a product with the imaginary unit would spoil."""
+    values = np.empty(real.shape, np.result_type(real, imaginary, np.complex64))
+    values.real, values.imag = real, imaginary
+    return values
 
 
 def _unpacked(content: bytes, order: str) -> bytes:
@@ -335,6 +342,5 @@ def _values_of_level_4(file: IO[bytes], variable: StoredVariable) -> NDArray[Any
         with np.errstate(invalid="ignore"):
             return _text(values.astype(np.uint8), variable.shape)
     if variable.is_complex:
-        real, imaginary = values.reshape(2, -1)
-        values = real + imaginary * np.complex64(1j)
+        values = _complex(*values.reshape(2, -1))
     return _shaped(values, variable.shape)

@@ -96,6 +96,8 @@ def _per_block(path: Path, name: str, stored: Any, count: int) -> NDArray[Any]:
         raise DataError(
             f"{path}: {name!r} must have one label per sample, block or frame of {samples} samples: copy it again"
         )
+    if stored.dtype.kind not in "biufSUO":
+        raise DataError(f"{path}: {name!r} is {stored.dtype}, neither numbers nor text: copy it again")
     if rows < samples:
         return np.repeat(_labels(stored[()]), count // rows)
     firsts = []
@@ -113,7 +115,8 @@ def _labels(values: NDArray[Any]) -> NDArray[Any]:
     """Text or, where all are whole, int64."""
     if values.dtype.kind in "SUO":
         return text(values)
-    whole = values.astype(np.int64)
+    with np.errstate(invalid="ignore"):  # what int64 cannot hold differs, and stays as it is
+        whole = values.astype(np.int64)
     return whole if (whole == values).all() else values
 
 
