@@ -1,8 +1,9 @@
 """What the pages say is done: their commands are run, their Python is executed, their suites are validated, in a folder with small stand-ins.
 
 Per page and in order: ``yaml`` blocks whose first line is ``# NAME.yaml`` become that file, other ``yaml`` blocks are validated as
-parts of a suite; ``bash`` blocks are run line by line, in this process; ``python`` blocks share one namespace; ``console`` blocks are an
-``offramp`` command and what it says on standard error.
+parts of a suite; ``bash`` blocks are run line by line, in this process; ``python`` blocks share one namespace, and become a file too if their
+first line is ``# NAME.py``; ``console`` blocks are an ``offramp`` command and what it says on standard error. Scripts of the repository are
+not run: they must exist and know the options that they are given.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import chdir
@@ -67,6 +69,8 @@ CHANGED = {
 """Options that are added to a page's command because it would take too long as it stands."""
 EXAMPLE = re.compile(r"offramp run (examples/\S+\.yaml)\b")
 """The examples need recordings that the repository does not hold: their suites are validated, not run."""
+SCRIPT = re.compile(r"\bpython (\w+/[\w/]+\.py)([^`\n]*)")
+"""A script of the repository and its arguments, in a code block or in the text."""
 QUICK = {"encoder": "encoder", "seeds": [0], "controls": ["constant"]}
 """What the stand-ins' suites have in place of the pages' encoder, seeds and controls."""
 
@@ -143,6 +147,7 @@ def here(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     stand_in(monkeypatch, lab)
     shutil.copytree(lab, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(registry, "REGISTERED", dict(registry.REGISTERED))
     return tmp_path
 
@@ -165,6 +170,8 @@ def test_page(page: Path, here: Path, capfd: pytest.CaptureFixture[str]):
             for command in commands(block):
                 run_command(command, where, capfd)
         elif block.language == "python":
+            if name := re.match(r"# (\S+\.py)\n", block.content):
+                Path(name[1]).write_text(block.content)
             exec(compile(block.content, where, "exec"), namespace)
         elif block.language == "console":
             check_console(block, where, here, capfd)
@@ -347,6 +354,15 @@ def test_links_between_pages_lead_somewhere():
         prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", prose):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.stem)
+def test_scripts_exist_and_know_their_options(page: Path):
+    for script, arguments in SCRIPT.findall(page.read_text(encoding="utf-8").replace("\\\n", " ")):
+        assert (ROOT / script).is_file(), f"{page.name}: {script}"
+        source = (ROOT / script).read_text(encoding="utf-8")
+        for option in re.findall(r"--[\w-]+", arguments):
+            assert f'"{option}"' in source, f"{page.name}: {script} has no {option}"
 
 
 # --- what the README and errors.md speak of
