@@ -148,6 +148,11 @@ def _crash() -> int:
     return 0
 
 
+def _spin() -> int:
+    while True:
+        pass
+
+
 @pytest.mark.parametrize(
     ("work", "code", "stopped"), [(lambda: 2, 2, ""), (_crash, -signal.SIGSEGV, ""), (_grow, None, "over 2 GB")]
 )
@@ -158,6 +163,9 @@ def test_a_child_that_crashes_or_grows_is_noticed(
     assert (ended.code, ended.stopped) == (code, stopped)
 
 
-def test_a_child_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("driver.SECONDS", 0.2)
-    assert run_apart(lambda: time.sleep(600) or 0, tmp_path, tmp_path).code is None
+@pytest.mark.parametrize(("limit", "work"), [("SECONDS", _spin), ("WAITING", signal.pause)])
+def test_a_child_that_hangs_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, work: Callable[[], int]
+) -> None:
+    monkeypatch.setattr(f"driver.{limit}", 0.2)
+    assert run_apart(work, tmp_path, tmp_path).code is None
