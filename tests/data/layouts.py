@@ -40,8 +40,8 @@ def opened(path: Path, name: str, cache: Path, **fields: Any) -> Table:
     backwards = np.array([count - 1, 0, 0])
     np.testing.assert_array_equal(table.windows.read(backwards), everything[backwards])
     assert table.windows.read(np.array([], dtype=np.int64)).shape == (0, *table.windows.shape)
-    write_cache(table, cache / "cache.h5")
-    again = open_table(DataSpec(path=cache / "cache.h5"))
+    write_cache(table, cache / "written.h5")
+    again = open_table(DataSpec(path=cache / "written.h5"))
     np.testing.assert_array_equal(again.windows.read(np.arange(count)), everything)
     for column, values in table.columns.items():
         np.testing.assert_array_equal(again.columns[column], values)
