@@ -121,7 +121,7 @@ def test_the_folder_of_a_run_names_its_bundle(folder: Path):
     run = folder.parent / "run"
     run.mkdir()
     folder.rename(run / "bundle")
-    with pytest.raises(BundleError, match="run is not a bundle: it has no config.json; give .*run/bundle$"):
+    with pytest.raises(BundleError, match=r"run is not a bundle: it has no config.json; give .*run/bundle$"):
         load_bundle(run)
 
 

@@ -58,7 +58,7 @@ def test_jsonl_of_a_regression(iq_folder: Path, data: Path, tmp_path: Path):
 
 
 def test_a_device_is_called_one(iq_folder: Path):
-    with pytest.raises(DataError, match="^/dev/zero is a device and not a regular file"):
+    with pytest.raises(DataError, match=r"^/dev/zero is a device and not a regular file"):
         predict_file(iq_folder, Path("/dev/zero"), "modulation", "csv", None)
 
 
