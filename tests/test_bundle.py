@@ -117,6 +117,14 @@ def test_spoilt_bundle_is_one_clear_line(folder: Path, spoil, message: str):
     assert "\n" not in str(caught.value)
 
 
+def test_the_folder_of_a_run_names_its_bundle(folder: Path):
+    run = folder.parent / "run"
+    run.mkdir()
+    folder.rename(run / "bundle")
+    with pytest.raises(BundleError, match=r"run is not a bundle: it has no config.json; give .*run/bundle$"):
+        load_bundle(run)
+
+
 def test_missing_folder(tmp_path: Path):
     with pytest.raises(BundleError, match="no such bundle"):
         load_bundle(tmp_path / "nothing")

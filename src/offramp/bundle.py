@@ -347,7 +347,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise BundleError(f"no such bundle: {folder} is not a folder")
     if not os.path.lexists(path):
-        raise BundleError(f"{folder} is not a bundle: it has no {CONFIG}")
+        inner = folder / "bundle"
+        advice = f"; give {inner}" if os.path.lexists(inner / CONFIG) else ""  # the folder of a run
+        raise BundleError(f"{folder} is not a bundle: it has no {CONFIG}{advice}")
     config = read_json(path, BundleError, "save the bundle again")
     schema = config.get("schema") if isinstance(config, dict) else None
     if schema != SCHEMA or not isinstance(schema, int):

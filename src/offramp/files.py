@@ -346,4 +346,6 @@ def _cannot_write(path: Path, error: OSError) -> OfframpError:
     reason = error.strerror or str(error)
     if error.errno == errno.ENAMETOOLONG:
         return OfframpError(f"cannot write {error.filename or path}: {reason}; choose a shorter name")
+    if error.errno == errno.ELOOP:
+        return OfframpError(f"cannot write {path}: {reason}; choose another --out")
     return OfframpError(f"cannot write {path}: {reason}; free some space or choose another place")

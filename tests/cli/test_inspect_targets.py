@@ -45,6 +45,13 @@ def test_encoder_folder(tmp_path: Path):
     assert "0.0%" in text
 
 
+def test_the_folder_of_a_run_names_its_bundle(tmp_path: Path):
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "config.json").write_text("{}")
+    with pytest.raises(OfframpError, match=r"is not a bundle: it has no config.json; give .*/bundle$"):
+        inspect_target(str(tmp_path))
+
+
 def test_registered_names_without_weights(monkeypatch: pytest.MonkeyPatch):
     found = inspect_target("lwm")
     assert isinstance(found, EncoderInspection)

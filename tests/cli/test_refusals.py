@@ -19,6 +19,7 @@ import torch
 from laboratory import COUNT, Call, Lab, arrays, task
 from tiny import noise, tiny_encoder, tones
 
+from offramp.cli import inspection
 from offramp.encoders.storage import save_encoder
 from offramp.experiment import pipeline
 
@@ -41,6 +42,19 @@ def run_refused(lab: Lab, refused: Refused) -> Refused:
         return line
 
     return run
+
+
+@pytest.mark.parametrize("sizes", ["2,1,1000000000000", "2,1,33554433"])
+def test_a_shape_that_fits_in_no_memory(refused: Refused, sizes: str):
+    refused("inspect", "iq-resnet", "--shape", sizes, words=["--shape", "at most 67,108,864 values"])
+
+
+def test_memory_that_torch_does_not_get(refused: Refused, monkeypatch: pytest.MonkeyPatch):
+    def starved(*_: object) -> None:
+        torch.empty(2**60, dtype=torch.float32)
+
+    monkeypatch.setattr(inspection, "inspect_target", starved)
+    refused("inspect", "iq-resnet", words="not enough memory")
 
 
 class TestSuites:

@@ -13,7 +13,7 @@ import pytest
 
 from offramp.errors import OfframpError
 from offramp.report.loading import load_results, results_file
-from offramp.schema.results import Results
+from offramp.schema.results import ExitControl, Results
 
 
 def refused(path: Path, *words: str) -> None:
@@ -78,6 +78,14 @@ def test_parts_that_do_not_fit_each_other(demo: Results, tmp_path: Path, key: st
     refused(changed(demo, tmp_path, lambda task: task.update({key: value})), f"bad field tasks.los.{key}")
 
 
+def test_exits_that_cannot_be(demo: Results, tmp_path: Path) -> None:
+    control = next(name for name, control in demo.tasks["los"].controls.items() if isinstance(control, ExitControl))
+    refused(changed(demo, tmp_path, lambda task: task.update(exits=[])), "bad field tasks.los.exits")
+    empty = changed(demo, tmp_path, lambda task: task["controls"][control].update(exits=[]))
+    refused(empty, f"bad field tasks.los.controls.{control}")
+    refused(changed(demo, tmp_path, lambda task: task["chosen"].update(macs=-1)), "bad field tasks.los.chosen.macs")
+
+
 @pytest.mark.parametrize(
     "content",
     [b"[" * 100_000, b'{"a":' * 100_000, b'{"schema": 1, "suite": "\\ud800"}', b'"\xff"', b"", b"\x89HDF\r\n"],
@@ -97,8 +105,8 @@ def test_names_that_command_a_terminal(demo: Results, tmp_path: Path) -> None:
 def test_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero"), Path("/dev/stdin")):
-        refused(path, "is no file of up to")
-    refused(Path("x" * 5000), "File name too long")
+        refused(path, "not a regular file")
+    refused(Path("x" * 5000), "does not exist")
     with (tmp_path / "large.json").open("wb") as file:
         file.truncate(2**30)
-    refused(tmp_path / "large.json", "is no file of up to 256 MB")
+    refused(tmp_path / "large.json", "has more than 16,777,216 bytes")

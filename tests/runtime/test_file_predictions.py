@@ -57,6 +57,11 @@ def test_jsonl_of_a_regression(iq_folder: Path, data: Path, tmp_path: Path):
     assert {row["confidence"] for row in rows} == {None}
 
 
+def test_a_device_is_called_one(iq_folder: Path):
+    with pytest.raises(DataError, match=r"^/dev/zero is a device and not a regular file"):
+        predict_file(iq_folder, Path("/dev/zero"), "modulation", "csv", None)
+
+
 @pytest.mark.parametrize("form", ["(N, 2, time)", "(N, time, 2)", "complex", "pairs"])
 def test_a_file_of_any_form_of_iq(iq_folder: Path, tmp_path: Path, form: str):
     raw = np.random.default_rng(4).standard_normal((5, 2, 128)).astype(np.float32)

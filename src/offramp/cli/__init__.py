@@ -21,6 +21,8 @@ CORRECTABLE = {
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR), NAME),
 }
 """What the system refuses and the user can correct, and how."""
+NO_MEMORY = ("DefaultCPUAllocator", "CUDA out of memory")
+"""What torch says where Python would raise MemoryError."""
 
 
 def main() -> None:
@@ -90,7 +92,7 @@ def _code_of(error: Exception | SystemExit) -> int:
     if isinstance(error, BrokenPipeError):
         drop_output()  # whoever read our output has closed it
         return 0
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in NO_MEMORY):
         return _complain(f"not enough memory ({error}): take a smaller --window, batch or file")
     if isinstance(error, OSError) and error.errno in CORRECTABLE:
         if error.filename is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from offramp.data.inspection import inspect_file
 from offramp.data.summary import ColumnSummary, FileSummary
 from offramp.errors import EncoderError, OfframpError
 from offramp.opening import read_json, regular_file
+from offramp.schema.bundle import MOST_VALUES
 
 DEFAULT_SIZES = {"antennas": 4, "time": 256}
 SHOWN_VALUES = 12
@@ -175,7 +177,7 @@ def inspect_target(
     path = Path(target)
     if os.path.exists(path) and checkpoint is None:
         keys = _config_keys(path)
-        if "tasks" in keys:
+        if "tasks" in keys or os.path.lexists(path / "bundle" / "config.json"):
             return BundleInspection(load_bundle(path))
         if not keys & {"architecture", "model_type"}:
             return FileInspection(inspect_file(path, format_name))
@@ -240,6 +242,9 @@ def _inspect_encoder(
 
 def _parse_shape(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in text.split(","))
+        shape = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise EncoderError(f"--shape {text!r}: give sizes separated by commas, e.g. 2,4,256") from None
+    if math.prod(shape) > MOST_VALUES:
+        raise EncoderError(f"--shape {text!r}: a window has at most {MOST_VALUES:,} values")
+    return shape

@@ -10,6 +10,7 @@ from typing import IO
 import numpy as np
 
 from offramp.bundle import BundleTask
+from offramp.data.containers.companions import check_place
 from offramp.data.containers.rates import same_rate
 from offramp.data.formats import format_of, known_formats, open_table
 from offramp.data.places import find_places, listing
@@ -165,7 +166,9 @@ def _spec(task: BundleTask, file: Path, reading: Reading) -> DataSpec:
         "allow_outside": reading.allow_outside,
     }
     spec = DataSpec(**{**known, **dict.fromkeys(unused), **own}, path=file)
-    if not any(layout.recognise(find_places(file)[0]) for layout in known_formats().values()):
+    first = find_places(file)[0]
+    if not any(layout.recognise(first) for layout in known_formats().values()):
+        check_place(first, reading.allow_outside)  # a device or a pipe has no layout either
         if task.data.get("format") is None:
             raise DataError(
                 f"{file} is of no known layout: give it the suffix of its layout (.h5, .npz, .sigmf-meta ...), or make a "

@@ -14,7 +14,7 @@ class ExitRow(Part):
     """One exit: what it costs and how it scores. MACs count encoder and head for one window."""
 
     exit: str
-    macs: int
+    macs: int = Field(ge=0)
     macs_saved_fraction: float = Field(description="Against the full encoder with its head")
     val: Score
     test: Score
@@ -33,7 +33,7 @@ class FeatureRow(Part):
 class ExitControl(Part):
     """A control with exits: a randomly initialised encoder, or taps cut to equal width."""
 
-    exits: list[ExitRow]
+    exits: list[ExitRow] = Field(min_length=1)
     chosen: ExitRow
     draws: int = 1
     gain: Gain | None = Field(None, description="Our chosen exit against this control's chosen exit")
@@ -101,7 +101,7 @@ class TaskResult(Part):
     notes: list[str] = Field([], description="Sentences on the data: what was passed over, filled up or left out")
     label_names: list[str] = Field([])
     pooling: Literal["default", "tokens"] = Field("default", description="Of the taps that the heads take")
-    exits: list[ExitRow]
+    exits: list[ExitRow] = Field(min_length=1)
     chosen: ExitRow
     full: ExitRow
     gain_over_full: Gain
