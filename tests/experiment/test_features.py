@@ -206,7 +206,7 @@ class TestTokens:
     ) -> None:
         needed = 4 * COUNT * sum(p * width for p, width in tap_shapes(encoder, (2, 1, 64), "tokens").values())
         monkeypatch.setattr(features, "free_bytes", lambda path: needed - 1)
-        with pytest.raises(OfframpError, match=rf"need {needed / 1e9:.1f} GB .*free some space"):
+        with pytest.raises(OfframpError, match=rf"need {needed / 1e6:,.1f} MB .*free some space"):
             fill_bank(encoder, windows, Transform(), tmp_path, pooling="tokens")
         monkeypatch.setattr(features, "free_bytes", lambda path: needed)
         fill_bank(encoder, windows, Transform(), tmp_path, pooling="tokens")

@@ -137,8 +137,8 @@ def fill_rows(
     needed = 4 * values * (windows.count - done)
     if needed > free_bytes(folder):
         raise OfframpError(
-            f"the features of {windows.name} need {needed / 1e9:.1f} GB in {folder.parent}, and "
-            f"{free_bytes(folder) / 1e9:.1f} GB are free: free some space or choose another --out"
+            f"the features of {windows.name} need {needed / 1e6:,.1f} MB in {folder.parent}, and "
+            f"{free_bytes(folder) / 1e6:,.1f} MB are free: free some space or choose another --out"
         )
     batch = min(batch_size(windows.shape), _power_of_two(BATCH_TAP_VALUES // values))
     try:
