@@ -356,13 +356,16 @@ def test_links_between_pages_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.stem
+)
 def test_scripts_exist_and_know_their_options(page: Path):
     for script, arguments in SCRIPT.findall(page.read_text(encoding="utf-8").replace("\\\n", " ")):
         assert (ROOT / script).is_file(), f"{page.name}: {script}"
         source = (ROOT / script).read_text(encoding="utf-8")
         for option in re.findall(r"--[\w-]+", arguments):
-            assert f'"{option}"' in source, f"{page.name}: {script} has no {option}"
+            argument = option[2:].replace("-", "_")  # argparse has the option itself, typer a parameter of its name
+            assert re.search(rf'"{option}"|\b{argument}: Annotated\[', source), f"{page.name}: {script} has no {option}"
 
 
 # --- what the README and errors.md speak of
