@@ -206,9 +206,10 @@ def test_saved_and_loaded(make_dataset, tmp_path: Path) -> None:
     path.write_text(json.dumps(content | {"fingerprint": "0" * 64}))
     with pytest.raises(DataError, match="other windows"):
         load_split(path, dataset)
-    path.write_text("{")
-    with pytest.raises(DataError, match="not a saved split"):
-        load_split(path, dataset)
+    for damaged in ("{", "[]", json.dumps(content | {"test": [10**30]}), json.dumps(content | {"draws": 7})):
+        path.write_text(damaged)
+        with pytest.raises(DataError, match="not a saved split"):
+            load_split(path, dataset)
     with pytest.raises(DataError, match="does not exist"):
         load_split(tmp_path / "none.json", dataset)
 

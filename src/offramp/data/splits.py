@@ -176,7 +176,7 @@ def load_split(path: Path, dataset: Dataset) -> Split:
         )
         fingerprint, sha256 = content["fingerprint"], content["sha256"]
         calibration = _indices(content.get("calibration", []))
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
         raise DataError(f"{path} is not a saved split: take splits/TASK.json of a run") from error
     if fingerprint != dataset.windows.fingerprint:
         raise DataError(f"{path} belongs to other windows than {dataset.windows.name}: draw a new split")
