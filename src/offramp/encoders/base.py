@@ -302,6 +302,9 @@ class StagedEncoder(nn.Module, ABC):
             exits.append(Exit(name, index, width, sum(parameter.numel() for parameter in counted)))
         return tuple(exits)
 
+    _measure_exits = measure_exits
+    """Its name in encoders written before it was public."""
+
 
 class Truncated(nn.Module):
     """A network that ends at one exit, made by :meth:`StagedEncoder.truncate`: input to tap."""
