@@ -67,6 +67,7 @@ def test_other_types(demo: Results, tmp_path: Path, key: str, value: object) -> 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("exits", []),
         ("by_snr", {"edges_db": [0, 1], "chosen": [1, 1], "full": [1]}),
         ("by_snr", {"edges_db": [], "chosen": [], "full": []}),
         ("confusion", [[1, 2], [3]]),

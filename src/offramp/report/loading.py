@@ -49,6 +49,8 @@ def load_results(path: Path) -> Results:
 def _unfit(task: TaskResult) -> str | None:
     """A field whose parts do not fit each other, as the schema alone cannot say, with what is wrong."""
     snr, confusion = task.by_snr, task.confusion
+    if not task.exits:
+        return "exits (at least one is needed)"
     if snr is not None and not len(snr.edges_db) - 1 == len(snr.chosen) == len(snr.full) > 0:
         return "by_snr (one edge more than there are scores is needed)"
     if confusion is not None and not all(len(row) == len(confusion) and min(row) >= 0 for row in confusion):
