@@ -160,7 +160,7 @@ def set_at(path: str, value: object) -> Callable[[dict[str, Any]], None]:
         ("tasks.angle.transform.name", "fourier", "tasks.angle.transform.name"),
         ("tasks.angle.transform.frames", 1, "tasks.angle.transform.frames: input should be greater than or equal to 2"),
         ("tasks.device.transform.mean", [0.1], "standardize needs mean and scale of 2 channels"),
-        ("tasks.device.transform.scale", [1.0, float("nan")], "tasks.device.transform.scale.1"),
+        ("tasks.device.transform.scale", [1.0, float("nan")], "NaN is no number"),
         ("tasks.angle.window_shape", [], "tasks.angle.window_shape: list should have at least 1 item"),
         ("tasks.angle.window_shape", [2, 0, 96], "tasks.angle.window_shape.1: input should be greater"),
         ("tasks.angle.window_shape", [2, 2, [96]], "tasks.angle.window_shape.2: input should be a valid integer"),

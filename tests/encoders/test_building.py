@@ -76,7 +76,8 @@ def folder(folders: Path, tmp_path: Path) -> Callable[[str], Path]:
     ("name", "arguments", "message"),
     [
         ("iq-resnet", {"repeats": [2, 2]}, "channels for stem, mixing and 3 stages, and repeats for 2"),
-        ("iq-resnet", {"channels": [24, 32, 64, float("-inf"), 160]}, "channels: 3: input should be a valid integer"),
+        ("iq-resnet", {"channels": [24, 32, 64, float("-inf"), 160]}, "-Infinity is no number"),
+        ("iq-resnet", {"channels": [24, 32, 64, 96.5, 160]}, "channels: 3: input should be a valid integer"),
         ("iq-resnet", {"channels": "abcde"}, r"channels: input should be a valid array \(given: 'abcde'\)"),
         ("iq-resnet", {"channels": [24, 32, 64, 96, "160"]}, "channels: 4: input should be a valid integer"),
         ("iq-resnet", {"channels": [65536] * 5}, r"stages.0.0.weight is \(24, 2, 1, 7\) instead of \(65536, "),
@@ -88,7 +89,7 @@ def folder(folders: Path, tmp_path: Path) -> Callable[[str], Path]:
         ("lwm", {"heads": 65}, "width=64, heads=65"),
         ("lwm", {"layers": 0}, "layers: input should be greater than or equal to 1"),
         ("lwm", {"layers": True}, "layers: input should be a valid integer"),
-        ("lwm", {"width": float("nan")}, "width: input should be a valid integer"),
+        ("lwm", {"width": None}, "width: input should be a valid integer"),
         ("lwm-1.1", {"positions": 10**9}, "positions: input should be less than or equal to 65536"),
         ("lwm-1.1", {"positions": 1}, "positions: input should be greater"),
         ("wavesfm", {"width": "128"}, "width: input should be a valid integer"),
@@ -119,8 +120,8 @@ def test_arguments_that_do_not_fit(folder: Callable[[str], Path], name: str, arg
         ({"num_hidden_layers": 1000}, "asks for more than [0-9,]+ tensors"),
         ({"image_size": 10**6}, "more than 67,108,864 values"),
         ({"hidden_size": "wide"}, "vit cannot be built"),
-        ({"hidden_size": 10**30}, "vit cannot be built"),
-        ({"patch_size": 0}, "vit cannot be built"),
+        ({"hidden_size": 10**18}, "cannot be built"),
+        ({"patch_size": 0}, "cannot be built"),
     ],
 )
 @pytest.mark.parametrize("name", ["vit", "huggingface"])

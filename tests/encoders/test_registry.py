@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -191,6 +192,16 @@ class TestFoldersOfTheSameName:
         Path("mine").mkdir()
         with pytest.raises(EncoderError, match="mine is not an encoder folder"):
             load_encoder("mine")
+
+    def test_one_that_cannot_be_read_is_not_passed_over(self) -> None:
+        Path("iq-resnet").mkdir()
+        Path("iq-resnet/config.json").write_text('{"architecture": "iq-resnet", "con')
+        with pytest.raises(EncoderError, match=r"iq-resnet/config\.json is not JSON"):
+            load_encoder("iq-resnet")
+        Path("iq-resnet/config.json").unlink()
+        os.mkfifo("iq-resnet/config.json")
+        with pytest.raises(EncoderError, match=r"iq-resnet/config\.json is a FIFO"):
+            load_encoder("iq-resnet")
 
     def test_a_checkpoint_is_for_the_architecture(self) -> None:
         save_encoder(tiny_encoder(), Path("iq-shufflenet"))

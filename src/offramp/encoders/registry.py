@@ -137,15 +137,16 @@ def load_encoder(
     if hub.is_source(wanted):
         return _from_folder(hub.source_folder(wanted), weights, seed, config).to(_usable(device))
     folder = Path(within) / name
-    architecture = None if storage.is_encoder_folder(folder) else _architecture(wanted)
-    if architecture is not None and weights == "random":
-        return random_encoder(architecture, config, seed).to(_usable(device))
-    if not storage.is_encoder_folder(folder) and (shipped := packaged_weights(wanted)) is not None:
-        folder = shipped
-    elif architecture is not None:
-        raise _no_weights(wanted)
-    elif not os.path.isdir(folder):
-        raise _unknown(wanted)
+    if not storage.is_encoder_folder(folder):
+        architecture, shipped = _architecture(wanted), packaged_weights(wanted)
+        if architecture is not None and weights == "random":
+            return random_encoder(architecture, config, seed).to(_usable(device))
+        if shipped is not None:
+            folder = shipped
+        elif architecture is not None:
+            raise _no_weights(wanted)
+        elif not os.path.isdir(folder):
+            raise _unknown(wanted)
     return _from_folder(folder, weights, seed, config).to(_usable(device))
 
 
