@@ -476,7 +476,7 @@ def make_mistakes(folder: Path) -> None:
     changed("own", folder / "encoder", '"iq-resnet"', '"my-resnet"')
     changed("words", folder / "encoder", r'"channels": \[\s*8', '"channels": ["8"')
     changed("wide", folder / "encoder", r'"channels": \[\s*8', '"channels": [60000')
-    changed("damaged", folder / "runs" / "mine" / "bundle", r'"window_shape": \[\s*2', '"window_shape": ["two"')
+    changed("retyped", folder / "runs" / "mine" / "bundle", r'"window_shape": \[\s*2', '"window_shape": ["two"')
     (folder / "runs" / "started").mkdir()
     torch.save(
         {"config": asdict(PretrainingConfig(steps=50)), "step": 1, "log": []},
