@@ -36,7 +36,7 @@ def own(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     (lab / "own_net.py").write_text(MODULE)
     monkeypatch.chdir(lab.folder)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    monkeypatch.setattr(registry, "_ARCHITECTURES", dict(registry._ARCHITECTURES))
+    monkeypatch.setattr(registry, "REGISTERED", dict(registry.REGISTERED))
     known = set(sys.modules)
     yield lab
     for name in set(sys.modules) - known:
