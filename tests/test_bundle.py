@@ -1,8 +1,11 @@
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +126,90 @@ def test_the_folder_of_a_run_names_its_bundle(folder: Path):
     folder.rename(run / "bundle")
     with pytest.raises(BundleError, match=r"run is not a bundle: it has no config.json; give .*run/bundle$"):
         load_bundle(run)
+
+
+def set_at(path: str, value: object) -> Callable[[dict[str, Any]], None]:
+    """Change a value of a configuration; ``tasks.angle.window_shape.0`` says which."""
+
+    def change(config: Any) -> None:
+        *above, last = path.split(".")
+        for key in above:
+            config = config[int(key) if isinstance(config, list) else key]
+        config[int(last) if isinstance(config, list) else last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("encoder", [], "encoder: input should be a valid dictionary"),
+        ("encoder.architecture", 5, "encoder.architecture: input should be a valid string"),
+        ("encoder.config", "none", "encoder.config: input should be a valid dictionary"),
+        ("encoder.exits", [], "each exit needs a name of its own"),
+        ("encoder.exits.1.name", "stem", "each exit needs a name of its own"),
+        ("encoder.exits.1.width", 8.5, "encoder.exits.1.width: input should be a valid integer"),
+        ("encoder.exits.1.width", True, "encoder.exits.1.width: input should be a valid integer"),
+        ("encoder_path", "a" * 300, "encoder_path: this is no path"),
+        ("encoder_path", "a\0b", "encoder_path: this is no path"),
+        ("tasks", [], "tasks: input should be a valid dictionary"),
+        ("tasks.angle.kind", "ranking", "tasks.angle.kind: input should be 'classification' or 'regression'"),
+        ("tasks.angle.label_names", "abc", "tasks.angle.label_names: input should be a valid list"),
+        ("tasks.device.label_names", ["a", 2], "tasks.device.label_names.1: input should be a valid string"),
+        ("tasks.angle.transform", "none", "tasks.angle.transform"),
+        ("tasks.angle.transform.name", "fourier", "tasks.angle.transform.name"),
+        ("tasks.angle.transform.frames", 1, "tasks.angle.transform.frames: input should be greater than or equal to 2"),
+        ("tasks.device.transform.mean", [0.1], "standardize needs mean and scale of 2 channels"),
+        ("tasks.device.transform.scale", [1.0, float("nan")], "NaN is no number"),
+        ("tasks.angle.window_shape", [], "tasks.angle.window_shape: list should have at least 1 item"),
+        ("tasks.angle.window_shape", [2, 0, 96], "tasks.angle.window_shape.1: input should be greater"),
+        ("tasks.angle.window_shape", [2, 2, [96]], "tasks.angle.window_shape.2: input should be a valid integer"),
+        ("tasks.angle.window_shape", [2, 2, 10**9], "tasks.angle.window_shape: more than 67,108,864 values"),
+        ("tasks.angle.target_shape", "NaN", "tasks.angle.target_shape: input should be a valid list"),
+        ("tasks.angle.layers.stem", 10**12, "tasks.angle.layers.stem: input should be less than or equal to 2"),
+        ("tasks.angle.layers.stem", "1", "tasks.angle.layers.stem: input should be a valid integer"),
+        ("tasks.angle.val", [], "tasks.angle.val: input should be a valid dictionary"),
+        ("tasks.angle.val", {}, "no validation score of its exit 'stage3.0'"),
+        ("tasks.angle.data.hop", [1, 2], "tasks.angle.data: hop: input should be a valid integer"),
+        ("tasks.angle.data.cut", "middle", "tasks.angle.data: cut: input should be"),
+        ("tasks.angle.pooling", "max", "tasks.angle.pooling: input should be 'default' or 'tokens'"),
+        ("schema", True, "has schema True"),
+        ("schema", "1" * 5000, "has schema '111"),
+    ],
+)
+def test_a_wrong_type_or_size_is_named_before_anything_is_read(folder: Path, path: str, value: object, message: str):
+    change_config(folder, set_at(path, value))
+    if "no validation score" not in message:
+        (folder / "heads.safetensors").unlink()
+    with pytest.raises(BundleError, match=re.escape(message)) as caught:
+        load_bundle(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("text", ["[" * 20_000 + "]" * 20_000, "\x00", '{"schema": 1e400}'])
+def test_what_is_no_configuration_at_all(folder: Path, text: str):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(BundleError):
+        load_bundle(folder)
+
+
+def test_what_a_later_version_adds_is_not_looked_at(folder: Path):
+    change_config(folder, set_at("tasks.angle.novelty", {"a": 1}))
+    change_config(folder, set_at("encoder.novelty", 3))
+    assert load_bundle(folder).task("angle").kind == "regression"
+
+
+def test_the_only_task_needs_no_name(folder: Path):
+    loaded = load_bundle(folder)
+    assert loaded.choose("angle").name == "angle"
+    with pytest.raises(
+        BundleError, match=r"several tasks: choose one with --task \(modulation, angle, device, shape\)"
+    ):
+        loaded.choose(None)
+    change_config(folder, lambda c: [c["tasks"].pop(name) for name in ("modulation", "device", "shape")])
+    assert load_bundle(folder).choose(None).name == "angle"
 
 
 def test_missing_folder(tmp_path: Path):

@@ -142,14 +142,19 @@ def narrow_encoder(seed: int = 0, **config: Any) -> StagedEncoder:
 
 
 @pytest.fixture
-def here(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the lab to work in."""
     stand_in(monkeypatch, lab)
     shutil.copytree(lab, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.syspath_prepend(tmp_path)  # as for a script in this folder
     monkeypatch.setattr(registry, "REGISTERED", dict(registry.REGISTERED))
-    return tmp_path
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 # --- the pages
@@ -462,6 +467,16 @@ def make_mistakes(folder: Path) -> None:
     shutil.copytree(folder / "runs" / "mine" / "bundle", folder / "swapped")
     save_encoder(narrow_encoder(seed=9, repeats=[1, 1, 1]), folder / "swapped" / "encoder")
     torch.save({"model": Hostile()}, folder / "hostile.pth")
+    torch.save({"embedding.proj.weight": torch.ones(64, 16).to_sparse()}, folder / "sparse.pth")
+
+    def changed(name: str, copied: Path, old: str, new: str) -> None:
+        config = (shutil.copytree(copied, folder / name) / "config.json").read_text()
+        (folder / name / "config.json").write_text(re.sub(old, new, config, count=1))
+
+    changed("own", folder / "encoder", '"iq-resnet"', '"my-resnet"')
+    changed("words", folder / "encoder", r'"channels": \[\s*8', '"channels": ["8"')
+    changed("wide", folder / "encoder", r'"channels": \[\s*8', '"channels": [60000')
+    changed("retyped", folder / "runs" / "mine" / "bundle", r'"window_shape": \[\s*2', '"window_shape": ["two"')
     (folder / "runs" / "started").mkdir()
     torch.save(
         {"config": asdict(PretrainingConfig(steps=50)), "step": 1, "log": []},

@@ -352,7 +352,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{folder} is not a bundle: it has no {CONFIG}{advice}")
     config = read_json(path, BundleError, "save the bundle again")
     schema = config.get("schema") if isinstance(config, dict) else None
-    if schema != SCHEMA or not isinstance(schema, int):
+    if type(schema) is not int or schema != SCHEMA:  # True is 1, too
         raise BundleError(f"{path} has schema {reprlib.repr(schema)}: this version of offramp reads schema {SCHEMA}")
     try:
         BundleDocument.model_validate(config)

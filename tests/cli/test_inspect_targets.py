@@ -132,3 +132,10 @@ def test_nothing_there(tmp_path: Path):
             inspect_target(str(tmp_path / "mine"), shape=shape)
     with pytest.raises(OfframpError, match="unknown encoder"):
         inspect_target(str(tmp_path / "mine"), checkpoint=tmp_path / "x.pth")
+
+
+def test_a_folder_with_weights_says_what_is_wrong_with_its_configuration(tmp_path: Path):
+    save_encoder(tiny_encoder(), tmp_path / "mine")
+    (tmp_path / "mine" / "config.json").write_text('{"architecture": ')
+    with pytest.raises(OfframpError, match=r"mine/config\.json is not JSON"):
+        inspect_target(str(tmp_path / "mine"))

@@ -6,8 +6,12 @@ import json
 import os
 import pickle
 import random
+import struct
+import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +19,7 @@ from safetensors.torch import save_file
 from tiny import CONFIG, tiny_encoder
 
 from offramp.encoders.registry import load_encoder
-from offramp.encoders.storage import fill, read_config, read_tensors, save_encoder
+from offramp.encoders.storage import fill, read_config, read_shapes, read_tensors, save_encoder
 from offramp.errors import EncoderError
 
 
@@ -165,6 +169,111 @@ def test_a_checkpoint_that_is_no_state_dict_is_refused(tmp_path: Path, content: 
     assert "is not a state dict: expected names with tensors" in refused(path)
 
 
+class TestKindsOfTensors:
+    """What a tensor may be is said, and anything else names it."""
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+    @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+    def test_floats_come_as_float32(self, tmp_path: Path, dtype: torch.dtype, suffix: str) -> None:
+        values = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+        path = tmp_path / f"c{suffix}"
+        content = {"a": values.to(dtype), "count": torch.tensor(7)}
+        save_file(content, path) if suffix == ".safetensors" else torch.save(content, path)
+        read = read_tensors(path)
+        assert read["a"].dtype == torch.float32
+        assert torch.equal(read["a"], values.to(dtype).float())
+        assert torch.equal(read["count"], torch.tensor(7))
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda t: torch.nn.Parameter(t),
+            lambda t: t.t().contiguous().t(),
+            lambda t: torch.cat([t, t])[4:],
+        ],
+        ids=["parameter", "transposed", "part"],
+    )
+    def test_any_view_of_dense_values(self, tmp_path: Path, make: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        values = torch.randn(4, 4)
+        torch.save({"a": make(values)}, tmp_path / "c.pth")
+        read = read_tensors(tmp_path / "c.pth")["a"]
+        assert torch.equal(read, values)
+        assert not read.requires_grad
+
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize(
+        ("kind", "make"),
+        [
+            ("complex64", lambda t: t.to(torch.complex64)),
+            ("complex32", lambda t: t.to(torch.complex32)),
+            ("sparse_coo", lambda t: t.to_sparse()),
+            ("sparse_csr", lambda t: t.to_sparse_csr()),
+            ("quantised", lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8)),
+            ("on the device meta", lambda t: t.to("meta")),
+            ("float8_e4m3fn", lambda t: t.to(torch.float8_e4m3fn)),
+            ("uint16", lambda t: t.to(torch.uint16)),
+            ("expanded from fewer values", lambda t: torch.zeros(1).expand(10**9, 64)),
+        ],
+    )
+    def test_others_are_refused(self, tmp_path: Path, kind: str, make: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        path = tmp_path / "c.pth"
+        torch.save({"good": torch.zeros(2), "blocks.1.bias": make(torch.ones(4, 4))}, path)
+        assert f"tensor 'blocks.1.bias' is {kind}: store a dense one of float32, " in refused(path)
+
+    @pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn, torch.uint64])
+    def test_so_they_are_in_a_header(self, tmp_path: Path, dtype: torch.dtype) -> None:
+        path = tmp_path / "c.safetensors"
+        save_file({"a": torch.zeros(8).to(dtype)}, path)
+        assert "tensor 'a' is " in refused(path)
+        with pytest.raises(EncoderError, match="tensor 'a' is "):
+            read_shapes(path)
+
+    @pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.int64])
+    def test_integers_are_no_weights(self, tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+        name = next(iter(tensors))
+        with pytest.raises(
+            EncoderError, match=f"c.pth does not fit iq-shufflenet: {name} is {dtype} where torch.float32"
+        ):
+            fill(tiny_encoder(), tensors | {name: tensors[name].to(dtype)}, "c.pth")
+
+
+def test_a_packed_archive_is_not_unpacked(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(10**6)}, tmp_path / "c.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "c.pth") as given,
+        zipfile.ZipFile(tmp_path / "p.pth", "w", zipfile.ZIP_LZMA) as out,
+    ):
+        for member in given.infolist():
+            out.writestr(member.filename, given.read(member))
+    assert "declares 4,00" in refused(tmp_path / "p.pth")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}},
+        {"a": {"dtype": "F32", "shape": [10**6], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [2**62, 8], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "X9", "shape": [1], "data_offsets": [0, 4]}},
+        {"a": 3},
+    ],
+)
+def test_a_header_that_lies_is_refused(tmp_path: Path, header: dict[str, Any]) -> None:
+    text, path = json.dumps(header).encode(), tmp_path / "c.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    refused(path)
+    with pytest.raises(EncoderError, match="not a readable checkpoint"):
+        read_shapes(path)
+    path.write_bytes(struct.pack("<Q", 2**60) + text)
+    refused(path)
+
+
+def test_shapes_come_from_the_header_alone(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    save_file(tensors, tmp_path / "c.safetensors")
+    assert read_shapes(tmp_path / "c.safetensors") == {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert "no such checkpoint" in refused(tmp_path / "absent.pth")
     assert "no such checkpoint" in refused(tmp_path)
@@ -201,7 +310,21 @@ def test_a_checkpoint_of_another_architecture_names_the_first_three_keys(
     assert "not an LWM 1.0 checkpoint: it lacks embedding.proj.weight, " in _load_error("lwm", tmp_path / "iq.pth")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"architecture": "lwm"}', '{"architecture": "lwm", "config": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"architecture": "lwm"}',
+        '{"architecture": "lwm", "config": 3}',
+        '{"architecture": ["lwm"], "config": {}}',
+        '{"architecture": "lwm", "config": {}, "schema": 2}',
+        json.dumps({"architecture": "l" * 5000, "config": {}}),
+        "[" * 20_000 + "]" * 20_000,
+        "\x00",
+    ],
+)
 def test_a_broken_configuration_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(EncoderError, match="is not an encoder's configuration: it needs 'architecture' and 'config'"):

@@ -280,3 +280,14 @@ class TestTokens:
         ) as caught:
             load(folder)
         assert "\n" not in str(caught.value)
+
+
+def test_exits_that_the_encoder_does_not_have(iq_folder: Path, tmp_path: Path):
+    folder = shutil.copytree(iq_folder, tmp_path / "bundle")
+    heads = load_file(folder / "heads.safetensors")
+    save_file({name.replace("/stem/", "/root/"): array for name, array in heads.items()}, folder / "heads.safetensors")
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"stem"', '"root"'))
+    load_bundle(folder)  # it fits together as far as it goes
+    with pytest.raises(BundleError, match=r"describes other exits than .*encoder has"):
+        load(folder)

@@ -199,6 +199,8 @@ def _config_keys(path: Path) -> set[str]:
     try:
         content = read_json(described)
     except OfframpError:
+        if any(path.glob("*.safetensors")):  # it was to be an encoder or a bundle
+            raise
         return set()
     return set(content) if isinstance(content, dict) else set()
 

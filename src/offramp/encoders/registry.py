@@ -7,6 +7,7 @@ class for as long as the process lasts. Where names meet, a class registered in 
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -54,7 +55,7 @@ def known_names() -> list[str]:
 def packaged_weights(name: str) -> Path | None:
     """The encoder folder of this name that ships with the package, if there is one."""
     folder = PACKAGED / name
-    return folder if Path(name).name == name and (folder / storage.CONFIG).is_file() else None
+    return folder if Path(name).name == name and os.path.isfile(folder / storage.CONFIG) else None
 
 
 @cache
@@ -136,15 +137,16 @@ def load_encoder(
     if hub.is_source(wanted):
         return _from_folder(hub.source_folder(wanted), weights, seed, config).to(_usable(device))
     folder = Path(within) / name
-    architecture = None if storage.is_encoder_folder(folder) else _architecture(wanted)
-    if architecture is not None and weights == "random":
-        return random_encoder(architecture, config, seed).to(_usable(device))
-    if not storage.is_encoder_folder(folder) and (shipped := packaged_weights(wanted)) is not None:
-        folder = shipped
-    elif architecture is not None:
-        raise _no_weights(wanted)
-    elif not _is_folder(folder):
-        raise _unknown(wanted)
+    if not storage.is_encoder_folder(folder):
+        architecture, shipped = _architecture(wanted), packaged_weights(wanted)
+        if architecture is not None and weights == "random":
+            return random_encoder(architecture, config, seed).to(_usable(device))
+        if shipped is not None:
+            folder = shipped
+        elif architecture is not None:
+            raise _no_weights(wanted)
+        elif not os.path.isdir(folder):
+            raise _unknown(wanted)
     return _from_folder(folder, weights, seed, config).to(_usable(device))
 
 
@@ -218,13 +220,6 @@ def _check_options(name: str, checkpoint: str | Path | None, options: dict[str, 
         raise EncoderError(
             f"{', '.join(unknown)}: constructor arguments are for weights='random', others bring their own{also}"
         )
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a name that is too long
-        return False
 
 
 def _usable(device: str) -> torch.device:

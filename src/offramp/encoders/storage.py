@@ -25,6 +25,7 @@ from offramp.schema.encoder import EncoderDocument
 from offramp.schema.problems import first_problem
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+NO_CONFIGURATION = "this is not an encoder's configuration: it needs 'architecture' and 'config'"
 FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """Taken as float32."""
 COUNTING = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -78,11 +79,14 @@ def save_encoder(encoder: StoredEncoder, folder: Path, provenance: dict[str, Any
 
 
 def is_encoder_folder(path: Path) -> bool:
-    """Whether a path is a folder whose ``config.json`` is an encoder's, ours or one that the Transformers library wrote."""
-    try:
-        content = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    """Whether a path is a folder whose ``config.json`` is an encoder's, ours or one that the Transformers library wrote.
+
+    Raises:
+        EncoderError: There is a ``config.json``, and it cannot be read.
+    """
+    if not os.path.lexists(path / CONFIG):
         return False
+    content = read_json(path / CONFIG, EncoderError, NO_CONFIGURATION)
     return (
         isinstance(content, dict) and "tasks" not in content and not {"architecture", "model_type"}.isdisjoint(content)
     )
@@ -94,10 +98,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     That of a folder written by the Transformers library comes as it is: it has ``model_type`` and no ``config``.
     """
     path = folder / CONFIG
-    needs = f"{path} is not an encoder's configuration: it needs 'architecture' and 'config'"
     if not os.path.lexists(path):
         raise EncoderError(f"{folder} is not an encoder folder: it has no {CONFIG}")
-    config = read_json(path, EncoderError, needs)
+    config = read_json(path, EncoderError, NO_CONFIGURATION)
     if isinstance(config, dict) and "model_type" in config and "config" not in config:
         return {**config, "model_type": str(config["model_type"])}
     if isinstance(config, dict) and "pretrained_cfg" in config:
@@ -107,7 +110,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         return EncoderDocument.model_validate(config).model_dump(by_alias=True)
     except ValidationError as error:
-        raise EncoderError(f"{needs}; {first_problem(error)}") from None
+        raise EncoderError(f"{path}: {NO_CONFIGURATION}; {first_problem(error)}") from None
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -179,7 +179,7 @@ class LoadedSuite:
         beside = self.folder / spec.name.removeprefix(LOCAL)
         return spec.model_copy(
             update={
-                "name": str(beside) if local or (beside / "config.json").is_file() else spec.name,
+                "name": str(beside) if local or os.path.isfile(beside / "config.json") else spec.name,
                 "checkpoint": self.folder / spec.checkpoint if spec.checkpoint else None,
             }
         )
