@@ -75,8 +75,7 @@ class Fuzzer:
     def __init__(self, root: Path, seed: int, keep: Path | None = None, only: str = "") -> None:
         self._seeds = [each for each in make_seeds(root / "seeds") if only in each.kind]
         self._root, self._seed, self._keep = root, seed, keep
-        for each in self._seeds:
-            self._warm_up(each)
+        self._warm_up()
         gc.collect()
         gc.freeze()  # children share these pages as long as nobody counts references in them
 
@@ -111,15 +110,18 @@ class Fuzzer:
         shutil.rmtree(folder / OUT, ignore_errors=True)
         return Attempt(number, kind, command, ended.code, fault, ended.seconds, ended.peak, ended.stderr[-4000:])
 
-    def _warm_up(self, seed: Seed) -> None:
+    def _warm_up(self) -> None:
         """What commands import is there for all children; and valid inputs pass, but predict may find windows of another shape."""
-        for command in seed.commands:
-            if "{word}" in command:
-                continue
-            with tempfile.TemporaryDirectory(dir=self._root) as name:
-                folder = Path(name) / "input"
-                shutil.copytree(seed.folder, folder, symlinks=True)
-                code, text = _in_this_process([word.replace("{}", str(folder)) for word in command])
+        known = set()
+        for seed in self._seeds:
+            for number, command in enumerate(seed.commands):
+                if "{word}" in command or (number and command in known):
+                    continue
+                known.add(command)
+                with tempfile.TemporaryDirectory(dir=self._root) as name:
+                    folder = Path(name) / "input"
+                    shutil.copytree(seed.folder, folder, symlinks=True)
+                    code, text = _in_this_process([word.replace("{}", str(folder)) for word in command])
                 assert code in ((0, 2) if command[0] == "predict" else (0,)), f"{seed.kind} {command}: {text}"
 
     def _store(self, folder: Path, attempt: Attempt) -> None:

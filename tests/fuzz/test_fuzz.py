@@ -22,7 +22,7 @@ from driver import Attempt, Fuzzer, run_apart
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-COUNT = 200
+COUNT = 172
 SEED = 1
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS
@@ -46,7 +46,7 @@ SUITES = st.fixed_dictionaries(
     },
     optional=dict.fromkeys(("selection", "controls", "seeds", "policies", "y"), TREES),
 )
-FEW = settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
