@@ -8,6 +8,7 @@ not run: they must exist and know the options that they are given.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -449,6 +450,17 @@ def make_mistakes(folder: Path) -> None:
     (recordings / "burst.sigmf-meta").write_text(meta.dumps())
     suite("sigmf.yaml", {"path": "recordings", "group": "recording"})
     suite("annotation.yaml", {"path": "recordings", "group": "recording", "window": 64})
+
+    (folder / "outside").mkdir()
+    outside = json.loads(meta.dumps())
+    outside["global"]["core:dataset"] = "../recordings/burst.sigmf-data"
+    (folder / "outside" / "burst.sigmf-meta").write_text(json.dumps(outside))
+    suite("outside.yaml", {"path": "outside", "group": "recording", "window": 64})
+    layout = h5py.VirtualLayout(windows.shape, "f4")
+    layout[:] = h5py.VirtualSource("other.h5", "sample", windows.shape)
+    with h5py.File(folder / "joined.h5", "w") as joined:
+        joined.create_virtual_dataset("sample", layout)
+    os.mkfifo(folder / "pipe.h5")
 
     for name, rate in (("plain/a", 1e6), ("rates/a", 1e6), ("rates/b", 20e6), ("damaged/a", 1e6), ("damaged/c", 1e6)):
         (folder / name).parent.mkdir(exist_ok=True)

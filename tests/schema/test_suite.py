@@ -329,3 +329,30 @@ class TestPathsAndLabels:
         else:
             suite = load(tmp_path, content).suite
             assert Suite.model_validate(suite.model_dump(mode="json")) == suite
+
+
+class TestBounds:
+    def test_a_byte_order_mark(self, tmp_path: Path):
+        path = tmp_path / "suite.yaml"
+        path.write_text("\ufeffencoder: lwm\n", encoding="utf-8")
+        with pytest.raises(SuiteError, match="missing key 'tasks'"):
+            load_suite(path)
+
+    def test_a_suite_of_a_megabyte(self, tmp_path: Path):
+        (tmp_path / "suite.yaml").write_text("# nothing\n" * 100_000)
+        with pytest.raises(SuiteError, match=r"suite\.yaml has more than 262,144 bytes.*: a suite is YAML"):
+            load_suite(tmp_path / "suite.yaml")
+
+    def test_keys_that_are_merged_over_and_over(self, tmp_path: Path):
+        lines = ["a: &a {" + ", ".join(f"k{number}: 1" for number in range(100)) + "}"]
+        lines += [f"b{number}: &b{number} {{<<: [{', '.join(['*a'] * 50)}]}}" for number in range(100)]
+        (tmp_path / "suite.yaml").write_text("\n".join(lines))
+        with pytest.raises(SuiteError, match=r"too many keys are merged"):
+            load_suite(tmp_path / "suite.yaml")
+
+    @pytest.mark.parametrize("key", ["window", "hop", "windows_per_recording"])
+    def test_more_samples_than_there_can_be(self, tmp_path: Path, key: str):
+        data = {"path": "a.h5", "target": "b", key: 10**15}
+        (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"encoder": "lwm", "tasks": [{"name": "a", "data": data}]}))
+        with pytest.raises(SuiteError, match=rf"tasks\.0\.data\.{key}: "):
+            load_suite(tmp_path / "suite.yaml")

@@ -245,3 +245,30 @@ def test_other_files_do_not_start_as_a_dictionary(tmp_path: Path) -> None:
         assert not starts_dictionary(write(tmp_path / "a", content))
     assert not starts_dictionary(tmp_path)
     assert not starts_dictionary(tmp_path / "none")
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 4])
+def test_arrays_with_fewer_bytes_than_they_say(tmp_path: Path, protocol: int) -> None:
+    """Found when the pickle is read, or when rows are."""
+    values = np.arange(20_000, dtype="<f4").reshape(20, 1000)
+    content = pickle.dumps({"a": values}, protocol)
+    path = tmp_path / "a.p"
+    for place in range(4000, len(content) - 4000, len(content) // 7):
+        path.write_bytes(content[:place] + content[place + 3000 :])
+        with pytest.raises(DataError, match=r"a\.p .*copy it again"):
+            read_pickle(path)["a"].values()
+
+
+def test_an_array_that_asks_for_more_than_the_file(tmp_path: Path) -> None:
+    content = pickle.dumps(np.arange(2000, dtype="<f4"), 2)
+    size = content.find((2000).to_bytes(2, "little"))
+    (tmp_path / "a.p").write_bytes(content[:size] + (60_000).to_bytes(2, "little") + content[size + 2 :])
+    with pytest.raises(DataError, match="copy it again"):
+        read_pickle(tmp_path / "a.p")
+
+
+@pytest.mark.parametrize("protocol", [0, 2])
+def test_half_characters_are_no_text(tmp_path: Path, protocol: int) -> None:
+    (tmp_path / "a.p").write_bytes(pickle.dumps({"\ud800": 1}, protocol))
+    with pytest.raises(DataError, match="copy it again"):
+        read_pickle(tmp_path / "a.p")

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import firwin, resample_poly
 
 from offramp.errors import DataError
 
@@ -70,6 +69,8 @@ def read_at_rate(
     stop = min(start + math.ceil(count / change) + reach, within[1])
     samples = read(first, stop - first)
     before = np.zeros((first - (start - lead), samples.shape[1]), samples.dtype)
+    from scipy.signal import resample_poly  # takes most of a second to import, and few recordings need it
+
     resampled = resample_poly(np.concatenate((before, samples)), up, down, axis=0, window=_filter(max(up, down)))
     skipped = lead // down * up
     return np.asarray(resampled[skipped : skipped + count])
@@ -78,4 +79,6 @@ def read_at_rate(
 @lru_cache(8)
 def _filter(rate: int) -> NDArray[np.float64]:
     """The low-pass that scipy designs anew at every call."""
+    from scipy.signal import firwin
+
     return np.asarray(firwin(2 * REACH * rate + 1, 1 / rate, window=("kaiser", 5.0)))
