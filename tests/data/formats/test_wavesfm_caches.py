@@ -237,6 +237,8 @@ def test_other_impulse_responses_stay_as_they_are(write, tmp_path: Path) -> None
     ("attributes", "expected"),
     [
         ({"mean_real": "loud"}, "'mean_real' must be numbers"),
+        ({"mean_real": "[" * 5000}, "'mean_real' must be numbers"),
+        ({"mean_real": "[1e999]"}, "'mean_real' must be numbers"),
         ({"mean_real": [1.0, 2.0]}, "one number each"),
         ({"std_imag": np.nan}, "'std_imag' must be finite"),
     ],

@@ -26,7 +26,6 @@ group. ``location`` stays as it is, in metres.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -38,6 +37,7 @@ from offramp.data.formats.arrays import is_shared
 from offramp.data.formats.windows import Fetch
 from offramp.data.table import Table
 from offramp.errors import DataError
+from offramp.opening import parse_json
 
 
 def adapt(table: Table, field: str, attributes: Mapping[str, Any]) -> Table:
@@ -101,7 +101,8 @@ def _numbers(name: str, attributes: Mapping[str, Any], key: str, default: float 
     """An attribute that is a number, an array or a list in JSON, float32 ``(n,)``."""
     value = attributes.get(key, default)
     try:
-        listed = json.loads(value) if isinstance(value, str | bytes) else value
+        text = value.decode() if isinstance(value, bytes) else value
+        listed = parse_json(text) if isinstance(text, str) else value
         numbers = np.atleast_1d(np.asarray(listed, dtype=np.float32))
     except (ValueError, TypeError) as error:
         raise DataError(f"{name}: attribute {key!r} must be numbers; make the cache again") from error
