@@ -304,6 +304,34 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     refused(tmp_path / "attribute.h5", "not UTF-8")
 
 
+@pytest.mark.parametrize("name", ["X", "Y", "Z", "iq", "gain", "sample", "0/data", "('AM', 'radio', '10', '0')"])
+def test_numbers_that_numpy_does_not_know(tmp_path: Path, name: str) -> None:
+    """Floats with more bits for the exponent than any of numpy's."""
+    unknown = h5py.h5t.IEEE_F64LE.copy()
+    unknown.set_fields(63, 43, 20, 0, 43)
+    arrays = {
+        "X": {"X": (4, 1024, 2), "Y": (4, 24), "Z": (4, 1)},
+        "Y": {"X": (4, 1024, 2), "Y": (4, 24), "Z": (4, 1)},
+        "Z": {"X": (4, 1024, 2), "Y": (4, 24), "Z": (4, 1)},
+        "iq": {"iq": (2048, 2), "tx_beam": (2048,), "gain": (2048,)},
+        "gain": {"iq": (2048, 2), "tx_beam": (2048,), "gain": (2048,)},
+        "0/data": {"0/data": (2, 64)},
+    }.get(name, {name: (256,)})
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        if name == "0/data":
+            file.attrs["created_by"] = "TorchSig HDF5FileHandler"
+            file["0/metadata/0/class_name"] = "qpsk"
+        for array, shape in arrays.items():
+            if array == name:
+                group = file.require_group(array.rpartition("/")[0] or "/")
+                space = h5py.h5s.create_simple(shape)
+                h5py.h5d.create(group.id, array.rpartition("/")[2].encode(), unknown, space)
+            else:
+                file[array] = np.zeros(shape, "f4")
+    with pytest.raises(DataError, match=r"a\.h5"):
+        read(tmp_path / "a.h5")
+
+
 @pytest.mark.parametrize("layout", ["radcom", "rml2018", "deepbeam", "torchsig"])
 def test_layouts_of_data_sets_are_looked_at_too(tmp_path: Path, layout: str) -> None:
     (tmp_path / "data").mkdir()

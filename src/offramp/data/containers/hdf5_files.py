@@ -70,7 +70,7 @@ def value_type(stored: h5py.Dataset) -> np.dtype[Any]:
     """Type of a dataset's values: ``U`` for text of any length, ``V0`` where numpy has none."""
     try:
         dtype: np.dtype[Any] = stored.dtype
-    except TypeError:
+    except (TypeError, ValueError):
         return np.dtype("V")
     return np.dtype(np.str_) if dtype.kind == "O" and h5py.check_string_dtype(dtype) is not None else dtype
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.data.containers.hdf5_checks import dataset
-from offramp.data.containers.hdf5_files import RowReader, holds, opened
+from offramp.data.containers.hdf5_files import RowReader, holds, opened, value_type
 from offramp.data.formats.columns import text
 from offramp.data.formats.windows import Fetch, digest
 from offramp.data.summary import FileSummary, summarise_table
@@ -61,7 +61,7 @@ def summarise(path: Path) -> FileSummary:
 def _table(path: Path, fingerprint: str, allow_outside: bool = False) -> Table:
     with opened(path, allow_outside) as file:
         iq = dataset(path, file, "iq", allow_outside)
-        if iq.shape[1:] != (2,) or iq.dtype.kind not in "iuf":
+        if iq.shape[1:] != (2,) or value_type(iq).kind not in "iuf":
             raise DataError(f"{path} has no array 'iq' (samples, 2) of numbers: set data.format")
         count, left = divmod(iq.shape[0], SAMPLES)
         if left or not count:
@@ -96,8 +96,8 @@ def _per_block(path: Path, name: str, stored: Any, count: int) -> NDArray[Any]:
         raise DataError(
             f"{path}: {name!r} must have one label per sample, block or frame of {samples} samples: copy it again"
         )
-    if stored.dtype.kind not in "biufSUO":
-        raise DataError(f"{path}: {name!r} is {stored.dtype}, neither numbers nor text: copy it again")
+    if (kind := value_type(stored)).kind not in "biufSUO":
+        raise DataError(f"{path}: {name!r} is {kind}, neither numbers nor text: copy it again")
     if rows < samples:
         return np.repeat(_labels(stored[()]), count // rows)
     firsts = []

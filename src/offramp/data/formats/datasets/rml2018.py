@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.data.containers.hdf5_checks import dataset
-from offramp.data.containers.hdf5_files import RowReader, holds, opened
+from offramp.data.containers.hdf5_files import RowReader, holds, opened, value_type
 from offramp.data.formats.windows import Fetch, digest
 from offramp.data.summary import FileSummary, summarise_table
 from offramp.data.table import Table, WindowSource
@@ -88,7 +88,7 @@ def _table(path: Path, fingerprint: str, allow_outside: bool = False) -> Table:
 
 def _dataset(path: Path, file: h5py.File, name: str, allow_outside: bool) -> Any:
     found = dataset(path, file, name, allow_outside)
-    if found.dtype.kind not in "iuf":
+    if value_type(found).kind not in "iuf":
         raise DataError(f"{path} has no array {name!r} of numbers: set data.format, or copy it again")
     return found
 
