@@ -279,7 +279,7 @@ def test_constructor_arguments_do_not_vanish_silently(folder: Path) -> None:
         load_encoder(folder, repeats=[1, 1, 1])
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "mps", "hpu", "gpu", ""])
+@pytest.mark.parametrize("device", ["cuda:99", "mps", "hpu", "gpu", "meta", ""])
 def test_a_device_that_is_not_there_is_named(folder: Path, device: str) -> None:
     with pytest.raises(EncoderError, match=f"device '{device}' cannot be used here: try --device cpu"):
         load_encoder(folder, device=device)

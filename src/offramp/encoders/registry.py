@@ -225,7 +225,7 @@ def _check_options(name: str, checkpoint: str | Path | None, options: dict[str, 
 def _usable(device: str) -> torch.device:
     try:
         wanted = torch.device(device)
-        torch.empty(0, device=wanted)
+        torch.zeros((), device=wanted).item()  # there are devices that hold no values
     except (RuntimeError, AssertionError, ImportError):
         raise EncoderError(f"device {device!r} cannot be used here: try --device cpu") from None
     return wanted

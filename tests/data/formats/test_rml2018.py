@@ -83,6 +83,11 @@ def test_one_wrong_label_is_named(tmp_path: Path) -> None:
     check_refused(write(tmp_path / "a.hdf5", Y=labels), "window 41")
 
 
+@pytest.mark.parametrize("name", ["X", "Z"])
+def test_a_number_in_place_of_an_array(tmp_path: Path, name: str) -> None:
+    check_refused(write(tmp_path / "a.hdf5", **{name: np.float32(7)}), "a.hdf5", f"{name} is ()", format="rml2018")
+
+
 def test_truncated_or_not_hdf5(tmp_path: Path) -> None:
     path = write(tmp_path / "a.hdf5")
     path.write_bytes(path.read_bytes()[:300_000])

@@ -64,7 +64,7 @@ def summarise(path: Path) -> FileSummary:
 def _table(path: Path, fingerprint: str, allow_outside: bool = False) -> Table:
     with opened(path, allow_outside) as file:
         iq, one_hot, snr = (_dataset(path, file, name, allow_outside) for name in "XYZ")
-        count = iq.shape[0]
+        count = iq.shape[0] if iq.ndim else 0
         if iq.ndim != 3 or iq.shape[2] != 2 or 0 in iq.shape or one_hot.shape != (count, len(MODULATIONS)):
             raise DataError(
                 f"{path}: X is {iq.shape} and Y is {one_hot.shape}; rml2018 has X (N, samples, 2) and "
