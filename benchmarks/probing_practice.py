@@ -82,7 +82,7 @@ def chosen_exit(problem: Problem, bank: FeatureBank) -> FittedExit:
     """Heads for all exits, seeds and strengths, and the exit that the default rule picks on validation."""
     fitted = [fit_exit(problem, name, bank.taps(name)) for name in bank.names]
     resamples = Resamples.draw(problem.val_units.count, SEEDS, 0)
-    return fitted[non_inferior([exit.val_sums for exit in fitted], problem.metric, resamples, TOLERANCE)]
+    return fitted[non_inferior([exit.val_sums for exit in fitted], problem.metric, resamples, TOLERANCE).chosen]
 
 
 def learning_rate(step: int, steps_per_epoch: int) -> float:

@@ -121,7 +121,7 @@ class Ours:
         """By the suite's rule, on validation."""
         problem = self.problem
         resamples = Resamples.draw(problem.val_units.count, len(problem.split.draws), 0)
-        return non_inferior([each.val_sums for each in self.fitted], problem.metric, resamples, TOLERANCE)
+        return non_inferior([each.val_sums for each in self.fitted], problem.metric, resamples, TOLERANCE).chosen
 
     def policies(self, budgets: Sequence[Sequence[float]]) -> list[list[Policy]]:
         """The best confidence policy on validation, by seed and budget; every seed has budgets of its own."""

@@ -195,7 +195,7 @@ def choose(
     if rule.latency_ms is not None:
         median = [latencies[exit.name].p50 for exit in fitted]
         return selection.within_budget(sums, problem.metric, median, rule.latency_ms, "ms")
-    return selection.non_inferior(sums, problem.metric, resampling.val, rule.tolerance)
+    return selection.non_inferior(sums, problem.metric, resampling.val, rule.tolerance).chosen
 
 
 def with_significance(outcomes: Sequence[Outcome]) -> list[Outcome]:

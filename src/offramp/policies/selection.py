@@ -3,38 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from offramp.errors import SuiteError
 from offramp.scoring.metrics import Array, Metric
 from offramp.scoring.resampling import LEVEL, Resamples, gain_draws, per_seed_scores
 
 
-def non_inferior(sums: Sequence[Array], metric: Metric, resamples: Resamples, tolerance: float | str) -> int:
-    """The shallowest exit reached in fixed sequence that is not worse than the full encoder by more than a tolerance.
+@dataclass(frozen=True)
+class NonInferiority:
+    """Which exits are shown not to be worse than full depth by more than the margin.
 
-    From the deepest exit to the shallowest, each is tested against full depth, paired, one-sided at 5%: the 5% quantile of the
-    resampled gain must lie above minus the tolerance. The first that fails ends the sequence, so the family-wise error stays
-    at 5% (Maurer, Hothorn and Lehmacher 1995).
+    Attributes:
+        chosen: Index of the shallowest that passes; the last one where none does.
+        lower: Lower ends of the simultaneous one-sided 95% intervals of each exit's gain over full depth, in the metric's unit; 0 for
+            full depth itself.
+        margin: The tolerance in the metric's unit.
+        bonferroni: Index that Bonferroni's correction of the same bootstrap would choose.
+    """
+
+    chosen: int
+    lower: tuple[float, ...]
+    margin: float
+    bonferroni: int
+
+
+def non_inferior(sums: Sequence[Array], metric: Metric, resamples: Resamples, tolerance: float | str) -> NonInferiority:
+    """The shallowest exit that is not worse than the full encoder by more than a tolerance, all exits tested at once.
+
+    The gains of all exits over full depth are resampled together. The 95% quantile of the largest of their studentised errors (max-T)
+    sets the lower ends of intervals that hold for all exits at once, so that any exit above the margin may be named, and the family-wise
+    error stays at 5% (Romano and Wolf, Econometrica 2005; Hothorn, Bretz and Westfall, Biometrical Journal 2008). Since neighbouring exits
+    err alike, this asks for less than Bonferroni's correction. A bad exit does not stand in the way of a good one behind it.
 
     Args:
         sums: Per exit, validation statistics summed per seed and unit, ``(S, U, q)``.
         metric: The task's metric.
         resamples: Bootstrap weights over the units.
         tolerance: A number in the metric's unit, or a percentage of the full encoder's score such as ``"1%"``.
-
-    Returns:
-        Index of the chosen exit.
     """
-    full = sums[-1]
-    allowed = margin(tolerance, float(per_seed_scores(full, metric).mean()))
-    chosen = len(sums) - 1
-    for index in range(len(sums) - 2, -1, -1):
-        if np.nanquantile(gain_draws(sums[index], full, metric, resamples), LEVEL) <= -allowed:
-            break
-        chosen = index
-    return chosen
+    full, last = sums[-1], len(sums) - 1
+    full_score = float(per_seed_scores(full, metric).mean())
+    allowed = margin(tolerance, full_score)
+    if last == 0:
+        return NonInferiority(0, (0.0,), allowed, 0)
+    gains = np.array([metric.sign * (per_seed_scores(each, metric).mean() - full_score) for each in sums[:-1]])
+    errors = np.stack([gain_draws(each, full, metric, resamples) for each in sums[:-1]], axis=1) - gains
+    spread = np.nanstd(errors, axis=0)
+    studentised = np.divide(errors, spread, out=np.zeros_like(errors), where=spread > 0)
+    together = float(np.nanquantile(studentised.max(1), 1 - LEVEL))
+    lower = gains - together * spread
+    apart = gains - np.nanquantile(errors, 1 - LEVEL / last, axis=0)
+    return NonInferiority(
+        _shallowest(lower > -allowed), (*(float(value) for value in lower), 0.0), allowed, _shallowest(apart > -allowed)
+    )
+
+
+def _shallowest(passes: NDArray[np.bool_]) -> int:
+    """Index of the first that passes; of full depth where none does."""
+    return int(np.append(passes, True).argmax())
 
 
 def best(sums: Sequence[Array], metric: Metric) -> int:
