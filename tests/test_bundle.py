@@ -287,7 +287,7 @@ class TestTokens:
         encoder = small_shufflenet()
         tokens, plain = token_task(encoder, "a", "stem", IQ_SHAPE, TARGET), task(encoder, "a", "stem", IQ_SHAPE)
         mixed = replace(tokens, heads={**tokens.heads, "conv5": plain.heads["conv5"]})
-        with pytest.raises(BundleError, match="takes default taps, and the task's other heads take tokens"):
+        with pytest.raises(BundleError, match="has no positions, and the task's heads take tokens"):
             save_bundle(bundle_of(encoder, mixed), tmp_path / "b", "")
 
 

@@ -68,11 +68,6 @@ class Head:
         """Number of classes, or of target dimensions."""
         return int(self.layers[-1][0].shape[0]) if self.positions is None else self.positions.size
 
-    @property
-    def pooling(self) -> str:
-        """How the taps that the head takes are pooled, ``default`` or ``tokens``."""
-        return "default" if self.positions is None else "tokens"
-
     def __call__(self, taps: NDArray[np.float32]) -> NDArray[np.float32]:
         """Taps float32 ``(N, inputs)``, or ``(N, positions, inputs)``, to logits or values, float32 ``(N, outputs)``."""
         first, *others = self.layers
@@ -105,6 +100,7 @@ class BundleTask:
             classification.
         policies: By name, what :meth:`offramp.policies.Policy.to_dict` gives: which windows leave at which exit.
         temperatures: Per exit, by which its logits are divided before they become probabilities; 1 where none is stored.
+        summary: How positions become one tap, for heads that have none of their own: ``default``, ``statistics`` or ``quantiles``.
     """
 
     name: str
@@ -120,16 +116,17 @@ class BundleTask:
     target_shape: tuple[int, ...] = ()
     policies: dict[str, dict[str, Any]] = field(default_factory=dict)
     temperatures: dict[str, float] = field(default_factory=dict)
+    summary: str = "default"
+
+    @property
+    def pooling(self) -> str:
+        """How the taps of all its heads are pooled."""
+        return self.summary if self.heads[self.exit].positions is None else "tokens"
 
     @property
     def temperature(self) -> float:
         """Of the chosen exit."""
         return self.temperatures.get(self.exit, 1.0)
-
-    @property
-    def pooling(self) -> str:
-        """How the taps of all its heads are pooled, ``default`` or ``tokens``."""
-        return self.heads[self.exit].pooling
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,12 +241,12 @@ def _task_to_dict(task: BundleTask) -> dict[str, Any]:
 
 
 def _task_from_dict(name: str, stored: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> BundleTask:
-    # bundles from before there were heads on tokens, policies and temperatures of fixed exits do not name them
-    on_tokens = stored.get("pooling", "default") == "tokens"
+    # bundles from before there were poolings, policies and temperatures of fixed exits do not name them
+    pooling = stored.get("pooling", "default")
     heads = {
         exit: Head(
             tuple((tensors[f"{name}/{exit}/{i}/weight"], tensors[f"{name}/{exit}/{i}/bias"]) for i in range(count)),
-            tensors[f"{name}/{exit}/positions"] if on_tokens else None,
+            tensors[f"{name}/{exit}/positions"] if pooling == "tokens" else None,
         )
         for exit, count in stored["layers"].items()
     }
@@ -267,6 +264,7 @@ def _task_from_dict(name: str, stored: dict[str, Any], tensors: Mapping[str, NDA
         target_shape=tuple(stored.get("target_shape", ())),
         policies={policy: dict(parts) for policy, parts in stored.get("policies", {}).items()},
         temperatures={exit: float(value) for exit, value in stored.get("temperatures", {}).items()},
+        summary="default" if pooling == "tokens" else pooling,
     )
 
 
@@ -301,18 +299,18 @@ def _check(bundle: Bundle, source: str) -> None:
 
 
 def _problem(head: Head, pooling: str, inputs: int, outputs: int) -> str | None:
-    """What is wrong with a head, in words. ``inputs`` is the width of default taps: the bundle does not hold that of tokens."""
+    """What is wrong with a head, in words. ``inputs`` is the width of default taps: the bundle does not hold that of others."""
     if not 1 <= len(head.layers) <= 2:
         return f"has {len(head.layers)} layers instead of 1 or 2"
-    if head.pooling != pooling:
-        return f"takes {head.pooling} taps, and the task's other heads take {pooling}"
-    width = inputs
+    if (head.positions is not None) != (pooling == "tokens"):
+        return f"has {'no ' if head.positions is None else ''}positions, and the task's heads take {pooling} taps"
+    width = inputs if pooling == "default" else math.prod(head.layers[0][0].shape[1:])
     if (positions := head.positions) is not None:
         if positions.ndim != 2 or positions.dtype != np.int64 or not is_permutation(positions, outputs):
             return (
                 f"has positions {positions.shape} of {positions.dtype} that do not hold each of {outputs} values once"
             )
-        width, outputs = math.prod(head.layers[0][0].shape[1:]), positions.shape[1]
+        outputs = positions.shape[1]
     for weight, bias in head.layers:
         if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
             return f"has weights {weight.shape} and bias {bias.shape} where {width} inputs arrive"

@@ -72,7 +72,7 @@ def exit_costs(
         measure: Whether to measure latency too.
         batch: Windows per measured call. MACs are always for one window.
         seconds: Measuring time per exit, on average over the exits; at least 20 calls each are timed.
-        pooling: Of the taps that the heads take: ``default``, or ``tokens`` for ``(N, positions, width)``.
+        pooling: Of the taps that the heads take: see :meth:`StagedEncoder.tap`.
 
     Raises:
         EncoderError: The encoder does not take this shape, or ``heads`` names an unknown exit.
@@ -197,7 +197,7 @@ def _count_macs(
         for exit in encoder.exits:
             stage, state = _counted(lambda exit=exit, state=state: model.advance(exit.index, state))  # type: ignore[misc]
             prefix += stage
-            pool, tap = _counted(lambda exit=exit, state=state: model.pool(exit.index, state, pooling))  # type: ignore[misc]
+            pool, tap = _counted(lambda exit=exit, state=state: model.tap(exit.index, state, pooling))  # type: ignore[misc]
             head = heads.get(exit.name)
             macs[exit.name] = prefix + pool, _head_macs(head, tap) if head is not None else 0
     return macs

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from offramp.encoders.pooling import OF_TOKENS
 from offramp.encoders.storage import save_encoder
 from offramp.errors import EncoderError
 
@@ -160,7 +161,16 @@ class StagedEncoder(nn.Module, ABC):
 
     @abstractmethod
     def pool(self, exit: int, state: State, pooling: str = "default") -> Tensor:
-        """The tap at an exit: ``(N, width)`` float32, or ``(N, positions, width)`` with ``pooling="tokens"``."""
+        """The tap at an exit: ``(N, width)`` float32, or ``(N, positions, width)`` with ``pooling="tokens"``; no other pooling is asked for."""
+
+    def tap(self, exit: int, state: State, pooling: str = "default") -> Tensor:
+        """The tap at an exit in any pooling: those that :meth:`pool` has, or ``statistics`` and ``quantiles`` of its tokens.
+
+        ``(N, width)`` float32; ``(N, positions, width)`` for ``tokens``; ``(N, 2 width)`` and ``(N, 5 width)`` of the tokens' width for the others.
+        """
+        if pooling in OF_TOKENS:
+            return OF_TOKENS[pooling](self.pool(exit, state, "tokens"))
+        return self.pool(exit, state, pooling)
 
     @classmethod
     def for_checkpoint(cls, tensors: dict[str, Tensor]) -> type[StagedEncoder]:
@@ -186,12 +196,12 @@ class StagedEncoder(nn.Module, ABC):
         Args:
             x: Input ``(N, *input.shape)`` of ``input.dtype``.
             exits: Names of exits.
-            pooling: ``"default"`` for ``(N, width)``, ``"tokens"`` for ``(N, positions, width)``.
+            pooling: See :meth:`tap`.
 
         Raises:
             EncoderError: An exit is unknown, or the input has another shape or dtype.
         """
-        return {exit.name: self.pool(exit.index, state, pooling) for exit, state in self.visit(x, exits)}
+        return {exit.name: self.tap(exit.index, state, pooling) for exit, state in self.visit(x, exits)}
 
     def states(self, x: Tensor, exits: Iterable[str] | None = None) -> dict[str, Tensor]:
         """The main tensor of the state at the named exits, before any final norm and pooling."""

@@ -36,7 +36,7 @@ def tap_shapes(encoder: StagedEncoder, shape: tuple[int, ...], pooling: str = "d
     Args:
         encoder: Frozen with :func:`freeze`. Unless the pooling is its own, it runs once, on one made-up window.
         shape: Of one window, as the encoder takes it.
-        pooling: See :meth:`StagedEncoder.pool`.
+        pooling: See :meth:`StagedEncoder.tap`.
 
     Raises:
         EncoderError: The encoder does not take windows of this shape, or has no such pooling.

@@ -94,7 +94,7 @@ def fill_bank(
         root: Folder of banks; this one gets a sub-folder named by the hash of source, transform, encoder and pooling.
         on_progress: Called with windows done and windows in all.
         device: Where the encoder is.
-        pooling: ``default``, or ``tokens`` for taps with positions.
+        pooling: See :meth:`StagedEncoder.tap`.
 
     Raises:
         EncoderError: The encoder does not take windows of this shape, or has no such pooling.

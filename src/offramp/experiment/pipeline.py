@@ -224,5 +224,6 @@ def _bundle_task(outcome: Outcome) -> BundleTask:
         data=task.data.model_dump(mode="json", exclude={"path", "synthetic"}) | rate,
         target_shape=dataset.target_shape,
         temperatures=outcome.temperatures,
+        summary="default" if task.head.pooling == "tokens" else task.head.pooling,
         policies={name: policy.to_dict() for name, policy in outcome.policies.items()},
     )

@@ -97,7 +97,7 @@ def run_cascades(encoder: StagedEncoder, cascades: Sequence[Cascade], x: Tensor,
             state = encoder.advance(stage, state)
         stages = exit + 1
         poolings = {cascades[index].pooling for index in asked}
-        taps = {pooling: encoder.pool(exit, state, pooling) for pooling in poolings}
+        taps = {pooling: encoder.tap(exit, state, pooling) for pooling in poolings}
         answered = [tasks[index].consult(encoder.exits[exit].name, taps) for index in asked]
         if exit == last:
             break
@@ -127,7 +127,7 @@ def _one_window(encoder: StagedEncoder, cascade: Cascade, exits: tuple[int, ...]
         for stage in range(stages, exit + 1):
             state = encoder.advance(stage, state)
         stages = exit + 1
-        outputs: Array = cascade.heads[name](encoder.pool(exit, state, cascade.pooling))
+        outputs: Array = cascade.heads[name](encoder.tap(exit, state, cascade.pooling))
         if outputs.device.type == "cpu":
             outputs = outputs.numpy()
         leave, memory = policy.step(name, outputs, memory)

@@ -101,7 +101,7 @@ class Predictor:
             encoder.input.check(shape)
             policies = self._policies[task.name] = policies_of(task)
             exits = {exit for policy in policies.values() for exit in policy.exits}
-            _check_tokens(task, exits, encoder, shape)
+            _check_taps(task, exits, encoder, shape)
             self._heads[task.name] = {
                 exit: head_module(task.heads[exit]).requires_grad_(False).to(self.device) for exit in exits
             }
@@ -243,17 +243,17 @@ def load_bundle_encoder(bundle: Bundle, folder: Path, device: str = "cpu") -> St
     return encoder.eval().requires_grad_(False)
 
 
-def _check_tokens(task: BundleTask, exits: Iterable[str], encoder: StagedEncoder, shape: tuple[int, ...]) -> None:
-    """A bundle holds the width of every default tap; that of tokens is for the encoder to say."""
+def _check_taps(task: BundleTask, exits: Iterable[str], encoder: StagedEncoder, shape: tuple[int, ...]) -> None:
+    """A bundle holds the width of every default tap; the shape of others is for the encoder to say."""
     if task.pooling == "default":
         return
     given = tap_shapes(encoder, shape, task.pooling)
     for exit in exits:
         head = task.heads[exit]
-        taken = (0 if head.positions is None else len(head.positions), head.inputs)
+        taken = (head.inputs,) if head.positions is None else (len(head.positions), head.inputs)
         if taken != given[exit]:
             raise BundleError(
-                f"head of task {task.name!r} takes tokens of shape {taken} where the encoder gives {given[exit]}: save the bundle again"
+                f"head of task {task.name!r} takes {task.pooling} of shape {taken} where the encoder gives {given[exit]}: save the bundle again"
             )
 
 

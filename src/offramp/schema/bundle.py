@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from offramp.schema.encoder import EncoderName
 from offramp.schema.problems import first_problem
-from offramp.schema.tasks import DataSpec
+from offramp.schema.tasks import DataSpec, Pooling
 
 MOST_VALUES = 2**26
 """In one window, or in one window's target."""
@@ -76,7 +76,7 @@ class TaskEntry(Entry):
     layers: dict[str, Annotated[int, Field(ge=1, le=2)]]
     val: dict[str, float]
     data: dict[str, Any]
-    pooling: Literal["default", "tokens"] = "default"
+    pooling: Pooling = "default"
     target_shape: Shape = []
     temperatures: dict[str, float] = {}
     policies: dict[str, dict[str, Any]] = {}

@@ -105,4 +105,4 @@ class PoliciesSpec(Spec):
 
     def applies_to(self, task: TaskSpec) -> bool:
         """Whether a task has one answer per window, and criteria for its kind."""
-        return task.head.pooling == "default" and bool(self.criteria_for(task.kind))
+        return task.head.pooling != "tokens" and bool(self.criteria_for(task.kind))

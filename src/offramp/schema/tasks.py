@@ -284,17 +284,21 @@ TransformSpec = Annotated[
 """A name, or a name with its settings."""
 
 
+Pooling = Literal["default", "statistics", "quantiles", "tokens"]
+
+
 class HeadSpec(Spec):
     """The small per-task module on a tap.
 
     Attributes:
         kind: ``linear``, or ``mlp`` with one hidden layer.
-        pooling: ``default``, or ``tokens`` for one linear head that every position of the encoder shares: each position gives
+        pooling: How the positions of a stage become one tap: ``default`` is the encoder's own, mostly a mean; ``statistics`` is mean and
+            standard deviation, ``quantiles`` five quantiles over positions. ``tokens`` stands for one linear head that every position of the encoder shares: each position gives
             the entries of the target that belong to it.
     """
 
     kind: Literal["linear", "mlp"] = "linear"
-    pooling: Literal["default", "tokens"] = "default"
+    pooling: Pooling = "default"
 
     @model_validator(mode="after")
     def _tokens_are_linear(self) -> HeadSpec:

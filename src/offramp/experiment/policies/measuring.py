@@ -173,7 +173,7 @@ def _settle(run: Callable[..., State], *given: object) -> None:
 
 def _consult(machine: Machine, exit: str, state: State) -> None:
     """Pool, answer, and decide whom to let go by the distance to an answer before, where the runtime decides."""
-    outputs = machine.heads[exit](machine.encoder.pool(machine.encoder.exit_index(exit), state, machine.pooling))
+    outputs = machine.heads[exit](machine.encoder.tap(machine.encoder.exit_index(exit), state, machine.pooling))
     decided = outputs.numpy() if outputs.device.type == "cpu" else outputs
     policy = Policy("regression", "agreement", (exit, ""), (np.inf,), (1.0, 1.0), (1.0, 1.0))
     leave, _ = policy.step(exit, decided, (policy.start(len(outputs))[0], decided))

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from offramp.schema.results.policies import MeasuredPolicies, PolicyComparison
 from offramp.schema.results.scores import Gain, Latency, Part, Score
+from offramp.schema.tasks import Pooling
 
 
 class ExitRow(Part):
@@ -100,7 +101,7 @@ class TaskResult(Part):
     simulated: bool = False
     notes: list[str] = Field([], description="Sentences on the data: what was passed over, filled up or left out")
     label_names: list[str] = Field([])
-    pooling: Literal["default", "tokens"] = Field("default", description="Of the taps that the heads take")
+    pooling: Pooling = Field("default", description="Of the taps that the heads take")
     exits: list[ExitRow] = Field(min_length=1)
     chosen: ExitRow
     full: ExitRow
