@@ -90,7 +90,8 @@ def token_task(
         layout = rng.permutation(math.prod(target_shape)).reshape(positions, -1)
         heads[each] = replace(random_head(rng, width, layout.shape[1]), positions=layout)
     plain = task(encoder, name, exit, window_shape)
-    return replace(plain, metric="nmse_db", heads=heads, target_shape=target_shape)
+    poolings = dict.fromkeys(heads, "tokens")
+    return replace(plain, metric="nmse_db", heads=heads, target_shape=target_shape, poolings=poolings)
 
 
 def bundle_of(encoder: StagedEncoder, *tasks: BundleTask) -> Bundle:

@@ -172,7 +172,7 @@ def set_at(path: str, value: object) -> Callable[[dict[str, Any]], None]:
         ("tasks.angle.val", {}, "no validation score of its exit 'stage3.0'"),
         ("tasks.angle.data.hop", [1, 2], "tasks.angle.data: hop: input should be a valid integer"),
         ("tasks.angle.data.cut", "middle", "tasks.angle.data: cut: input should be"),
-        ("tasks.angle.pooling", "max", "tasks.angle.pooling: input should be 'default' or 'tokens'"),
+        ("tasks.angle.pooling", "max", "tasks.angle.pooling: input should be 'default', 'statistics', 'quantiles' or 'tokens'"),
         ("schema", True, "has schema True"),
         ("schema", "1" * 5000, "has schema '111"),
     ],

@@ -5,6 +5,7 @@
     config.json            schema, encoder, tasks; written last, so that a folder that has it is complete
     heads.safetensors      TASK/EXIT/LAYER/weight and TASK/EXIT/LAYER/bias, float32; TASK/EXIT/positions, int64, of heads on tokens
     examples.safetensors   optional: some raw windows per task, to compare an exported graph with the bundle
+    statistics.safetensors optional: SET/BUFFER, float32: BatchNorm's statistics of tasks that do not use the encoder's own
     README.md              the model card
     encoder/               the encoder folder, unless ``encoder_path`` points elsewhere
 """
@@ -15,7 +16,7 @@ import json
 import math
 import os
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,15 @@ from offramp.files import atomic_path, output_folder, write_text
 from offramp.opening import read_json, regular_file
 from offramp.schema.bundle import BundleDocument
 from offramp.schema.problems import first_problem
+from offramp.schema.tasks import BEFORE_ENCODER
 from offramp.transforms import Transform
 
 SCHEMA = 1
-CONFIG, HEADS, EXAMPLES, CARD, ENCODER = (
+CONFIG, HEADS, EXAMPLES, STATISTICS, CARD, ENCODER = (
     "config.json",
     "heads.safetensors",
     "examples.safetensors",
+    "statistics.safetensors",
     "README.md",
     "encoder",
 )
@@ -100,7 +103,10 @@ class BundleTask:
             classification.
         policies: By name, what :meth:`offramp.policies.Policy.to_dict` gives: which windows leave at which exit.
         temperatures: Per exit, by which its logits are divided before they become probabilities; 1 where none is stored.
-        summary: How positions become one tap, for heads that have none of their own: ``default``, ``statistics`` or ``quantiles``.
+        poolings: By exit, how the tap is pooled: ``default``, ``statistics``, ``quantiles`` or ``tokens``; ``default`` where an exit is
+            left out.
+        side: Name of the side features in front of every tap, which are a tap by themselves at the exit ``input``; None without.
+        statistics: Name of the set of BatchNorm statistics that the encoder runs with; None for its own.
     """
 
     name: str
@@ -116,12 +122,9 @@ class BundleTask:
     target_shape: tuple[int, ...] = ()
     policies: dict[str, dict[str, Any]] = field(default_factory=dict)
     temperatures: dict[str, float] = field(default_factory=dict)
-    summary: str = "default"
-
-    @property
-    def pooling(self) -> str:
-        """How the taps of all its heads are pooled."""
-        return self.summary if self.heads[self.exit].positions is None else "tokens"
+    poolings: dict[str, str] = field(default_factory=dict)
+    side: str | None = None
+    statistics: str | None = None
 
     @property
     def temperature(self) -> float:
@@ -139,11 +142,13 @@ class Bundle:
         tasks: By name.
         encoder_path: Where the weights are if not in the bundle's ``encoder`` folder: an encoder folder or a checkpoint,
             absolute or relative to the bundle.
+        statistics: BatchNorm's statistics by set, float32 by the name of the encoder's buffer.
     """
 
     encoder: dict[str, Any]
     tasks: dict[str, BundleTask]
     encoder_path: str | None = None
+    statistics: dict[str, dict[str, NDArray[np.float32]]] = field(default_factory=dict)
 
     def choose(self, name: str | None) -> BundleTask:
         """A task by name; without a name the only one. Raises :class:`BundleError` that lists the tasks otherwise."""
@@ -181,6 +186,9 @@ def save_bundle(bundle: Bundle, folder: Path, card: str) -> None:
         if head.positions is not None
     }
     _save_tensors(tensors | positions, folder / HEADS)
+    if bundle.statistics:
+        named = {f"{name}/{buffer}": values for name, of in bundle.statistics.items() for buffer, values in of.items()}
+        _save_tensors(named, folder / STATISTICS)
     write_text(folder / CARD, card)
     config = {
         "schema": SCHEMA,
@@ -205,7 +213,7 @@ def load_bundle(folder: Path) -> Bundle:
         tasks = {name: _task_from_dict(name, stored, tensors) for name, stored in config["tasks"].items()}
     except KeyError as missing:
         raise BundleError(f"{folder} is not a complete bundle: {missing} is missing; save it again") from None
-    bundle = Bundle(config["encoder"], tasks, config["encoder_path"])
+    bundle = Bundle(config["encoder"], tasks, config["encoder_path"], _load_statistics(folder, tasks.values()))
     _check(bundle, str(folder))
     return bundle
 
@@ -222,6 +230,24 @@ def load_examples(folder: Path) -> dict[str, NDArray[np.float32]]:
     return dict(_load_tensors(path)) if path.exists() else {}
 
 
+def _load_statistics(folder: Path, tasks: Iterable[BundleTask]) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Those that tasks name; a file that none of them needs is not opened."""
+    wanted = {task.statistics: task.name for task in tasks if task.statistics is not None}
+    if not wanted:
+        return {}
+    found: dict[str, dict[str, NDArray[np.float32]]] = {}
+    for key, values in _load_tensors(folder / STATISTICS).items():
+        name, _, buffer = key.partition("/")
+        found.setdefault(name, {})[buffer] = values
+    for name, task in wanted.items():
+        if name not in found:
+            raise BundleError(f"{folder}: task {task!r} names the statistics {name!r}, which {STATISTICS} lacks")
+        for buffer, values in found[name].items():
+            if values.dtype != np.float32 or not np.isfinite(values).all():
+                raise BundleError(f"{folder / STATISTICS}: {name}/{buffer} is not float32, or holds NaN or infinity")
+    return {name: found[name] for name in wanted}
+
+
 def _task_to_dict(task: BundleTask) -> dict[str, Any]:
     return {
         "kind": task.kind,
@@ -231,7 +257,9 @@ def _task_to_dict(task: BundleTask) -> dict[str, Any]:
         "transform": task.transform.to_dict(),
         "window_shape": list(task.window_shape),
         "target_shape": list(task.target_shape),
-        "pooling": task.pooling,
+        "poolings": task.poolings,
+        "side": task.side,
+        "statistics": task.statistics,
         "layers": {exit: len(head.layers) for exit, head in task.heads.items()},
         "val": task.val,
         "data": task.data,
@@ -242,11 +270,11 @@ def _task_to_dict(task: BundleTask) -> dict[str, Any]:
 
 def _task_from_dict(name: str, stored: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> BundleTask:
     # bundles from before there were poolings, policies and temperatures of fixed exits do not name them
-    pooling = stored.get("pooling", "default")
+    poolings = stored.get("poolings") or {exit: stored.get("pooling", "default") for exit in stored["layers"]}
     heads = {
         exit: Head(
             tuple((tensors[f"{name}/{exit}/{i}/weight"], tensors[f"{name}/{exit}/{i}/bias"]) for i in range(count)),
-            tensors[f"{name}/{exit}/positions"] if pooling == "tokens" else None,
+            tensors[f"{name}/{exit}/positions"] if poolings.get(exit) == "tokens" else None,
         )
         for exit, count in stored["layers"].items()
     }
@@ -264,7 +292,9 @@ def _task_from_dict(name: str, stored: dict[str, Any], tensors: Mapping[str, NDA
         target_shape=tuple(stored.get("target_shape", ())),
         policies={policy: dict(parts) for policy, parts in stored.get("policies", {}).items()},
         temperatures={exit: float(value) for exit, value in stored.get("temperatures", {}).items()},
-        summary="default" if pooling == "tokens" else pooling,
+        poolings=dict(poolings),
+        side=stored.get("side"),
+        statistics=stored.get("statistics"),
     )
 
 
@@ -272,8 +302,9 @@ def _check(bundle: Bundle, source: str) -> None:
     """Every task needs, for every exit, a head of finite numbers that takes its tap."""
     if not bundle.tasks:
         raise BundleError(f"{source}: the bundle has no tasks")
-    widths = {exit["name"]: exit["width"] for exit in bundle.encoder["exits"]}
+    encoder = {exit["name"]: exit["width"] for exit in bundle.encoder["exits"]}
     for task in bundle.tasks.values():
+        widths = encoder if task.side is None else {BEFORE_ENCODER: 0, **encoder}
         if missing := [exit for exit in (task.exit, *widths) if exit not in task.heads]:
             raise BundleError(f"{source}: task {task.name!r} has no head at exit {missing[0]!r}")
         if task.exit not in task.val:
@@ -289,7 +320,9 @@ def _check(bundle: Bundle, source: str) -> None:
                 raise BundleError(
                     f"{source}: task {task.name!r} has a head at {exit!r}, an exit that the encoder lacks"
                 )
-            problem = _problem(head, task.pooling, widths[exit], outputs)
+            pooling = task.poolings.get(exit, "default")
+            known = widths[exit] if task.side is None and pooling == "default" else None
+            problem = _problem(head, pooling, known, outputs)
             if problem:
                 raise BundleError(f"{source}: head of task {task.name!r} at exit {exit!r} {problem}")
         for name, policy in task.policies.items():
@@ -298,13 +331,13 @@ def _check(bundle: Bundle, source: str) -> None:
                 raise BundleError(f"{source}: policy {name!r} of task {task.name!r} {problem}")
 
 
-def _problem(head: Head, pooling: str, inputs: int, outputs: int) -> str | None:
-    """What is wrong with a head, in words. ``inputs`` is the width of default taps: the bundle does not hold that of others."""
+def _problem(head: Head, pooling: str, inputs: int | None, outputs: int) -> str | None:
+    """What is wrong with a head, in words. ``inputs`` is the width of its tap, None where the bundle does not hold it."""
     if not 1 <= len(head.layers) <= 2:
         return f"has {len(head.layers)} layers instead of 1 or 2"
     if (head.positions is not None) != (pooling == "tokens"):
         return f"has {'no ' if head.positions is None else ''}positions, and the task's heads take {pooling} taps"
-    width = inputs if pooling == "default" else math.prod(head.layers[0][0].shape[1:])
+    width = math.prod(head.layers[0][0].shape[1:]) if inputs is None else inputs
     if (positions := head.positions) is not None:
         if positions.ndim != 2 or positions.dtype != np.int64 or not is_permutation(positions, outputs):
             return (

@@ -32,7 +32,7 @@ MAX_ROUNDS = 2000
 class ExitCost:
     """The cost of leaving at an exit, for one window: what it takes to reach its tap, and its head.
 
-    MACs are multiply-accumulate operations of matrix products and convolutions.
+    MACs are multiply-accumulate operations of matrix products and convolutions, and of side features by their own formula.
 
     Attributes:
         exit: Name of the exit.
@@ -196,7 +196,7 @@ def _count_macs(
         prefix, state = _counted(lambda: model.begin(torch.empty(1, *shape, dtype=model.input.dtype, device="meta")))
         for exit in encoder.exits:
             stage, state = _counted(lambda exit=exit, state=state: model.advance(exit.index, state))  # type: ignore[misc]
-            prefix += stage
+            prefix += stage + model.uncounted_macs(exit.index, shape)
             pool, tap = _counted(lambda exit=exit, state=state: model.tap(exit.index, state, pooling))  # type: ignore[misc]
             head = heads.get(exit.name)
             macs[exit.name] = prefix + pool, _head_macs(head, tap) if head is not None else 0

@@ -172,6 +172,10 @@ class StagedEncoder(nn.Module, ABC):
             return OF_TOKENS[pooling](self.pool(exit, state, "tokens"))
         return self.pool(exit, state, pooling)
 
+    def uncounted_macs(self, stage: int, shape: tuple[int, ...]) -> int:
+        """MACs of a stage for one window of a shape that are no matrix product or convolution, such as a Fourier transform's."""
+        return 0
+
     @classmethod
     def for_checkpoint(cls, tensors: dict[str, Tensor]) -> type[StagedEncoder]:
         """The class that reads a foreign state dict: this one, unless it knows another version of itself."""

@@ -60,11 +60,12 @@ def write_bundle(
     folder: Path,
     encoder: StagedEncoder,
     tasks: Sequence[BundleTask],
+    statistics: Mapping[str, dict[str, NDArray[np.float32]]],
     examples: Mapping[str, NDArray[np.float32]],
     results: Results,
     reference: str | None,
 ) -> None:
-    """Write the bundle: heads of all exits, some raw windows of each task, and the encoder or a reference to it."""
+    """Write the bundle: heads of all exits, BatchNorm statistics, some raw windows of each task, the encoder or a reference to it."""
     if reference is None:
         save_encoder(encoder, folder / "encoder", {"name": results.encoder.name})
     described = {
@@ -74,4 +75,5 @@ def write_bundle(
         "exits": [exit.model_dump() for exit in results.encoder.exits],
     }
     save_examples(examples, folder)
-    save_bundle(Bundle(described, {task.name: task for task in tasks}, reference), folder, model_card(results))
+    bundle = Bundle(described, {task.name: task for task in tasks}, reference, dict(statistics))
+    save_bundle(bundle, folder, model_card(results))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +79,7 @@ def evaluate(
     macs: Sequence[int],
     chosen: int,
     resampling: Resampling,
+    poolings: Mapping[str, str],
 ) -> Evaluation:
     """Score every exit on validation and test, and hold the chosen one against full depth.
 
@@ -89,12 +90,16 @@ def evaluate(
         macs: Of every exit with its head.
         chosen: Index of the chosen exit.
         resampling: Of validation and test units.
+        poolings: By exit, for the table.
     """
     ours, full = fitted[chosen], fitted[-1]
     answers = test_answers(problem, ours, taps(ours.name))
     full_answers = answers if full is ours else test_answers(problem, full, taps(full.name))
     return Evaluation(
-        exits=exit_rows(problem, fitted, macs, resampling),
+        exits=[
+            row.model_copy(update={"pooling": poolings.get(row.exit, "default")})
+            for row in exit_rows(problem, fitted, macs, resampling)
+        ],
         chosen=chosen,
         gain=paired_gain(ours.test_sums, full.test_sums, problem.metric, resampling.test, problem.test_units),
         confusion=confusion(problem, answers),

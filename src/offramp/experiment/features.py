@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 
 from offramp.data.table import WindowSource
 from offramp.encoders.base import StagedEncoder
+from offramp.encoders.side import side_features
 from offramp.encoders.taps import inference, tap_shapes
 from offramp.errors import DataError, EncoderError, OfframpError
 from offramp.files import free_bytes, write_text
+from offramp.heads.rows import FeatureRows
 from offramp.progress import OnProgress, silent
-from offramp.schema.tasks import DegradeSpec, SpectrogramSpec, TransformSpec
+from offramp.schema.tasks import BEFORE_ENCODER, DegradeSpec, SpectrogramSpec, TransformSpec
 from offramp.transforms import Transform, check_range
 
 BATCH_VALUES = 1 << 19
@@ -36,6 +38,8 @@ SAVE_EVERY = 16
 RELEASE_BYTES = 1 << 28
 """A memory-mapped tap matrix hands its pages back after this many bytes were read."""
 
+SIDE_VERSION = 1
+"""Of the package's own side features; part of the key under which they are kept."""
 BANK = re.compile("[0-9a-f]{20}")
 """What :func:`digest` calls folders."""
 
@@ -64,16 +68,66 @@ class FeatureBank:
     """Taps of all exits for all windows of one source.
 
     Attributes:
-        folder: One ``.npy`` per exit, float32 ``(N, width)``, or ``(N, positions, width)`` where the pooling is ``tokens``.
+        folder: One ``.npy`` per exit and pooling, float32 ``(N, width)``, or ``(N, positions, width)`` where the pooling is ``tokens``.
         names: The exits, in order of depth.
+        poolings: Those that every exit was pooled with.
     """
 
     folder: Path
     names: tuple[str, ...]
+    poolings: tuple[str, ...] = ("default",)
 
-    def taps(self, name: str) -> TapMatrix:
-        """The taps of one exit; reading ``matrix[indices]`` loads those of the windows ``indices`` alone."""
-        return TapMatrix(self.folder / f"{name}.npy")
+    def taps(self, name: str, pooling: str | None = None) -> TapMatrix:
+        """The taps of one exit, by default in the first pooling; ``matrix[indices]`` loads those of the windows ``indices`` alone."""
+        return TapMatrix(self.folder / f"{name}.{pooling or self.poolings[0]}.npy")
+
+
+class Beside:
+    """Side features in front of taps, ``(N, side + width)`` or ``(N, positions, side + width)`` float32, put together as they are read."""
+
+    def __init__(self, side: FeatureRows, taps: FeatureRows) -> None:
+        self._side, self._taps = side, taps
+        self.shape: tuple[int, ...] = (*taps.shape[:-1], side.shape[-1] + taps.shape[-1])
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        side, taps = self._side[indices], self._taps[indices]
+        if side.ndim < taps.ndim:
+            side = np.broadcast_to(side[:, None], (*taps.shape[:-1], side.shape[-1]))
+        return np.concatenate([side, taps], axis=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class TaskFeatures:
+    """What the heads of one task may see: side features alone at the exit ``input``, and in front of every tap.
+
+    Attributes:
+        bank: Taps of every exit in every pooling that is tried.
+        side: The side features, ``(N, width)`` or ``(N, positions, width)``; None without.
+        poolings: By exit of the encoder, the one that its heads take; the bank's first where none is chosen.
+    """
+
+    bank: FeatureBank
+    side: TapMatrix | None = None
+    poolings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All exits, in order of depth."""
+        return self.bank.names if self.side is None else (BEFORE_ENCODER, *self.bank.names)
+
+    def candidates(self, name: str) -> tuple[str, ...]:
+        """The poolings that are tried at an exit."""
+        return ("default",) if name == BEFORE_ENCODER and self.side is not None else self.bank.poolings
+
+    def rows(self, name: str, pooling: str) -> FeatureRows:
+        """What heads see at an exit with a pooling."""
+        if self.side is None:
+            return self.bank.taps(name, pooling)
+        return self.side if name == BEFORE_ENCODER else Beside(self.side, self.bank.taps(name, pooling))
+
+    def taps(self, name: str) -> FeatureRows:
+        """What the task's heads see at an exit."""
+        return self.rows(name, self.poolings.get(name, self.candidates(name)[0]))
 
 
 def fill_bank(
@@ -83,7 +137,7 @@ def fill_bank(
     root: Path,
     on_progress: OnProgress = silent,
     device: str = "cpu",
-    pooling: str = "default",
+    poolings: Sequence[str] = ("default",),
 ) -> FeatureBank:
     """Run the encoder once over all windows; go on where an earlier pass was cut off, and skip what is there.
 
@@ -91,10 +145,10 @@ def fill_bank(
         encoder: Frozen with :func:`~offramp.encoders.taps.freeze`.
         windows: N windows of one shape.
         transform: Applied to every window first.
-        root: Folder of banks; this one gets a sub-folder named by the hash of source, transform, encoder and pooling.
+        root: Folder of banks; this one gets a sub-folder named by the hash of source, transform, encoder and poolings.
         on_progress: Called with windows done and windows in all.
         device: Where the encoder is.
-        pooling: See :meth:`StagedEncoder.tap`.
+        poolings: How every state is pooled, one tap each: see :meth:`StagedEncoder.tap`.
 
     Raises:
         EncoderError: The encoder does not take windows of this shape, or has no such pooling.
@@ -106,16 +160,42 @@ def fill_bank(
         encoder.input.check(shape)
     except EncoderError as error:
         raise EncoderError(f"{windows.name}: {error}") from None
-    key = [windows.fingerprint, transform.to_dict(), encoder.fingerprint(), pooling]
-    shapes = tap_shapes(encoder, shape, pooling)
+    key = [windows.fingerprint, transform.to_dict(), encoder.fingerprint(), *poolings]
+    shapes = {
+        f"{name}.{pooling}": tap for pooling in poolings for name, tap in tap_shapes(encoder, shape, pooling).items()
+    }
 
     def compute(batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         with inference():
-            taps = encoder.taps(torch.from_numpy(batch).to(device), pooling=pooling)
-        return {name: tap.float().cpu().numpy() for name, tap in taps.items()}
+            return {
+                f"{exit.name}.{pooling}": encoder.tap(exit.index, state, pooling).float().cpu().numpy()
+                for exit, state in encoder.visit(torch.from_numpy(batch).to(device))
+                for pooling in poolings
+            }
 
     folder = fill_rows(windows, transform, compute, shapes, root / digest(key), on_progress)
-    return FeatureBank(folder, tuple(shapes))
+    return FeatureBank(folder, tuple(exit.name for exit in encoder.exits), tuple(poolings))
+
+
+def fill_side(
+    name: str, windows: WindowSource, transform: Transform, root: Path, on_progress: OnProgress = silent
+) -> TapMatrix:
+    """Side features of all windows behind a transform, ``(N, width)`` on disk under ``root``, resumable; see :func:`side_features`.
+
+    Raises:
+        EncoderError: There are no such features, or they do not take such windows.
+        DataError: A feature is not finite; the window is named.
+    """
+    side = side_features(name)
+
+    def compute(batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        with inference():
+            return {BEFORE_ENCODER: side.compute(torch.from_numpy(batch)).float().numpy()}
+
+    shape = compute(encoder_inputs(windows, transform, np.arange(1)))[BEFORE_ENCODER].shape[1:]
+    key = ["side", SIDE_VERSION, name, windows.fingerprint, windows.shape, transform.to_dict()]
+    folder = fill_rows(windows, transform, compute, {BEFORE_ENCODER: shape}, root / digest(key), on_progress)
+    return TapMatrix(folder / f"{BEFORE_ENCODER}.npy")
 
 
 def fill_rows(

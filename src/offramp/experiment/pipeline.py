@@ -15,12 +15,14 @@ from offramp import costs
 from offramp.bundle import BundleTask
 from offramp.costs import ExitCost
 from offramp.data.splits import save_split
+from offramp.encoders.recalibration import statistics_of
 from offramp.experiment.controls.rows import Held, run_controls
 from offramp.experiment.deliver import describe_encoder, describe_environment, encoder_reference, write_bundle
 from offramp.experiment.evaluate import Evaluation, Resampling, evaluate, exit_temperatures
 from offramp.experiment.features import remove_banks
 from offramp.experiment.policies.route import Routing, route
-from offramp.experiment.prepare import Context, Prepared, bank_of, fit_exits, inputs_of, load, prepare_tasks
+from offramp.experiment.prepare import Context, Prepared, features_of, fit_exits, inputs_of, load, prepare_tasks
+from offramp.experiment.recalibrate import choose_statistics
 from offramp.files import run_folder, write_text
 from offramp.heads.fit import FittedExit, Problem
 from offramp.heads.modules import head_module
@@ -88,7 +90,7 @@ def _run_suite(
     prepared = prepare_tasks(loaded, encoder)
     for each in prepared:
         save_split(each.problem.split, each.dataset, out / "splits" / f"{each.task.name}.json")
-    outcomes = with_significance([run_task(context, each) for each in prepared])
+    outcomes = with_significance([run_task(context, each) for each in choose_statistics(context, prepared)])
     results = Results(
         schema=1,
         offramp=version("offramp"),
@@ -98,7 +100,13 @@ def _run_suite(
         tasks={outcome.prepared.task.name: outcome.result for outcome in outcomes},
     )
     examples = {outcome.prepared.task.name: outcome.prepared.examples() for outcome in outcomes}
-    write_bundle(out / "bundle", encoder, [_bundle_task(o) for o in outcomes], examples, results, reference)
+    statistics = {
+        each.statistics: statistics_of(each.encoder)
+        for each in (outcome.prepared for outcome in outcomes)
+        if each.statistics is not None
+    }
+    tasks = [_bundle_task(outcome) for outcome in outcomes]
+    write_bundle(out / "bundle", encoder, tasks, statistics, examples, results, reference)
     write_report([(out.name, results)], out / "report.html")
     write_text(out / "results.json", results.model_dump_json(indent=1, by_alias=True) + "\n")
     if not keep_features:
@@ -109,15 +117,15 @@ def _run_suite(
 def run_task(context: Context, prepared: Prepared) -> Outcome:
     """Features, heads, the choice of the exit, scores, controls, policies and latency of one task."""
     problem, suite = prepared.problem, context.loaded.suite
-    bank = bank_of(context, prepared, context.encoder, "encoder")
-    fitted = fit_exits(context, problem, bank.names, bank.taps, "heads")
+    features = features_of(context, prepared, prepared.encoder, "encoder")
+    fitted, poolings = fit_exits(context, prepared, features, "heads")
+    bank, prepared = replace(features, poolings=poolings), prepared.seen_with(prepared.encoder, poolings)
     heads = {exit.name: head_module(exit.heads[0]) for exit in fitted}
-    latencies = costs.exit_latencies(
-        context.encoder, prepared.input_shape, heads, seconds=LATENCY_SECONDS, pooling=prepared.task.head.pooling
-    )
+    latencies = costs.exit_latencies(prepared.view, prepared.input_shape, heads, seconds=LATENCY_SECONDS)
     resampling = Resampling.of(problem, suite.seed)
     chosen = choose(problem, fitted, prepared.costs, latencies, suite.selection, resampling)
-    scores = evaluate(problem, fitted, bank.taps, [cost.macs for cost in prepared.costs], chosen, resampling)
+    macs = [cost.macs for cost in prepared.costs]
+    scores = evaluate(problem, fitted, bank.taps, macs, chosen, resampling, prepared.view.poolings)
     routing = route(context, prepared, bank, fitted, heads, chosen, suite.policies, resampling)
     controls = run_controls(Held(context, prepared, bank, fitted[chosen], resampling))
     return Outcome(
@@ -161,6 +169,8 @@ def task_result(
         notes=list(dataset.notes),
         label_names=list(dataset.label_names),
         pooling=task.head.pooling,
+        side=task.head.side,
+        statistics="own" if prepared.statistics is None else "recalibrated",
         exits=scores.exits,
         gain_over_full=scores.gain,
         confusion=scores.confusion,
@@ -224,6 +234,8 @@ def _bundle_task(outcome: Outcome) -> BundleTask:
         data=task.data.model_dump(mode="json", exclude={"path", "synthetic"}) | rate,
         target_shape=dataset.target_shape,
         temperatures=outcome.temperatures,
-        summary="default" if task.head.pooling == "tokens" else task.head.pooling,
+        poolings=dict(outcome.prepared.view.poolings),
+        side=task.head.side,
+        statistics=outcome.prepared.statistics,
         policies={name: policy.to_dict() for name, policy in outcome.policies.items()},
     )

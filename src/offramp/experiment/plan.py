@@ -66,8 +66,8 @@ def plan_suite(loaded: LoadedSuite, device: str) -> tuple[PlannedTask, ...]:
     seen: set[tuple[object, ...]] = set()
     plans = []
     for prepared in prepare_tasks(loaded, encoder):
-        key = (prepared.dataset.windows.fingerprint, str(prepared.transform), prepared.task.head.pooling)
-        plans.append(_plan(encoder, prepared, loaded, device, shared=key in seen))
+        key = (prepared.dataset.windows.fingerprint, str(prepared.transform), prepared.task.head.poolings)
+        plans.append(_plan(prepared.view, prepared, loaded, device, shared=key in seen))
         seen.add(key)
     return tuple(plans)
 
@@ -131,11 +131,10 @@ def _first_batch(encoder: StagedEncoder, prepared: Prepared, device: str) -> tup
     windows = prepared.dataset.windows
     chosen = prepared.outside_test()[: batch_size(windows.shape)]
     batch = torch.from_numpy(encoder_inputs(windows, prepared.transform, chosen)).to(device)
-    pooling = prepared.task.head.pooling
     with torch.inference_mode():
-        encoder.taps(batch, pooling=pooling)
+        encoder.taps(batch)
         started = time.perf_counter()
-        taps = encoder.taps(batch, pooling=pooling)
+        taps = encoder.taps(batch)
         seconds = time.perf_counter() - started
     return [tap.float().cpu().numpy() for tap in taps.values()], seconds / len(chosen)
 

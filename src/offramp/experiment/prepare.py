@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from offramp.bundle import MAX_EXAMPLES
 from offramp.costs import ExitCost, exit_costs
 from offramp.data.dataset import Dataset, load_dataset
 from offramp.data.places import find_places
-from offramp.data.splits import make_split
+from offramp.data.splits import Draw, make_split
+from offramp.data.table import WindowSource
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import load_encoder
-from offramp.encoders.taps import freeze, tap_shapes
+from offramp.encoders.side import SIDES
+from offramp.encoders.taps import freeze
+from offramp.encoders.view import TaskView
 from offramp.errors import EncoderError, OfframpError
-from offramp.experiment.controls.features import FEATURE_CONTROLS
-from offramp.experiment.features import FeatureBank, fill_bank, fit_transform
+from offramp.experiment.features import (
+    TaskFeatures,
+    batch_size,
+    encoder_inputs,
+    fill_bank,
+    fill_side,
+    fit_transform,
+)
 from offramp.experiment.policies.check import check_policies, check_unseen_class
 from offramp.heads.fit import FittedExit, Problem, check_targets, fit_exit
 from offramp.heads.modules import untrained_head
@@ -34,6 +44,8 @@ from offramp.schema.tasks import DegradeSpec, SpectrogramSpec, TaskSpec
 from offramp.scoring.resampling import resampling_units
 from offramp.transforms import Transform
 
+CALIBRATION_WINDOWS = 1024
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -42,12 +54,18 @@ class Prepared:
     Attributes:
         problem: Its data, its split and what the bootstrap resamples.
         transform: Fitted outside the test and the calibration set.
+        encoder: Frozen, with the BatchNorm statistics that this task uses.
+        view: The encoder as the task's heads see it: pooling, side features.
         costs: MACs of every exit with the task's head, in order of depth; not timed.
+        statistics: Name of these statistics; None for the encoder's own.
     """
 
     problem: Problem
     transform: Transform
+    encoder: StagedEncoder
+    view: TaskView
     costs: tuple[ExitCost, ...]
+    statistics: str | None = None
 
     @property
     def task(self) -> TaskSpec:
@@ -72,6 +90,20 @@ class Prepared:
     def outside_test(self) -> NDArray[np.int64]:
         """Indices of the windows that are neither in the test set nor set aside for guarantees."""
         return self.problem.split.remaining(self.dataset.windows.count)
+
+    def seen_with(self, encoder: StagedEncoder, poolings: Mapping[str, str]) -> Prepared:
+        """The same task with other statistics, or with other poolings."""
+        view = TaskView(encoder, self.input_shape, poolings, self.task.head.side)
+        return replace(self, encoder=encoder, view=view, costs=_costs(view, self.problem))
+
+    def calibration_batches(self, device: str) -> Iterator[Tensor]:
+        """About 1,024 windows outside the test set as the encoder takes them, for BatchNorm statistics; labels are not looked at."""
+        outside = self.outside_test()
+        sample = outside[np.unique(np.linspace(0, len(outside) - 1, CALIBRATION_WINDOWS).astype(np.int64))]
+        size = batch_size(self.dataset.windows.shape)
+        for start in range(0, len(sample), size):
+            batch = encoder_inputs(self.dataset.windows, self.transform, sample[start : start + size])
+            yield torch.from_numpy(batch).to(device)
 
     def examples(self) -> NDArray[np.float32]:
         """A few raw test windows, for comparing an exported graph with the bundle."""
@@ -143,14 +175,18 @@ def prepare(task: TaskSpec, loaded: LoadedSuite, encoder: StagedEncoder) -> Prep
     transform = fit_transform(task.transform, dataset.windows, outside)
     where = f"task {task.name}, {dataset.windows.name}"
     try:
-        costs = _costs(encoder, problem, transform.output_shape(dataset.windows.shape))
+        shape = transform.output_shape(dataset.windows.shape)
+        encoder.input.check(shape)
+        widest = {exit.name: task.head.poolings[-1] for exit in encoder.exits}
+        view = TaskView(encoder, shape, widest, task.head.side)
+        costs = _costs(view, problem)
         _check(problem, loaded.suite, costs)
         where = f"task {task.name}"
         if (asked := loaded.suite.policies) is not None and asked.applies_to(task):
             check_policies(problem, CascadeCosts.of_exits(costs), asked)
     except OfframpError as error:
         raise type(error)(f"{where}: {error}") from None
-    return Prepared(problem, transform, costs)
+    return Prepared(problem, transform, encoder, view, costs)
 
 
 def _takes_antennas(encoder: StagedEncoder, task: TaskSpec) -> bool:
@@ -160,56 +196,79 @@ def _takes_antennas(encoder: StagedEncoder, task: TaskSpec) -> bool:
     return len(encoder.input.shape) == 3 and encoder.input.shape[0] == 2
 
 
-def _costs(encoder: StagedEncoder, problem: Problem, shape: tuple[int, ...]) -> tuple[ExitCost, ...]:
+def _costs(view: TaskView, problem: Problem) -> tuple[ExitCost, ...]:
     """MACs of every exit, counted with heads of the sizes that the task will have.
 
     Raises:
-        EncoderError: The encoder does not take the windows, or the target does not fit the positions of an exit.
+        EncoderError: The target does not fit the positions of an exit.
     """
-    encoder.input.check(shape)
-    head, heads = problem.task.head, {}
-    for name, tap in tap_shapes(encoder, shape, head.pooling).items():
-        positions = target_positions(encoder, problem.dataset.target_shape, tap)
+    heads = {}
+    for name, tap in view.tap_shapes.items():
+        positions = target_positions(view, problem.dataset.target_shape, tap)
         outputs = problem.outputs if positions is None else positions.shape[1]
-        heads[name] = untrained_head(head.kind, tap[-1], outputs)
-    return tuple(exit_costs(encoder, shape, heads, measure=False, pooling=head.pooling).values())
+        heads[name] = untrained_head(problem.task.head.kind, tap[-1], outputs)
+    return tuple(exit_costs(view, view.shape, heads, measure=False).values())
 
 
 def _check(problem: Problem, suite: Suite, costs: Sequence[ExitCost]) -> None:
     """Raise if the metric cannot score the target, a control cannot see the windows, or no exit is within the budget."""
     check_targets(problem)
     for name in suite.controls:
-        if name in FEATURE_CONTROLS:
-            FEATURE_CONTROLS[name].compute(problem.dataset.windows.read(np.arange(1)))
+        if name in SIDES:
+            SIDES[name].compute(torch.from_numpy(problem.dataset.windows.read(np.arange(1))))
     if suite.selection.macs is not None:
         affordable([cost.macs for cost in costs], suite.selection.macs, "MACs")
 
 
-def bank_of(context: Context, prepared: Prepared, encoder: StagedEncoder, what: str) -> FeatureBank:
-    """Features of every window of a task, from the disk as far as they are there."""
-    return fill_bank(
-        encoder,
-        prepared.dataset.windows,
-        prepared.transform,
-        context.features,
-        of_step(context.on_step, f"{prepared.task.name}: {what}"),
-        context.device,
-        prepared.task.head.pooling,
-    )
+def features_of(
+    context: Context, prepared: Prepared, encoder: StagedEncoder, what: str, windows: WindowSource | None = None
+) -> TaskFeatures:
+    """What heads may see of every window of a task, or of other windows like them, from the disk as far as it is there."""
+    source, head = windows or prepared.dataset.windows, prepared.task.head
+    on_progress = of_step(context.on_step, f"{prepared.task.name}: {what}")
+    bank = fill_bank(encoder, source, prepared.transform, context.features, on_progress, context.device, head.poolings)
+    side = None
+    if head.side is not None:
+        on_progress = of_step(context.on_step, f"{prepared.task.name}: side features")
+        side = fill_side(head.side, source, prepared.transform, context.features, on_progress)
+    return TaskFeatures(bank, side)
 
 
 def fit_exits(
-    context: Context, problem: Problem, names: Sequence[str], taps: Callable[[str], FeatureRows], what: str
+    context: Context, prepared: Prepared, features: TaskFeatures, what: str, draws: Sequence[Draw] | None = None
+) -> tuple[list[FittedExit], dict[str, str]]:
+    """Heads for every exit, all seeds and strengths, each in the pooling that is best on validation; and these poolings.
+
+    ``what`` is said of the progress; ``draws`` are the seeds to fit, all if None.
+    """
+    fitted, poolings = [], {}
+    for number, name in enumerate(features.names, start=1):
+        candidates = {
+            pooling: _fit(prepared, name, features.rows(name, pooling), draws) for pooling in features.candidates(name)
+        }
+        # the first of equals, which is the encoder's own
+        poolings[name] = max(candidates, key=lambda pooling: validation_score(prepared.problem, candidates[pooling]))
+        fitted.append(candidates[poolings[name]])
+        context.on_step(f"{prepared.task.name}: {what}", number, len(features.names))
+    return fitted, poolings
+
+
+def fit_rows(
+    context: Context, prepared: Prepared, names: Sequence[str], rows: Callable[[str], FeatureRows], what: str
 ) -> list[FittedExit]:
-    """Heads for every named exit, all seeds and strengths; ``what`` is said of the progress."""
+    """Heads for every named exit on rows of another kind."""
     fitted = []
     for number, name in enumerate(names, start=1):
-        rows = taps(name)
-        fitted.append(fit_exit(problem, name, rows, positions=positions_of(context, problem, rows)))
-        context.on_step(f"{problem.task.name}: {what}", number, len(names))
+        fitted.append(_fit(prepared, name, rows(name), None))
+        context.on_step(f"{prepared.task.name}: {what}", number, len(names))
     return fitted
 
 
-def positions_of(context: Context, problem: Problem, features: FeatureRows) -> NDArray[np.int64] | None:
-    """Which entries of the target each position of a feature matrix answers for; None for one without positions."""
-    return target_positions(context.encoder, problem.dataset.target_shape, features.shape[1:])
+def validation_score(problem: Problem, fitted: FittedExit) -> float:
+    """Mean over seeds, with its sign: the larger the better."""
+    return float(problem.metric.sign * np.mean(problem.metric.score(fitted.val_sums.sum(1))))
+
+
+def _fit(prepared: Prepared, name: str, rows: FeatureRows, draws: Sequence[Draw] | None) -> FittedExit:
+    positions = target_positions(prepared.encoder, prepared.dataset.target_shape, rows.shape[1:])
+    return fit_exit(prepared.problem, name, rows, draws, positions)

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from rich.table import Table
 from torch import nn
 
-from offramp.bundle import BundleTask, load_bundle
+from offramp.bundle import load_bundle
 from offramp.costs import exit_costs, latency_of, time_interleaved
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import OfframpError
@@ -24,6 +24,7 @@ from offramp.export.graph import INPUT, cut_graphs, onnx_bytes, open_session
 from offramp.export.modules import EveryExit
 from offramp.heads.modules import head_module
 from offramp.runtime.predictor import load_bundle_encoder
+from offramp.runtime.views import Views
 from offramp.schema.results import Latency
 
 BACKENDS = ("torch", "onnxruntime")
@@ -107,9 +108,8 @@ def bench_bundle(folder: str | Path, task: str | None = None, batches: Sequence[
     bundle = load_bundle(Path(folder))
     chosen = bundle.task(task or next(iter(bundle.tasks)))
     heads = {exit: head_module(head) for exit, head in chosen.heads.items()}
-    shape = chosen.transform.output_shape(chosen.window_shape)
-    encoder = load_bundle_encoder(bundle, Path(folder))
-    return _bench(encoder, shape, heads, chosen, batches, True, BACKENDS, REPEATS, time.perf_counter)
+    view = Views(bundle, load_bundle_encoder(bundle, Path(folder))).of(chosen)
+    return _bench(view, view.shape, heads, chosen.name, batches, True, BACKENDS, REPEATS, time.perf_counter)
 
 
 def bench_encoder(
@@ -139,19 +139,18 @@ def _bench(
     encoder: StagedEncoder,
     shape: tuple[int, ...],
     heads: Mapping[str, nn.Module],
-    task: BundleTask | None,
+    task: str | None,
     batches: Sequence[int],
     fold: bool,
     backends: Sequence[str],
     repeats: int,
     clock: Callable[[], float],
 ) -> Bench:
-    pooling = task.pooling if task is not None else "default"
     if not batches or min(batches) < 1:
         raise OfframpError(f"batch sizes {tuple(batches)}: give at least one, each 1 or more")
-    costs = exit_costs(encoder, shape, heads, measure=False, pooling=pooling)
+    costs = exit_costs(encoder, shape, heads, measure=False)
     network = fold_batchnorm(encoder).requires_grad_(False) if fold else encoder
-    everything = EveryExit(network, dict(heads), pooling).eval()
+    everything = EveryExit(network, dict(heads)).eval()
     sessions = _sessions(everything, shape, fold) if "onnxruntime" in backends else {}
     macs = {name: cost.macs for name, cost in costs.items()}
     runs = []
@@ -163,7 +162,7 @@ def _bench(
                 for name in macs
             }
             runs.append(Run(backend, batch, _against_full(calls, macs, repeats, clock)))
-    return Bench(encoder.architecture, task.name if task is not None else None, shape, 1, fold, tuple(runs))
+    return Bench(encoder.architecture, task, shape, 1, fold, tuple(runs))
 
 
 def _against_full(
@@ -180,7 +179,7 @@ def _against_full(
 
 
 def _torch_call(network: EveryExit, exit: str, x: NDArray[np.float32]) -> Callable[[], object]:
-    truncated = network.encoder.truncate(exit, network.pooling)
+    truncated = network.encoder.truncate(exit)
     head = network.heads[network.encoder.exit_index(exit)]
     windows = torch.from_numpy(x)
     return lambda: head(truncated(windows))

@@ -12,7 +12,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def fold_batchnorm(module: M) -> M:
-    """A copy in evaluation mode in which every Conv2d that a BatchNorm2d follows in a Sequential has taken it in.
+    """A copy in evaluation mode in which every convolution that a BatchNorm follows in a Sequential has taken it in.
 
     Outputs change by rounding alone. The module given is left as it was.
     """
@@ -26,7 +26,7 @@ def fold_batchnorm(module: M) -> M:
 def _fold_sequence(sequence: nn.Sequential) -> None:
     kept: list[nn.Module] = []
     for layer in sequence:
-        if isinstance(layer, nn.BatchNorm2d) and kept and isinstance(kept[-1], nn.Conv2d):
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and kept and isinstance(kept[-1], nn.Conv1d | nn.Conv2d):
             kept[-1] = fuse_conv_bn_eval(kept[-1], layer)
         else:
             kept.append(layer)

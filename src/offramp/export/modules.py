@@ -88,7 +88,7 @@ class DeployedTask(nn.Module):
     """Raw windows to class probabilities or values: transform, truncated encoder with BatchNorm folded, head, softmax."""
 
     def __init__(self, encoder: nn.Module, task: BundleTask, exit: str) -> None:
-        """Take an encoder that ends at ``exit``, with the task's pooling (see :meth:`StagedEncoder.truncate`), and the task."""
+        """Take the encoder as the task sees it, truncated at ``exit``, and the task."""
         super().__init__()
         self.transform = TRANSFORMS[task.transform.name](task.transform)
         self.encoder = encoder
@@ -105,15 +105,14 @@ class DeployedTask(nn.Module):
 class EveryExit(nn.Module):
     """Input to the outputs at all exits, in order of depth: one graph from which those of single exits are cut."""
 
-    def __init__(self, encoder: StagedEncoder, heads: dict[str, nn.Module], pooling: str = "default") -> None:
-        """Take an encoder, heads by exit and the pooling of their taps; an exit without a head gives its tap."""
+    def __init__(self, encoder: StagedEncoder, heads: dict[str, nn.Module]) -> None:
+        """Take an encoder and heads by exit; an exit without a head gives its tap."""
         super().__init__()
         self.encoder = encoder
-        self.pooling = pooling
         # Names of modules may not hold dots, names of exits do.
         self.heads = nn.ModuleList(heads.get(exit.name, nn.Identity()) for exit in encoder.exits)
 
     def forward(self, windows: Tensor) -> tuple[Tensor, ...]:
         """float32 ``(N, *input.shape)`` to one float32 tensor per exit: its tap, or its head's ``(N, outputs)``."""
-        taps = self.encoder.taps(windows, pooling=self.pooling).values()
+        taps = self.encoder.taps(windows).values()
         return tuple(head(tap) for head, tap in zip(self.heads, taps, strict=True))

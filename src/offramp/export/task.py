@@ -21,6 +21,7 @@ from offramp.export.int8 import quantise
 from offramp.export.modules import DeployedTask
 from offramp.files import Kind, atomic_path, check_output
 from offramp.runtime.predictor import Predictor, load_bundle_encoder
+from offramp.runtime.views import Views
 
 GRAPH = Kind("a graph that Offramp exported", mark=b"offramp.version")
 
@@ -131,8 +132,9 @@ def export_onnx(
     chosen = bundle.choose(task)
     name = chosen.name
     encoder = load_bundle_encoder(bundle, folder)
+    view = Views(bundle, encoder).of(chosen)
     if exit is not None:
-        encoder.exit_index(exit)
+        view.exit_index(exit)
         chosen = replace(chosen, exit=exit)
     if windows is None:
         windows = load_examples(folder).get(name)
@@ -142,7 +144,7 @@ def export_onnx(
     raw = predictor.raw_windows(windows)
     expected = predictor.predict(raw, [name])[name].outputs
     compared = np.asarray(raw, np.float32)
-    network = DeployedTask(fold_batchnorm(encoder.truncate(chosen.exit, chosen.pooling)), chosen, chosen.exit)
+    network = DeployedTask(fold_batchnorm(view.truncate(chosen.exit)), chosen, chosen.exit)
     output = "probabilities" if chosen.kind == "classification" else "values"
     content = graph.onnx_bytes(network, chosen.window_shape, [output], _properties(bundle, chosen))
     difference, window = _largest_difference(content, compared, expected, chosen.kind)

@@ -6,7 +6,7 @@ together into a smaller batch, the encoder's whole state with what is remembered
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from offramp.encoders.base import StagedEncoder, State
 from offramp.encoders.taps import inference
+from offramp.encoders.view import TaskView
 from offramp.errors import PolicyError
 from offramp.policies.criteria import Array
 from offramp.policies.policy import Memory, Policy
@@ -35,11 +36,22 @@ class Cascade:
         heads: For each exit that the policy consults, from its tap to logits ``(n, classes)`` or values ``(n, dimensions)``.
         policy: Decides where windows leave.
         pooling: Of the taps that the heads take.
+        view: The encoder as the task sees it; its state is that of the encoder of the pass. That encoder itself if None.
     """
 
     heads: Mapping[str, nn.Module]
     policy: Policy
     pooling: str = "default"
+    view: TaskView | None = None
+
+    @property
+    def seen(self) -> Hashable:
+        """Tasks that see the same share their taps."""
+        return self.pooling if self.view is None else self.view.seen
+
+    def tap(self, encoder: StagedEncoder, exit: int, state: State) -> Tensor:
+        """What its heads take at an exit."""
+        return (self.view or encoder).tap(exit, state, self.pooling)
 
 
 def run_cascade(
@@ -96,8 +108,8 @@ def run_cascades(encoder: StagedEncoder, cascades: Sequence[Cascade], x: Tensor,
         for stage in range(stages, exit + 1):
             state = encoder.advance(stage, state)
         stages = exit + 1
-        poolings = {cascades[index].pooling for index in asked}
-        taps = {pooling: encoder.tap(exit, state, pooling) for pooling in poolings}
+        seen = {cascades[index].seen: cascades[index] for index in asked}
+        taps = {key: cascade.tap(encoder, exit, state) for key, cascade in seen.items()}
         answered = [tasks[index].consult(encoder.exits[exit].name, taps) for index in asked]
         if exit == last:
             break
@@ -127,7 +139,7 @@ def _one_window(encoder: StagedEncoder, cascade: Cascade, exits: tuple[int, ...]
         for stage in range(stages, exit + 1):
             state = encoder.advance(stage, state)
         stages = exit + 1
-        outputs: Array = cascade.heads[name](encoder.tap(exit, state, cascade.pooling))
+        outputs: Array = cascade.heads[name](cascade.tap(encoder, exit, state))
         if outputs.device.type == "cpu":
             outputs = outputs.numpy()
         leave, memory = policy.step(name, outputs, memory)
@@ -150,10 +162,10 @@ class _Task:
         self.memory = _memory_beside(present, cascade.policy.start(len(present)))
         self.gone: list[tuple[Array, Array]] = []
 
-    def consult(self, exit: str, taps: Mapping[str, Tensor]) -> bool:
+    def consult(self, exit: str, taps: Mapping[Hashable, Tensor]) -> bool:
         """Answer the windows that leave at an exit. False if there are none, which is not looked up on an accelerator."""
         policy = self.cascade.policy
-        outputs: Array = self.cascade.heads[exit](taps[self.cascade.pooling])
+        outputs: Array = self.cascade.heads[exit](taps[self.cascade.seen])
         if isinstance(self.exit, np.ndarray):
             outputs = outputs.numpy()
         leave, self.memory = policy.step(exit, outputs, self.memory)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from offramp.bundle import ENCODER, Bundle, BundleTask, load_bundle
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import checkpoint_options, load_encoder
-from offramp.encoders.taps import tap_shapes
+from offramp.encoders.view import TaskView
 from offramp.errors import BundleError, DataError, OfframpError
 from offramp.heads.modules import head_module
 from offramp.policies.criteria import softmax
@@ -23,6 +23,7 @@ from offramp.policies.simulation import Decisions, check_finite
 from offramp.runtime.arrays import array_of
 from offramp.runtime.execution import Cascade, run_cascades
 from offramp.runtime.stored import FIXED, policies_of
+from offramp.runtime.views import Views, sharing_a_pass
 from offramp.transforms import Transform, check_range, iq_of_complex, with_antenna
 
 
@@ -96,12 +97,12 @@ class Predictor:
         self.device = next(encoder.parameters()).device
         self._policies: dict[str, dict[str, Policy]] = {}
         self._heads: dict[str, dict[str, nn.Module]] = {}
+        views = Views(bundle, self.encoder)
+        self._views = {task.name: views.of(task) for task in bundle.tasks.values()}
+        self._shared: dict[tuple[str, ...], list[TaskView]] = {}
         for task in bundle.tasks.values():
-            shape = task.transform.output_shape(task.window_shape)
-            encoder.input.check(shape)
             policies = self._policies[task.name] = policies_of(task)
             exits = {exit for policy in policies.values() for exit in policy.exits}
-            _check_taps(task, exits, encoder, shape)
             self._heads[task.name] = {
                 exit: head_module(task.heads[exit]).requires_grad_(False).to(self.device) for exit in exits
             }
@@ -114,7 +115,7 @@ class Predictor:
         policy: str | None = None,
         first: int = 0,
     ) -> dict[str, Prediction]:
-        """Answer some tasks. Tasks with the same transform share one pass.
+        """Answer some tasks. Tasks with the same transform and BatchNorm statistics share one pass.
 
         Args:
             x: Raw windows as the tasks' data held them, of any dtype of numbers; N may be 0: ``(N, *window_shape)``, or for a window
@@ -140,21 +141,30 @@ class Predictor:
         policies = {task.name: self.policy(task.name, named) for task in chosen}
         if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise DataError(f"batch_size={batch_size!r}: it must be a whole number of at least 1")
-        sharing: dict[Transform, list[BundleTask]] = {}
+        sharing: dict[tuple[Transform, str | None], list[BundleTask]] = {}
         for task in chosen:
-            sharing.setdefault(task.transform, []).append(task)
+            sharing.setdefault((task.transform, task.statistics), []).append(task)
         decided: dict[str, list[Decisions]] = {task.name: [] for task in chosen}
         for start in range(0, len(windows), batch_size):
             batch = _finite(windows[start : start + batch_size], first + start)
-            for transform, together in sharing.items():
+            for (transform, _), together in sharing.items():
                 transformed = transform(batch)
                 check_range(transformed, np.arange(first + start, first + start + len(batch)))
                 inputs = torch.from_numpy(transformed).to(self.device)
-                cascades = [Cascade(self._heads[t.name], policies[t.name], t.pooling) for t in together]
-                found = run_cascades(self.encoder, cascades, inputs, first + start)
+                views = self._sharing(tuple(task.name for task in together))
+                cascades = [
+                    Cascade(self._heads[task.name], policies[task.name], view=view)
+                    for task, view in zip(together, views, strict=True)
+                ]
+                found = run_cascades(views[0], cascades, inputs, first + start)
                 for task, decisions in zip(together, found, strict=True):
                     decided[task.name].append(decisions)
         return {task.name: _prediction(task, named, policies[task.name], decided[task.name], first) for task in chosen}
+
+    def _sharing(self, tasks: tuple[str, ...]) -> list[TaskView]:
+        if tasks not in self._shared:
+            self._shared[tasks] = sharing_a_pass(self._views[task] for task in tasks)
+        return self._shared[tasks]
 
     def policy(self, task: str, name: str) -> Policy:
         """A task's policy by name; raises :class:`BundleError` that lists those there are if there is none."""
@@ -241,20 +251,6 @@ def load_bundle_encoder(bundle: Bundle, folder: Path, device: str = "cpu") -> St
     if described != [(exit.name, exit.width) for exit in encoder.exits]:
         raise BundleError(f"{folder} describes other exits than {path} has: save the bundle again")
     return encoder.eval().requires_grad_(False)
-
-
-def _check_taps(task: BundleTask, exits: Iterable[str], encoder: StagedEncoder, shape: tuple[int, ...]) -> None:
-    """A bundle holds the width of every default tap; the shape of others is for the encoder to say."""
-    if task.pooling == "default":
-        return
-    given = tap_shapes(encoder, shape, task.pooling)
-    for exit in exits:
-        head = task.heads[exit]
-        taken = (head.inputs,) if head.positions is None else (len(head.positions), head.inputs)
-        if taken != given[exit]:
-            raise BundleError(
-                f"head of task {task.name!r} takes {task.pooling} of shape {taken} where the encoder gives {given[exit]}: save the bundle again"
-            )
 
 
 def _as_array(x: ArrayLike | Tensor) -> NDArray[np.generic]:

@@ -77,6 +77,9 @@ class TaskEntry(Entry):
     val: dict[str, float]
     data: dict[str, Any]
     pooling: Pooling = "default"
+    poolings: dict[str, Pooling] = {}
+    side: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    statistics: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     target_shape: Shape = []
     temperatures: dict[str, float] = {}
     policies: dict[str, dict[str, Any]] = {}

@@ -46,12 +46,15 @@ class EncoderSpec(Spec):
         checkpoint: Path relative to the suite file.
         modality: Which of a checkpoint's inputs is used, where it knows several (``wavesfm``).
         pool: How a checkpoint's tokens become a tap, where it leaves that open (``wavesfm``).
+        recalibrate: Whether BatchNorm's statistics are measured anew, without labels, on windows outside the test set: ``auto`` decides
+            on validation, once for all tasks that have the same windows; the weights never change.
     """
 
     name: str
     checkpoint: Path | None = None
     modality: Literal["iq", "vision"] | None = None
     pool: Literal["cls", "mean"] | None = None
+    recalibrate: Literal["auto", "always", "never"] = "never"
 
     @property
     def options(self) -> dict[str, Any]:

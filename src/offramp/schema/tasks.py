@@ -285,6 +285,10 @@ TransformSpec = Annotated[
 
 
 Pooling = Literal["default", "statistics", "quantiles", "tokens"]
+BEFORE_ENCODER = "input"
+"""The exit of tasks with side features at which the encoder does not run at all."""
+AUTO: tuple[Pooling, ...] = ("default", "statistics", "quantiles")
+"""What ``pooling: auto`` chooses from."""
 
 
 class HeadSpec(Spec):
@@ -293,12 +297,21 @@ class HeadSpec(Spec):
     Attributes:
         kind: ``linear``, or ``mlp`` with one hidden layer.
         pooling: How the positions of a stage become one tap: ``default`` is the encoder's own, mostly a mean; ``statistics`` is mean and
-            standard deviation, ``quantiles`` five quantiles over positions. ``tokens`` stands for one linear head that every position of the encoder shares: each position gives
-            the entries of the target that belong to it.
+            standard deviation, ``quantiles`` five quantiles over positions; ``auto`` takes at every exit whichever of these three is best on
+            validation. ``tokens`` stands for one linear head that every position of the encoder shares: each position gives the entries of
+            the target that belong to it.
+        side: Features of the encoder's input that stand beside every tap, and by themselves at the exit ``input``, before the encoder:
+            ``handmade``, ``handmade_level_free``, ``power_only``, ``dft_power``, or ``MODULE:FUNCTION`` of an imported module.
     """
 
     kind: Literal["linear", "mlp"] = "linear"
-    pooling: Pooling = "default"
+    pooling: Pooling | Literal["auto"] = "default"
+    side: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+
+    @property
+    def poolings(self) -> tuple[Pooling, ...]:
+        """Those that are tried at every exit."""
+        return AUTO if self.pooling == "auto" else (self.pooling,)
 
     @model_validator(mode="after")
     def _tokens_are_linear(self) -> HeadSpec:

@@ -9,8 +9,8 @@ import numpy as np
 
 from offramp.experiment.controls.features import DESCRIPTIONS, control_features, random_twin, reduced_taps
 from offramp.experiment.evaluate import Resampling, constant_control, exit_control, feature_control
-from offramp.experiment.features import FeatureBank
-from offramp.experiment.prepare import Context, Prepared, bank_of, fit_exits, positions_of
+from offramp.experiment.features import TaskFeatures
+from offramp.experiment.prepare import Context, Prepared, features_of, fit_exits, fit_rows
 from offramp.heads.fit import FittedExit, fit_exit
 from offramp.progress import of_step
 from offramp.schema.results import ExitControl, FeatureRow
@@ -33,7 +33,7 @@ class Held:
 
     context: Context
     prepared: Prepared
-    bank: FeatureBank
+    bank: TaskFeatures
     ours: FittedExit
     resampling: Resampling
 
@@ -57,26 +57,23 @@ def _random_encoder(held: Held, _: str) -> ExitControl:
     context, prepared, problem = held.context, held.prepared, held.prepared.problem
     draws = problem.split.draws
     count = min(RANDOM_DRAWS, len(draws))
-    banks = []
+    of_draws = []
     for draw in range(count):
-        twin = random_twin(context.encoder, prepared.dataset.windows, prepared.transform, draw, context.device)
-        banks.append(bank_of(context, prepared, twin, f"random encoder {draw + 1} of {count}"))
-    fitted = []
-    for number, name in enumerate(banks[0].names, start=1):
-        positions = positions_of(context, problem, banks[0].taps(name))
-        parts = [fit_exit(problem, name, bank.taps(name), draws[d::count], positions) for d, bank in enumerate(banks)]
-        fitted.append(_interleaved(parts))
-        context.on_step(f"{prepared.task.name}: random heads", number, len(banks[0].names))
-    text = f"the same architecture with random weights ({count} draws) and BatchNorm statistics of this data"
+        twin = random_twin(prepared.encoder, prepared.calibration_batches(context.device), draw)
+        features = features_of(context, prepared, twin, f"random encoder {draw + 1} of {count}")
+        what = f"heads on random encoder {draw + 1} of {count}"
+        of_draws.append(fit_exits(context, prepared, features, what, draws[draw::count])[0])
+    fitted = [_interleaved(parts) for parts in zip(*of_draws, strict=True)]
+    text = f"the same architecture with random weights ({count} draws), BatchNorm statistics of this data, and the same head"
     return exit_control(problem, fitted, held.macs, held.ours, held.resampling, count, text)
 
 
 def _equal_width(held: Held, _: str) -> ExitControl:
     bank, problem, fit_on = held.bank, held.prepared.problem, held.prepared.outside_test()
     width = min(bank.taps(name).shape[-1] for name in bank.names)
-    narrow = fit_exits(
+    narrow = fit_rows(
         held.context,
-        problem,
+        held.prepared,
         bank.names,
         lambda name: reduced_taps(bank.taps(name), width, fit_on),
         "equal-width heads",

@@ -43,25 +43,23 @@ class Machine:
     """What is executed: an encoder with the heads of one seed.
 
     Attributes:
-        encoder: Frozen.
+        encoder: Frozen, as the task sees it.
         heads: Per exit, on the encoder's device.
-        pooling: Of the taps that the heads take.
         inputs: A batch of test windows behind the transform, ``(n, ...)`` on the encoder's device.
     """
 
     encoder: StagedEncoder
     heads: Mapping[str, nn.Module]
-    pooling: str
     inputs: Tensor
 
     def fixed(self, exit: str) -> Callable[[], object]:
         """A call that answers the batch at a fixed exit."""
-        network, head = self.encoder.truncate(exit, self.pooling), self.heads[exit]
+        network, head = self.encoder.truncate(exit), self.heads[exit]
         return lambda: head(network(self.inputs)).cpu()
 
     def routed(self, policy: Policy) -> Callable[[], object]:
         """A call that answers the batch under a policy."""
-        return lambda: run_cascade(self.encoder, self.heads, policy, self.inputs, self.pooling)
+        return lambda: run_cascade(self.encoder, self.heads, policy, self.inputs)
 
 
 def measure_policies(
@@ -173,7 +171,7 @@ def _settle(run: Callable[..., State], *given: object) -> None:
 
 def _consult(machine: Machine, exit: str, state: State) -> None:
     """Pool, answer, and decide whom to let go by the distance to an answer before, where the runtime decides."""
-    outputs = machine.heads[exit](machine.encoder.tap(machine.encoder.exit_index(exit), state, machine.pooling))
+    outputs = machine.heads[exit](machine.encoder.tap(machine.encoder.exit_index(exit), state))
     decided = outputs.numpy() if outputs.device.type == "cpu" else outputs
     policy = Policy("regression", "agreement", (exit, ""), (np.inf,), (1.0, 1.0), (1.0, 1.0))
     leave, _ = policy.step(exit, decided, (policy.start(len(outputs))[0], decided))
@@ -182,7 +180,7 @@ def _consult(machine: Machine, exit: str, state: State) -> None:
 
 def _executed(machine: Machine, policy: Policy) -> NDArray[np.int64]:
     """Where the windows of the batch leave."""
-    return run_cascade(machine.encoder, machine.heads, policy, machine.inputs, machine.pooling).exit
+    return run_cascade(machine.encoder, machine.heads, policy, machine.inputs).exit
 
 
 def _arrivals(

@@ -2,52 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offramp.data.table import WindowSource
-from offramp.encoders.base import StagedEncoder
-from offramp.experiment.features import digest, fill_bank
+from offramp.experiment.features import digest
 from offramp.experiment.policies.samples import Sample, Taps, final_sample
+from offramp.experiment.prepare import Context, Prepared, features_of
 from offramp.heads.fit import FittedExit, Problem, fit_exit
 from offramp.progress import OnProgress
-from offramp.transforms import Transform, degrade
+from offramp.transforms import degrade
 
 
 def noisy_sample(
-    problem: Problem,
+    context: Context,
+    prepared: Prepared,
+    poolings: Mapping[str, str],
     fitted: Sequence[FittedExit],
-    encoder: StagedEncoder,
-    transform: Transform,
     noise_db: float,
-    folder: Path,
-    device: str,
-    on_progress: OnProgress,
 ) -> Sample:
     """Test windows with noise added at an SNR, seen by the heads of the first seed.
 
     Args:
-        problem: The task.
+        context: Of the run.
+        prepared: The task.
+        poolings: By exit, of the taps that the heads take.
         fitted: Heads of every exit.
-        encoder: Frozen.
-        transform: Applied behind the noise.
         noise_db: Power of the window as it is over that of the noise, dB; see :func:`offramp.transforms.degrade`.
-        folder: Of feature banks.
-        device: Where the encoder runs.
-        on_progress: Called with windows done and windows in all.
 
     Raises:
         DataError: The windows are not ``(N, 2, ..., antennas, x)``, real and imaginary.
     """
-    test = problem.split.test
-    bank = fill_bank(
-        encoder, noisy_windows(problem.dataset.windows, test, noise_db), transform, folder, on_progress, device
-    )
-    return final_sample(problem, fitted, bank.taps, 0, test, problem.test_units, rows=np.arange(len(test)))
+    problem, test = prepared.problem, prepared.problem.split.test
+    noisy = noisy_windows(prepared.dataset.windows, test, noise_db)
+    features = features_of(context, prepared, prepared.encoder, "noise added", noisy)
+    taps = replace(features, poolings=poolings).taps
+    return final_sample(problem, fitted, taps, 0, test, problem.test_units, rows=np.arange(len(test)))
 
 
 def noisy_windows(windows: WindowSource, indices: NDArray[np.int64], noise_db: float) -> WindowSource:

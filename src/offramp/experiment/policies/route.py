@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from offramp.experiment.evaluate import Resampling
-from offramp.experiment.features import FeatureBank, encoder_inputs
+from offramp.experiment.features import TaskFeatures, encoder_inputs
 from offramp.experiment.policies.check import has_class
 from offramp.experiment.policies.compare import Compared, compare_policies
 from offramp.experiment.policies.measuring import Machine, measure_policies
@@ -45,7 +45,7 @@ class Routing:
 def route(
     context: Context,
     prepared: Prepared,
-    bank: FeatureBank,
+    bank: TaskFeatures,
     fitted: Sequence[FittedExit],
     heads: Mapping[str, nn.Module],
     fixed: int,
@@ -103,7 +103,7 @@ def _unreached(comparison: PolicyComparison) -> list[str]:
 def _other_populations(
     context: Context,
     prepared: Prepared,
-    bank: FeatureBank,
+    bank: TaskFeatures,
     fitted: Sequence[FittedExit],
     asked: PoliciesSpec,
 ) -> dict[str, tuple[Sample, bool]]:
@@ -111,16 +111,7 @@ def _other_populations(
     problem, name = prepared.problem, prepared.task.name
     found: dict[str, tuple[Sample, bool]] = {}
     if asked.noise_db is not None:
-        noisy = noisy_sample(
-            problem,
-            fitted,
-            context.encoder,
-            prepared.transform,
-            asked.noise_db,
-            context.features,
-            context.device,
-            of_step(context.on_step, f"{name}: noise added"),
-        )
+        noisy = noisy_sample(context, prepared, bank.poolings, fitted, asked.noise_db)
         found[f"noise added at {asked.noise_db:g} dB"] = (noisy, True)
     if asked.unseen_class is not None and has_class(problem, asked.unseen_class):
         unseen = unseen_class_sample(
@@ -141,6 +132,6 @@ def _measured(
     spread = test[np.linspace(0, len(test) - 1, min(asked.batch, len(test))).astype(np.int64)]
     inputs = torch.from_numpy(encoder_inputs(prepared.dataset.windows, prepared.transform, spread)).to(context.device)
     placed = {exit: copy.deepcopy(head).eval().requires_grad_(False).to(context.device) for exit, head in heads.items()}
-    machine = Machine(context.encoder, placed, prepared.task.head.pooling, inputs)
+    machine = Machine(prepared.view, placed, inputs)
     fixed = compared.chosen.row.fixed.name
     return measure_policies(compared.contest, machine, compared.chosen, fixed, asked, context.loaded.suite.seed)

@@ -17,6 +17,7 @@ class ExitRow(Part):
     exit: str
     macs: int = Field(ge=0)
     macs_saved_fraction: float = Field(description="Against the full encoder with its head")
+    pooling: Pooling = Field("default", description="Of the tap that the head takes")
     val: Score
     test: Score
 
@@ -101,7 +102,11 @@ class TaskResult(Part):
     simulated: bool = False
     notes: list[str] = Field([], description="Sentences on the data: what was passed over, filled up or left out")
     label_names: list[str] = Field([])
-    pooling: Pooling = Field("default", description="Of the taps that the heads take")
+    pooling: Pooling | Literal["auto"] = Field("default", description="Of the taps that the heads take")
+    side: str | None = Field(None, description="Side features beside every tap, and by themselves at the exit `input`")
+    statistics: Literal["own", "recalibrated"] = Field(
+        "own", description="Of BatchNorm: from pretraining, or measured anew without labels outside the test set"
+    )
     exits: list[ExitRow] = Field(min_length=1)
     chosen: ExitRow
     full: ExitRow

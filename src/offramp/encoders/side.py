@@ -1,0 +1,278 @@
+"""Side features: what an engineer computes from a window by hand, cheap enough to stand beside a tap, or to leave before the encoder.
+
+Written in torch on real numbers, so that one definition runs beside the encoder, is exported with it and is counted with it.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from offramp.errors import EncoderError
+
+SPECTRUM_BINS = 64
+TIME_BLOCKS = 16
+ANTENNA_BLOCKS = 32
+MOST_ANTENNA_LAGS = 8
+TIME_LAGS = (1, 2, 4, 8)
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Side:
+    """Features of a window that need no encoder.
+
+    Attributes:
+        name: As a suite and a bundle have it.
+        description: For the report.
+        compute: float32 windows ``(n, *shape)`` to float32 ``(n, width)``, or for heads on tokens ``(n, positions, width)``.
+        macs: Multiply-accumulate operations of one window of a shape, beside those of matrix products, which are counted.
+    """
+
+    name: str
+    description: str
+    compute: Callable[[Tensor], Tensor]
+    macs: Callable[[tuple[int, ...]], int] = lambda _: 0
+
+
+def side_features(name: str) -> Side:
+    """Side features by name: ``handmade``, ``handmade_level_free``, ``power_only``, ``dft_power`` or ``MODULE:FUNCTION``.
+
+    A function of the user's own takes and returns tensors as :attr:`Side.compute` does. Its module must be there already: a file never
+    makes Offramp import code.
+
+    Raises:
+        EncoderError: There are none of that name.
+    """
+    if name in SIDES:
+        return SIDES[name]
+    module, _, function = name.partition(":")
+    if not function:
+        raise EncoderError(f"unknown side features {name!r}: choose {', '.join(SIDES)} or my_module:function")
+    compute = getattr(sys.modules.get(module), function, None)
+    if not callable(compute):
+        raise EncoderError(f"side features {name!r}: import the module first, e.g. with --import {module}")
+    return Side(name, f"{function} of {module}", compute)
+
+
+def _of_iq(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Real and imaginary part ``(n, antennas, time)``; of channels over time, the slots stand one after another along the last axis."""
+    if x.ndim == 5 and x.shape[1] == 2:
+        x = x.transpose(2, 3).flatten(3)
+    if x.ndim != 4 or x.shape[1] != 2:
+        raise EncoderError(
+            f"these features take I/Q windows (N, 2, antennas, time), not {tuple(x.shape)}: leave them out"
+        )
+    return x[:, 0], x[:, 1]
+
+
+def _log_level(x: Tensor) -> Tensor:
+    """Log mean power of each window ``(n, 1)``."""
+    return x.square().sum(1).flatten(1).mean(1, keepdim=True).clamp_min(1e-20).log()
+
+
+def handmade(x: Tensor) -> Tensor:
+    """Level, log power spectrum, cumulants of amplitude and phase, antenna covariance of unit-power windows.
+
+    Cumulants: Swami and Sadler, "Hierarchical digital modulation classification using cumulants" (IEEE Trans. Comm. 2000):
+    magnitudes of C20, C40, C41, C42, C60 and C63, averaged over antennas, and the magnitude spectra's peaks of the squared
+    and fourth-power signal. The antenna covariance keeps at most the first eight lags.
+    """
+    return torch.cat([_log_level(x), handmade_level_free(x)], dim=1)
+
+
+def handmade_level_free(x: Tensor) -> Tensor:
+    """:func:`handmade` without the level, which says the SNR where the noise is known."""
+    real, imaginary = _of_iq(x)
+    scale = (real.square() + imaginary.square()).mean((1, 2), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny).rsqrt()
+    re, im = real * scale, imaginary * scale
+    power = re.square() + im.square()
+    second = (re.square() - im.square(), 2 * re * im)
+    fourth = _product(second, second)
+    features = [
+        _log_spectrum(re, im),
+        _cumulants(power, second, fourth).mean(1),
+        _lines(*second),
+        _lines(*fourth),
+        torch.stack([power.sqrt().std(-1, correction=0).mean(1), _phase_step(re, im)], 1),
+    ]
+    antennas = re.shape[1]
+    for lag in range(1, min(antennas, MOST_ANTENNA_LAGS + 1)):
+        a, b = _mean_product(re[:, lag:], im[:, lag:], re[:, :-lag], im[:, :-lag])
+        size = (a.square() + b.square()).sqrt().clamp_min(TINY)
+        features.append(torch.stack([a, b, a / size, b / size], 1))
+    for lag in TIME_LAGS:
+        a, b = _mean_product(re[..., lag:], im[..., lag:], re[..., :-lag], im[..., :-lag])
+        features.append(torch.stack([a, b, (a.square() + b.square()).sqrt()], 1))
+    return torch.cat(features, 1)
+
+
+def _product(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
+
+
+def _mean_product(re: Tensor, im: Tensor, other_re: Tensor, other_im: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of ``s conj(t)`` over antennas and time, real and imaginary, ``(n,)`` each."""
+    return (re * other_re + im * other_im).mean((1, 2)), (im * other_re - re * other_im).mean((1, 2))
+
+
+def _phase_step(re: Tensor, im: Tensor) -> Tensor:
+    """Mean absolute phase step from one sample to the next, radians ``(n,)``."""
+    a = re[..., 1:] * re[..., :-1] + im[..., 1:] * im[..., :-1]
+    b = im[..., 1:] * re[..., :-1] - re[..., 1:] * im[..., :-1]
+    return torch.atan2(b, a).abs().mean((1, 2))
+
+
+def _log_spectrum(re: Tensor, im: Tensor) -> Tensor:
+    """Log power in 64 bins, mean over antennas and blocks of 64 samples, ``(n, 64)``."""
+    bins = min(SPECTRUM_BINS, re.shape[-1])
+    usable = re.shape[-1] // bins * bins
+    blocks = [part[..., :usable].reshape(part.shape[0], -1, bins) for part in (re, im)]
+    return (_fourier_power(*blocks).mean(1) / bins + 1e-4).log()
+
+
+def _lines(re: Tensor, im: Tensor) -> Tensor:
+    """Strongest spectral line and its height above the mean, means over antennas, ``(n, 2)``."""
+    line = _fourier_power(re, im).sqrt() / re.shape[-1]
+    highest = line.amax(-1)
+    return torch.stack([highest.mean(1), (highest / (line.mean(-1) + 1e-9) + 1e-9).log().mean(1)], 1)
+
+
+def _cumulants(power: Tensor, second: tuple[Tensor, Tensor], fourth: tuple[Tensor, Tensor]) -> Tensor:
+    """Magnitudes of normalised cumulants per antenna, ``(n, antennas, 6)``."""
+    sixth = _product(fourth, second)
+    parts = [
+        power,
+        power.square(),
+        power.square() * power,
+        *second,
+        *fourth,
+        second[0] * power,
+        second[1] * power,
+        *sixth,
+    ]
+    c21, m42, m63, *rest = torch.stack(parts).mean(-1).unbind()
+    m20, m40, m41, m60 = ((rest[i], rest[i + 1]) for i in range(0, 8, 2))
+    square = _product(m20, m20)
+    c40 = (m40[0] - 3 * square[0], m40[1] - 3 * square[1])
+    c41 = (m41[0] - 3 * m20[0] * c21, m41[1] - 3 * m20[1] * c21)
+    c42 = m42 - m20[0].square() - m20[1].square() - 2 * c21.square()
+    mixed, cube = _product(m20, m40), _product(square, m20)
+    c60 = (m60[0] - 15 * mixed[0] + 30 * cube[0], m60[1] - 15 * mixed[1] + 30 * cube[1])
+    c63 = m63 - 9 * c42 * c21 - 6 * c21**3
+    scale = c21.clamp_min(TINY)
+    return torch.stack(
+        [
+            _size(m20) / scale,
+            _size(c40) / scale**2,
+            _size(c41) / scale**2,
+            c42 / scale**2,
+            _size(c60) / scale**3,
+            c63 / scale**3,
+        ],
+        dim=-1,
+    )
+
+
+def _size(value: tuple[Tensor, Tensor]) -> Tensor:
+    return (value[0].square() + value[1].square()).sqrt()
+
+
+def power_only(x: Tensor) -> Tensor:
+    """Log power: overall, in 16 blocks along the last axis, and in at most 32 blocks of antennas. No phase, no frequency."""
+    re, im = _of_iq(x)
+    power = re.square() + im.square()
+    along_time = _block_means(power.mean(1), TIME_BLOCKS)
+    along_antennas = _block_means(power.mean(2), ANTENNA_BLOCKS)
+    return torch.cat([_log_level(x), (along_time + TINY).log(), (along_antennas + TINY).log()], 1)
+
+
+def dft_power(x: Tensor) -> Tensor:
+    """Log power of every discrete-Fourier beam over the antennas, mean over the last axis: ``(n, antennas)``."""
+    re, im = _of_iq(x)
+    return (_fourier_power(re.transpose(1, 2), im.transpose(1, 2)).mean(1) + TINY).log()
+
+
+def _block_means(values: Tensor, blocks: int) -> Tensor:
+    parts = torch.tensor_split(values, min(blocks, values.shape[1]), dim=1)
+    return torch.stack([part.mean(1) for part in parts], dim=1)
+
+
+def _fourier_power(re: Tensor, im: Tensor) -> Tensor:
+    """Squared magnitude of the discrete Fourier transform over the last axis; a graph gets matrix products for it."""
+    if not torch.compiler.is_exporting():
+        spectrum = torch.view_as_real(torch.fft.fft(torch.complex(re, im), dim=-1))
+        return spectrum.square().sum(-1)
+    cosine, sine = _fourier_matrices(re.shape[-1])
+    return (re @ cosine + im @ sine).square() + (im @ cosine - re @ sine).square()
+
+
+@lru_cache(16)
+def _fourier_matrices(length: int) -> tuple[Tensor, Tensor]:
+    step = torch.arange(length, dtype=torch.float64)
+    angle = 2 * math.pi / length * torch.remainder(step[:, None] * step, length)
+    return angle.cos().float(), angle.sin().float()
+
+
+def _fourier_macs(length: int) -> int:
+    """Of one complex transform: ``length / 2 log2(length)`` butterflies of one complex product, four real ones, each."""
+    return round(2 * length * math.log2(length)) if length > 1 else 0
+
+
+def _sizes(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Antennas, and samples of each, of windows ``(2, antennas, time)`` or ``(2, slots, antennas, subcarriers)``."""
+    return (shape[-2], shape[-1]) if len(shape) == 3 else (shape[2], shape[1] * shape[3])
+
+
+def _handmade_macs(shape: tuple[int, ...]) -> int:
+    """Products per sample: power 2 and scale 2; s^2 3, s^4 4, s^6 4, s^2 |s|^2 2, |s|^4 and |s|^6 2; phase step 4; two line spectra 2 each;
+    the spectrum 2; 4 per lag in time and, of those pairs of antennas there are, in antennas. And the Fourier transforms.
+    """
+    antennas, time = _sizes(shape)
+    bins = min(SPECTRUM_BINS, time)
+    fourier = antennas * (time // bins * _fourier_macs(bins) + 2 * _fourier_macs(time))
+    pairs = sum(antennas - lag for lag in range(1, min(antennas, MOST_ANTENNA_LAGS + 1)))
+    return fourier + time * (antennas * (2 + 2 + 3 + 4 + 4 + 2 + 2 + 4 + 4 + 2 + 4 * len(TIME_LAGS)) + 4 * pairs)
+
+
+def _power_macs(shape: tuple[int, ...]) -> int:
+    """Two products per sample, and as many again for the level."""
+    antennas, samples = _sizes(shape)
+    return 4 * antennas * samples
+
+
+def _dft_macs(shape: tuple[int, ...]) -> int:
+    antennas, samples = _sizes(shape)
+    return samples * (_fourier_macs(antennas) + 2 * antennas)
+
+
+SIDES: dict[str, Side] = {
+    side.name: side
+    for side in (
+        Side(
+            "handmade",
+            "log power spectrum, cumulants and antenna covariance, computed by hand",
+            handmade,
+            _handmade_macs,
+        ),
+        Side(
+            "handmade_level_free",
+            "as handmade, of the window at unit mean power: without its level, which says the SNR where the noise is known",
+            handmade_level_free,
+            _handmade_macs,
+        ),
+        Side(
+            "power_only",
+            "log power overall, over time and over antennas: no phase, no frequency",
+            power_only,
+            _power_macs,
+        ),
+        Side("dft_power", "log power of each discrete-Fourier beam over the antennas", dft_power, _dft_macs),
+    )
+}
