@@ -205,18 +205,37 @@ def _block_means(values: Tensor, blocks: int) -> Tensor:
 
 
 def _fourier_power(re: Tensor, im: Tensor) -> Tensor:
-    """Squared magnitude of the discrete Fourier transform over the last axis; a graph gets matrix products for it."""
-    if not torch.compiler.is_exporting():
-        spectrum = torch.view_as_real(torch.fft.fft(torch.complex(re, im), dim=-1))
-        return spectrum.square().sum(-1)
-    cosine, sine = _fourier_matrices(re.shape[-1])
-    return (re @ cosine + im @ sine).square() + (im @ cosine - re @ sine).square()
+    """Squared magnitude of the discrete Fourier transform over the last axis."""
+    if torch.compiler.is_exporting():  # a graph has real numbers alone
+        re, im = _fourier_in_two_steps(re, im)
+        return re.square() + im.square()
+    return torch.view_as_real(torch.fft.fft(torch.complex(re, im), dim=-1)).square().sum(-1)
 
 
-@lru_cache(16)
-def _fourier_matrices(length: int) -> tuple[Tensor, Tensor]:
-    step = torch.arange(length, dtype=torch.float64)
-    angle = 2 * math.pi / length * torch.remainder(step[:, None] * step, length)
+def _fourier_in_two_steps(re: Tensor, im: Tensor) -> tuple[Tensor, Tensor]:
+    """The transform as two small matrix products: Cooley and Tukey (Math. Comp. 1965), for the factors of the length nearest its root."""
+    length = re.shape[-1]
+    first = next(factor for factor in range(math.isqrt(length), 0, -1) if length % factor == 0)
+    second = length // first
+    re, im = (part.unflatten(-1, (first, second)).transpose(-1, -2) for part in (re, im))
+    re, im = (part.transpose(-1, -2) for part in _turned(re, im, _roots(first, first, first), torch.matmul))
+    re, im = _turned(re, im, _roots(first, second, length), torch.mul)
+    re, im = _turned(re, im, _roots(second, second, second), torch.matmul)
+    return re.transpose(-1, -2).flatten(-2), im.transpose(-1, -2).flatten(-2)
+
+
+def _turned(
+    re: Tensor, im: Tensor, roots: tuple[Tensor, Tensor], by: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    cosine, sine = roots
+    return by(re, cosine) + by(im, sine), by(im, cosine) - by(re, sine)
+
+
+@lru_cache(32)
+def _roots(rows: int, columns: int, order: int) -> tuple[Tensor, Tensor]:
+    """Real part and negated imaginary part of ``exp(-2 pi i row column / order)``, float32 ``(rows, columns)``."""
+    product = torch.arange(rows)[:, None] * torch.arange(columns)
+    angle = 2 * math.pi / order * torch.remainder(product, order).double()
     return angle.cos().float(), angle.sin().float()
 
 

@@ -57,6 +57,8 @@ def onnx_bytes(
             "the network fixes the batch size when it is traced, so that a graph of it takes no other: in the encoder's begin, "
             "advance and pool write x.shape[0] for len(x)"
         )
+    for part in (*model.graph.node, *model.graph.value_info):  # the exporter's notes, among them paths of this machine
+        part.ClearField("metadata_props")
     for key, value in (properties or {}).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
