@@ -162,10 +162,10 @@ def test_folders_are_keyed_by_windows_transform_and_encoder(
 
 class TestTokens:
     def test_taps_are_those_of_the_encoder(self, encoder: StagedEncoder, windows: WindowSource, tmp_path: Path) -> None:
-        bank = fill_bank(encoder, windows, Transform(), tmp_path, pooling="tokens")
+        bank = fill_bank(encoder, windows, Transform(), tmp_path, poolings=("tokens",))
         assert bank.names == tuple(EXITS)
         with torch.inference_mode():
-            expected = encoder.taps(torch.from_numpy(windows.read(np.arange(COUNT))), pooling="tokens")
+            expected = encoder.taps(torch.from_numpy(windows.read(np.arange(COUNT))), poolings=("tokens",))
         for name in EXITS:
             taps = bank.taps(name)
             assert taps.shape == tuple(expected[name].shape)
@@ -174,7 +174,7 @@ class TestTokens:
             np.testing.assert_allclose(taps[some], expected[name][some], atol=1e-5)
 
     def test_shapes_are_found_by_one_run(self, encoder: StagedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-        expected = encoder.taps(torch.zeros(1, 2, 1, 64), pooling="tokens")
+        expected = encoder.taps(torch.zeros(1, 2, 1, 64), poolings=("tokens",))
         found = {name: tuple(tap.shape[1:]) for name, tap in expected.items()}
         assert tap_shapes(encoder, (2, 1, 64), "tokens") == found
         sizes = count_batches(encoder, monkeypatch)
@@ -185,11 +185,11 @@ class TestTokens:
     def test_a_killed_pass_goes_on_to_the_same_bytes(
         self, calls: int, encoder: StagedEncoder, windows: WindowSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        expected = contents(fill_bank(encoder, windows, Transform(), tmp_path / "whole", pooling="tokens"))
+        expected = contents(fill_bank(encoder, windows, Transform(), tmp_path / "whole", poolings=("tokens",)))
         with pytest.raises(KeyboardInterrupt):
-            fill_bank(encoder, windows, Transform(), tmp_path / "cut", stop_after(calls), pooling="tokens")
+            fill_bank(encoder, windows, Transform(), tmp_path / "cut", stop_after(calls), poolings=("tokens",))
         sizes = count_batches(encoder, monkeypatch)
-        assert contents(fill_bank(encoder, windows, Transform(), tmp_path / "cut", pooling="tokens")) == expected
+        assert contents(fill_bank(encoder, windows, Transform(), tmp_path / "cut", poolings=("tokens",))) == expected
         shapes, batches = sizes[:1], sizes[1:]
         assert shapes == [1]
         assert sum(batches) == COUNT - (COUNT if calls == 25 else calls // 3 * 3 * BATCH)
@@ -197,7 +197,7 @@ class TestTokens:
     def test_they_are_kept_apart_from_default_taps(
         self, encoder: StagedEncoder, windows: WindowSource, tmp_path: Path
     ) -> None:
-        plain, tokens = (fill_bank(encoder, windows, Transform(), tmp_path, pooling=p) for p in ("default", "tokens"))
+        plain, tokens = (fill_bank(encoder, windows, Transform(), tmp_path, poolings=(p,)) for p in ("default", "tokens"))
         assert plain.folder != tokens.folder
         assert plain.taps("stem").shape == (COUNT, 8)
 
@@ -207,9 +207,9 @@ class TestTokens:
         needed = 4 * COUNT * sum(p * width for p, width in tap_shapes(encoder, (2, 1, 64), "tokens").values())
         monkeypatch.setattr(features, "free_bytes", lambda path: needed - 1)
         with pytest.raises(OfframpError, match=rf"need {needed / 1e6:,.1f} MB .*free some space"):
-            fill_bank(encoder, windows, Transform(), tmp_path, pooling="tokens")
+            fill_bank(encoder, windows, Transform(), tmp_path, poolings=("tokens",))
         monkeypatch.setattr(features, "free_bytes", lambda path: needed)
-        fill_bank(encoder, windows, Transform(), tmp_path, pooling="tokens")
+        fill_bank(encoder, windows, Transform(), tmp_path, poolings=("tokens",))
 
     def test_large_taps_make_small_batches(
         self, encoder: StagedEncoder, windows: WindowSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -217,12 +217,12 @@ class TestTokens:
         values = sum(p * width for p, width in tap_shapes(encoder, (2, 1, 64), "tokens").values())
         monkeypatch.setattr(features, "BATCH_TAP_VALUES", 3 * values)
         sizes = count_batches(encoder, monkeypatch)
-        fill_bank(encoder, windows, Transform(), tmp_path, pooling="tokens")
+        fill_bank(encoder, windows, Transform(), tmp_path, poolings=("tokens",))
         assert set(sizes[1:]) == {2}, "the largest power of two that fits"
 
     def test_an_encoder_without_them(self, encoder: StagedEncoder, windows: WindowSource, tmp_path: Path) -> None:
         with pytest.raises(EncoderError, match="unknown pooling 'cls'"):
-            fill_bank(encoder, windows, Transform(), tmp_path, pooling="cls")
+            fill_bank(encoder, windows, Transform(), tmp_path, poolings=("cls",))
         assert list(tmp_path.iterdir()) == []
 
 

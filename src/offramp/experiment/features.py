@@ -68,7 +68,7 @@ class FeatureBank:
     """Taps of all exits for all windows of one source.
 
     Attributes:
-        folder: One ``.npy`` per exit and pooling, float32 ``(N, width)``, or ``(N, positions, width)`` where the pooling is ``tokens``.
+        folder: One ``.npy`` per exit and, if there are several, pooling; float32 ``(N, width)``, or ``(N, positions, width)`` where the pooling is ``tokens``.
         names: The exits, in order of depth.
         poolings: Those that every exit was pooled with.
     """
@@ -79,7 +79,12 @@ class FeatureBank:
 
     def taps(self, name: str, pooling: str | None = None) -> TapMatrix:
         """The taps of one exit, by default in the first pooling; ``matrix[indices]`` loads those of the windows ``indices`` alone."""
-        return TapMatrix(self.folder / f"{name}.{pooling or self.poolings[0]}.npy")
+        return TapMatrix(self.folder / f"{_column(name, pooling or self.poolings[0], self.poolings)}.npy")
+
+
+def _column(exit: str, pooling: str, poolings: Sequence[str]) -> str:
+    """What the taps of an exit are called on disk and in messages."""
+    return exit if len(poolings) == 1 else f"{exit}.{pooling}"
 
 
 class Beside:
@@ -162,13 +167,15 @@ def fill_bank(
         raise EncoderError(f"{windows.name}: {error}") from None
     key = [windows.fingerprint, transform.to_dict(), encoder.fingerprint(), *poolings]
     shapes = {
-        f"{name}.{pooling}": tap for pooling in poolings for name, tap in tap_shapes(encoder, shape, pooling).items()
+        _column(name, pooling, poolings): tap
+        for pooling in poolings
+        for name, tap in tap_shapes(encoder, shape, pooling).items()
     }
 
     def compute(batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         with inference():
             return {
-                f"{exit.name}.{pooling}": encoder.tap(exit.index, state, pooling).float().cpu().numpy()
+                _column(exit.name, pooling, poolings): encoder.tap(exit.index, state, pooling).float().cpu().numpy()
                 for exit, state in encoder.visit(torch.from_numpy(batch).to(device))
                 for pooling in poolings
             }
