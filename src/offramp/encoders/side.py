@@ -217,7 +217,7 @@ def _fourier_in_two_steps(re: Tensor, im: Tensor) -> tuple[Tensor, Tensor]:
     length = re.shape[-1]
     first = next(factor for factor in range(math.isqrt(length), 0, -1) if length % factor == 0)
     second = length // first
-    re, im = (part.unflatten(-1, (first, second)).transpose(-1, -2) for part in (re, im))
+    re, im = (part.reshape(*part.shape[:-1], first, second).transpose(-1, -2) for part in (re, im))
     re, im = (part.transpose(-1, -2) for part in _turned(re, im, _roots(first, first, first), torch.matmul))
     re, im = _turned(re, im, _roots(first, second, length), torch.mul)
     re, im = _turned(re, im, _roots(second, second, second), torch.matmul)
