@@ -3,7 +3,8 @@
 ::
 
     config.json            schema, encoder, tasks; written last, so that a folder that has it is complete
-    heads.safetensors      TASK/EXIT/LAYER/weight and TASK/EXIT/LAYER/bias, float32; TASK/EXIT/positions, int64, of heads on tokens
+    heads.safetensors      TASK/EXIT/LAYER/weight and TASK/EXIT/LAYER/bias, float32; of heads on tokens TASK/EXIT/positions, int64, or
+                           TASK/EXIT/query, float32
     examples.safetensors   optional: some raw windows per task, to compare an exported graph with the bundle
     statistics.safetensors optional: SET/BUFFER, float32: BatchNorm's statistics of tasks that do not use the encoder's own
     README.md              the model card
@@ -56,10 +57,13 @@ class Head:
         layers: Weight float32 ``(outputs, inputs)`` and bias float32 ``(outputs,)`` of each layer.
         positions: For a head on tokens, which all positions share: the entries of the flattened target that it gives at each
             position, int64 ``(positions, values)``. None for a head on a default tap.
+        query: For a head that pools tokens by attention, float32 ``(inputs,)``: the softmax over positions of its products with the
+            tokens weighs them, and the layers take the weighted mean. None for any other.
     """
 
     layers: tuple[Layer, ...]
     positions: NDArray[np.int64] | None = None
+    query: NDArray[np.float32] | None = None
 
     @property
     def inputs(self) -> int:
@@ -73,6 +77,10 @@ class Head:
 
     def __call__(self, taps: NDArray[np.float32]) -> NDArray[np.float32]:
         """Taps float32 ``(N, inputs)``, or ``(N, positions, inputs)``, to logits or values, float32 ``(N, outputs)``."""
+        if self.query is not None:
+            scores = taps @ self.query
+            share = np.exp(scores - scores.max(1, keepdims=True))
+            taps = np.einsum("np,npw->nw", share / share.sum(1, keepdims=True), taps)
         first, *others = self.layers
         hidden = taps.reshape(-1, taps.shape[-1]) @ first[0].T + first[1]
         for weight, bias in others:
@@ -185,7 +193,13 @@ def save_bundle(bundle: Bundle, folder: Path, card: str) -> None:
         for exit, head in task.heads.items()
         if head.positions is not None
     }
-    _save_tensors(tensors | positions, folder / HEADS)
+    queries = {
+        f"{task.name}/{exit}/query": np.ascontiguousarray(head.query)
+        for task in bundle.tasks.values()
+        for exit, head in task.heads.items()
+        if head.query is not None
+    }
+    _save_tensors(tensors | positions | queries, folder / HEADS)
     if bundle.statistics:
         named = {f"{name}/{buffer}": values for name, of in bundle.statistics.items() for buffer, values in of.items()}
         _save_tensors(named, folder / STATISTICS)
@@ -274,7 +288,8 @@ def _task_from_dict(name: str, stored: dict[str, Any], tensors: Mapping[str, NDA
     heads = {
         exit: Head(
             tuple((tensors[f"{name}/{exit}/{i}/weight"], tensors[f"{name}/{exit}/{i}/bias"]) for i in range(count)),
-            tensors[f"{name}/{exit}/positions"] if poolings.get(exit) == "tokens" else None,
+            tensors.get(f"{name}/{exit}/positions"),
+            tensors.get(f"{name}/{exit}/query"),
         )
         for exit, count in stored["layers"].items()
     }
@@ -335,8 +350,11 @@ def _problem(head: Head, pooling: str, inputs: int | None, outputs: int) -> str 
     """What is wrong with a head, in words. ``inputs`` is the width of its tap, None where the bundle does not hold it."""
     if not 1 <= len(head.layers) <= 2:
         return f"has {len(head.layers)} layers instead of 1 or 2"
-    if (head.positions is not None) != (pooling == "tokens"):
-        return f"has {'no ' if head.positions is None else ''}positions, and the task's heads take {pooling} taps"
+    if (head.positions is not None or head.query is not None) != (pooling == "tokens"):
+        what = "positions" if head.query is None else "a query"
+        return f"has {'no ' if pooling == 'tokens' else ''}{what}, and the task's heads take {pooling} taps"
+    if head.query is not None and (head.positions is not None or not _is_query(head)):
+        return f"has a query {head.query.shape} of {head.query.dtype} that does not fit its layers, or holds NaN or infinity"
     width = math.prod(head.layers[0][0].shape[1:]) if inputs is None else inputs
     if (positions := head.positions) is not None:
         if positions.ndim != 2 or positions.dtype != np.int64 or not is_permutation(positions, outputs):
@@ -353,6 +371,12 @@ def _problem(head: Head, pooling: str, inputs: int | None, outputs: int) -> str 
             return "holds NaN or infinity"
         width = weight.shape[0]
     return None if width == outputs else f"gives {width} outputs instead of {outputs}"
+
+
+def _is_query(head: Head) -> bool:
+    query = head.query
+    fits = query is not None and query.dtype == np.float32 and query.shape == head.layers[0][0].shape[1:]
+    return fits and bool(np.isfinite(query).all())  # type: ignore[arg-type]
 
 
 def _problem_of_policy(policy: Mapping[str, Any], task: BundleTask, depths: Sequence[str]) -> str | None:

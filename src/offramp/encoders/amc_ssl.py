@@ -99,6 +99,12 @@ class AmcSsl(StagedEncoder):
             raise EncoderError(f"unknown pooling {pooling!r}: amc-ssl has default, tokens")
         return tokens.mean(1)
 
+    def antenna_maps(self, exit: int, state: State) -> Tensor | None:
+        x = state[0]
+        if x.shape[1] < 2 or x.ndim < 4:
+            return None
+        return x if exit < len(CONVOLUTIONS) else x.transpose(2, 3)
+
     @classmethod
     def convert_checkpoint(cls, tensors: dict[str, Tensor], **options: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Names of torch's layers to those of ours; a layer's input projection holds query, key and value one behind the other."""

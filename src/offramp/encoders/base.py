@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from offramp.encoders.pooling import OF_TOKENS
+from offramp.encoders.pooling import OF_TOKENS, neighbours, statistics
 from offramp.encoders.storage import save_encoder
 from offramp.errors import EncoderError
 
@@ -164,13 +164,21 @@ class StagedEncoder(nn.Module, ABC):
         """The tap at an exit: ``(N, width)`` float32, or ``(N, positions, width)`` with ``pooling="tokens"``; no other pooling is asked for."""
 
     def tap(self, exit: int, state: State, pooling: str = "default") -> Tensor:
-        """The tap at an exit in any pooling: those that :meth:`pool` has, or ``statistics`` and ``quantiles`` of its tokens.
+        """The tap at an exit in any pooling: those that :meth:`pool` has, or ``statistics``, ``quantiles`` and ``second_order`` of its tokens.
 
         ``(N, width)`` float32; ``(N, positions, width)`` for ``tokens``; ``(N, 2 width)`` and ``(N, 5 width)`` of the tokens' width for the others.
         """
+        if pooling == "second_order":
+            maps = self.antenna_maps(exit, state)
+            plain = statistics(self.pool(exit, state, "tokens"))
+            return plain if maps is None else torch.cat([plain, neighbours(maps)], dim=1)
         if pooling in OF_TOKENS:
             return OF_TOKENS[pooling](self.pool(exit, state, "tokens"))
         return self.pool(exit, state, pooling)
+
+    def antenna_maps(self, exit: int, state: State) -> Tensor | None:
+        """The state antenna by antenna, float32 ``(N, antennas, width, positions)``; None where antennas are no longer apart."""
+        return None
 
     def uncounted_macs(self, stage: int, shape: tuple[int, ...]) -> int:
         """MACs of a stage for one window of a shape that are no matrix product or convolution, such as a Fourier transform's."""

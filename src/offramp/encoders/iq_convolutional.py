@@ -30,6 +30,9 @@ class IQConvolutional(StagedEncoder):
     def advance(self, stage: int, state: State) -> State:
         return (self.stages[stage](state[0]),)
 
+    def antenna_maps(self, exit: int, state: State) -> Tensor | None:
+        return state[0].transpose(1, 2) if state[0].shape[2] > 1 else None
+
     def pool(self, exit: int, state: State, pooling: str = "default") -> Tensor:
         if pooling == "tokens":
             return state[0].flatten(2).transpose(1, 2)

@@ -35,5 +35,22 @@ def quantiles(tokens: Tensor) -> Tensor:
     return torch.cat(found, dim=1)
 
 
+MOST_LAGS = 3
+
+
+def neighbours(maps: Tensor) -> Tensor:
+    """Second order over antennas: for each feature the mean product of antennas that stand 1, 2 and 3 apart.
+
+    Args:
+        maps: float32 ``(N, antennas, width, positions)``.
+
+    Returns:
+        ``(N, lags x width)`` for as many lags, at most three, as there are; ``(N, 0)`` for one antenna.
+    """
+    lags = range(1, min(maps.shape[1], MOST_LAGS + 1))
+    products = [(maps[:, lag:] * maps[:, :-lag]).mean((1, 3)) for lag in lags]
+    return torch.cat([maps[:, 0, :0, 0], *products], dim=1)
+
+
 OF_TOKENS: dict[str, Callable[[Tensor], Tensor]] = {"statistics": statistics, "quantiles": quantiles}
 """Poolings that every encoder has, for they are made of its tokens."""

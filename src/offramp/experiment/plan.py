@@ -19,9 +19,8 @@ from offramp.encoders.base import StagedEncoder
 from offramp.experiment.controls.rows import RANDOM_DRAWS
 from offramp.experiment.features import batch_size, encoder_inputs
 from offramp.experiment.pipeline import LATENCY_SECONDS
-from offramp.experiment.prepare import Prepared, load, prepare_tasks
+from offramp.experiment.prepare import Prepared, load, positions_of, prepare_tasks
 from offramp.heads.fit import Problem, fit_exit
-from offramp.heads.tokens import target_positions
 from offramp.policies.search import Searcher
 from offramp.policies.windows import Windows
 from offramp.schema.suite import LoadedSuite, Suite
@@ -155,7 +154,7 @@ def _seconds_for_heads(
 ) -> float:
     """One seed is fitted on one exit of medium width; the time of a solve has a part that grows with the width."""
     rows = sorted(taps, key=lambda tap: tap.shape[-1])[len(taps) // 2]
-    positions = target_positions(encoder, problem.dataset.target_shape, rows.shape[1:])
+    positions = positions_of(problem, encoder, rows.shape[1:])
     started = time.perf_counter()
     fit_exit(problem, "trial", _Repeated(rows, problem.dataset.windows.count), problem.split.draws[:1], positions)
     seconds = time.perf_counter() - started

@@ -204,9 +204,10 @@ def _costs(view: TaskView, problem: Problem) -> tuple[ExitCost, ...]:
     """
     heads = {}
     for name, tap in view.tap_shapes.items():
-        positions = target_positions(view, problem.dataset.target_shape, tap)
+        positions = positions_of(problem, view, tap)
         outputs = problem.outputs if positions is None else positions.shape[1]
-        heads[name] = untrained_head(problem.task.head.kind, tap[-1], outputs)
+        attention = positions is None and len(tap) == 2
+        heads[name] = untrained_head(problem.task.head.kind, tap[-1], outputs, attention)
     return tuple(exit_costs(view, view.shape, heads, measure=False).values())
 
 
@@ -269,6 +270,13 @@ def validation_score(problem: Problem, fitted: FittedExit) -> float:
     return float(problem.metric.sign * np.mean(problem.metric.score(fitted.val_sums.sum(1))))
 
 
+def positions_of(problem: Problem, encoder: StagedEncoder, tap: tuple[int, ...]) -> NDArray[np.int64] | None:
+    """Which entries of the target each position of a tap answers for; None where a head answers for all at once."""
+    if problem.task.head.pooling != "tokens":
+        return None
+    return target_positions(encoder, problem.dataset.target_shape, tap)
+
+
 def _fit(prepared: Prepared, name: str, rows: FeatureRows, draws: Sequence[Draw] | None) -> FittedExit:
-    positions = target_positions(prepared.encoder, prepared.dataset.target_shape, rows.shape[1:])
+    positions = positions_of(prepared.problem, prepared.encoder, rows.shape[1:])
     return fit_exit(prepared.problem, name, rows, draws, positions)

@@ -13,6 +13,7 @@ from offramp.bundle import Head
 from offramp.data.dataset import Dataset
 from offramp.data.splits import Draw, Split
 from offramp.errors import DataError
+from offramp.heads.attention import fit_attention
 from offramp.heads.logistic import fit_logistic
 from offramp.heads.mlp import fit_mlp
 from offramp.heads.ridge import fit_ridge
@@ -241,7 +242,8 @@ def _solve(
     """For each training set a head per strength; where sets are solved one by one, the grid of one need be held at a time."""
     targets = problem.dataset.targets
     balanced = problem.metric.name == "balanced_accuracy"
-    if problem.task.head.kind == "linear" and problem.task.kind == "classification":
+    tokens = len(features.shape) == 3
+    if problem.task.head.kind == "linear" and problem.task.kind == "classification" and not tokens:
         union = np.unique(np.concatenate(training_sets))
         weights = np.zeros((len(union), len(training_sets)), dtype=np.float32)
         for number, train in enumerate(training_sets):
@@ -252,6 +254,9 @@ def _solve(
     for train in training_sets:
         if positions is not None:
             yield fit_tokens(features, train, targets, positions, strengths)
+        elif tokens:
+            factors = _balanced(targets[train], problem.outputs) if balanced else None
+            yield fit_attention(features, train, targets[train], problem.outputs, strengths, seed, factors)
         elif problem.task.head.kind == "mlp":
             factors = _balanced(targets[train], problem.outputs) if balanced else None
             yield fit_mlp(Rows(features, train), targets[train], problem.outputs, strengths, seed, factors)

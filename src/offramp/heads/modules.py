@@ -13,8 +13,10 @@ MLP_HIDDEN = 128
 """Hidden units of the head kind ``mlp``."""
 
 
-def untrained_head(kind: str, inputs: int, outputs: int) -> nn.Module:
-    """A head of the right size for counting costs: ``(..., inputs)`` to ``(..., outputs)``."""
+def untrained_head(kind: str, inputs: int, outputs: int, attention: bool = False) -> nn.Module:
+    """A head of the right size for counting costs: ``(..., inputs)`` to ``(..., outputs)``, or from tokens with ``attention``."""
+    if attention:
+        return AttentionHead(nn.Linear(inputs, outputs), np.zeros(inputs, np.float32))
     if kind == "mlp":
         return nn.Sequential(nn.Linear(inputs, MLP_HIDDEN), nn.ReLU(), nn.Linear(MLP_HIDDEN, outputs))
     return nn.Linear(inputs, outputs)
@@ -34,10 +36,25 @@ class TokenHead(nn.Module):
         return values.flatten(1).index_select(1, self.get_buffer("order"))
 
 
+class AttentionHead(nn.Module):
+    """One query weighs the positions: float32 ``(N, positions, width)`` to the layers' outputs of the weighted mean, ``(N, outputs)``."""
+
+    def __init__(self, layers: nn.Module, query: NDArray[np.float32]) -> None:
+        """Take layers ``(N, width)`` to ``(N, outputs)`` and the query ``(width,)``."""
+        super().__init__()
+        self.layers = layers
+        self.register_buffer("query", torch.from_numpy(query.copy())[:, None])
+
+    def forward(self, taps: Tensor) -> Tensor:
+        share = torch.softmax(taps @ self.get_buffer("query"), dim=1)
+        answer: Tensor = self.layers((share.transpose(1, 2) @ taps).squeeze(1))
+        return answer
+
+
 def head_module(head: Head) -> nn.Module:
     """A head as linear layers with ReLU between: taps float32 ``(N, inputs)`` to ``(N, outputs)``. The weights are copied.
 
-    A head with positions takes ``(N, positions, inputs)``.
+    A head with positions or a query takes ``(N, positions, inputs)``.
     """
     modules: list[nn.Module] = []
     for weight, bias in head.layers:
@@ -45,4 +62,6 @@ def head_module(head: Head) -> nn.Module:
         linear.load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias)})
         modules += [nn.ReLU(), linear] if modules else [linear]
     layers = nn.Sequential(*modules)
+    if head.query is not None:
+        return AttentionHead(layers, head.query)
     return layers if head.positions is None else TokenHead(layers, head.positions)

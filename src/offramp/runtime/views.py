@@ -39,11 +39,16 @@ class Views:
         encoder.input.check(shape)
         view = TaskView(encoder, shape, task.poolings, task.side)
         for exit, head in task.heads.items():
-            taken = (head.inputs,) if head.positions is None else (len(head.positions), head.inputs)
-            if taken != view.tap_shapes[exit]:
+            given = view.tap_shapes[exit]
+            taken: tuple[int, ...] = (head.inputs,)
+            if head.positions is not None:
+                taken = (len(head.positions), head.inputs)
+            elif head.query is not None:
+                taken = (*given[:-1], head.inputs)
+            if taken != given:
                 raise BundleError(
                     f"head of task {task.name!r} at exit {exit!r} takes taps of shape {taken} where the encoder gives "
-                    f"{view.tap_shapes[exit]}: save the bundle again"
+                    f"{given}: save the bundle again"
                 )
         return view
 

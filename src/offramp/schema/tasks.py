@@ -284,7 +284,7 @@ TransformSpec = Annotated[
 """A name, or a name with its settings."""
 
 
-Pooling = Literal["default", "statistics", "quantiles", "tokens"]
+Pooling = Literal["default", "statistics", "quantiles", "second_order", "tokens"]
 BEFORE_ENCODER = "input"
 """The exit of tasks with side features at which the encoder does not run at all."""
 AUTO: tuple[Pooling, ...] = ("default", "statistics", "quantiles")
@@ -297,26 +297,29 @@ class HeadSpec(Spec):
     Attributes:
         kind: ``linear``, or ``mlp`` with one hidden layer.
         pooling: How the positions of a stage become one tap: ``default`` is the encoder's own, mostly a mean; ``statistics`` is mean and
-            standard deviation, ``quantiles`` five quantiles over positions; ``auto`` takes at every exit whichever of these three is best on
-            validation. ``tokens`` stands for one linear head that every position of the encoder shares: each position gives the entries of
+            standard deviation, ``quantiles`` five quantiles over positions, ``second_order`` is ``statistics`` and, while a stage still
+            has several antennas, the mean products of what neighbours hear; ``auto`` takes at every exit whichever of the first three is best on
+            validation. ``attention`` is a mean whose weights a query, learned with the head, gives to the positions. ``tokens`` stands for one linear head that every position of the encoder shares: each position gives the entries of
             the target that belong to it.
         side: Features of the encoder's input that stand beside every tap, and by themselves at the exit ``input``, before the encoder:
             ``handmade``, ``handmade_level_free``, ``power_only``, ``dft_power``, or ``MODULE:FUNCTION`` of an imported module.
     """
 
     kind: Literal["linear", "mlp"] = "linear"
-    pooling: Pooling | Literal["auto"] = "default"
+    pooling: Pooling | Literal["attention", "auto"] = "default"
     side: Annotated[str, Field(min_length=1, max_length=200)] | None = None
 
     @property
     def poolings(self) -> tuple[Pooling, ...]:
         """Those that are tried at every exit."""
-        return AUTO if self.pooling == "auto" else (self.pooling,)
+        if self.pooling == "auto":
+            return AUTO
+        return ("tokens",) if self.pooling == "attention" else (self.pooling,)
 
     @model_validator(mode="after")
     def _tokens_are_linear(self) -> HeadSpec:
-        if self.pooling == "tokens" and self.kind != "linear":
-            raise ValueError(f"pooling: tokens takes kind: linear, not {self.kind}")
+        if self.pooling in ("tokens", "attention") and self.kind != "linear":
+            raise ValueError(f"pooling: {self.pooling} takes kind: linear, not {self.kind}")
         return self
 
 

@@ -102,7 +102,7 @@ class TaskResult(Part):
     simulated: bool = False
     notes: list[str] = Field([], description="Sentences on the data: what was passed over, filled up or left out")
     label_names: list[str] = Field([])
-    pooling: Pooling | Literal["auto"] = Field("default", description="Of the taps that the heads take")
+    pooling: Pooling | Literal["attention", "auto"] = Field("default", description="Of the taps that the heads take")
     side: str | None = Field(None, description="Side features beside every tap, and by themselves at the exit `input`")
     statistics: Literal["own", "recalibrated"] = Field(
         "own", description="Of BatchNorm: from pretraining, or measured anew without labels outside the test set"
