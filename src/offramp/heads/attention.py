@@ -21,8 +21,9 @@ from offramp.heads.ridge import fit_ridge
 from offramp.heads.rows import FeatureRows, Rows
 
 EPOCHS = 20
+LEAST_STEPS = 500
 MINIBATCH = 128
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 1e-2
 MEASURED_WINDOWS = 2048
 """Windows whose tokens are standardised by, at most."""
 
@@ -82,12 +83,13 @@ def fit_attention(
     optimiser = torch.optim.Adam(parameters, lr=LEARNING_RATE)
     generator = torch.Generator().manual_seed(seed)
     per_epoch = math.ceil(len(windows) / MINIBATCH)
-    for step in range(EPOCHS * per_epoch):
+    steps = max(LEAST_STEPS, EPOCHS * per_epoch)
+    for step in range(steps):
         if step % per_epoch == 0:
             order = torch.randperm(len(windows), generator=generator)
         picked = order[(step % per_epoch) * MINIBATCH :][:MINIBATCH].sort().values
         for group in optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / (EPOCHS * per_epoch)))
+            group["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
         block = torch.from_numpy((tokens[windows[picked.numpy()]] - mean) * scale)
         loss = _losses(parameters, block, goal[picked], weight[picked])
         penalty = 0.5 * decay * (queries.square().sum(1) + matrices.square().sum((1, 2)))
