@@ -7,8 +7,9 @@ this folder. The same least squares as :func:`predictors.linear.linear_predictio
 from __future__ import annotations
 
 import torch
-from predictors.linear import ORDER, RIDGE
 from torch import Tensor
+
+from predictors.linear import ORDER, RIDGE
 
 SLOTS_AHEAD = 4
 PATCH = 4
