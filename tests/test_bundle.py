@@ -241,8 +241,8 @@ class TestTokens:
         written = token_task(small_shufflenet(), "channel", "stage3.0", IQ_SHAPE, TARGET)
         loaded = load_bundle(folder)
         channel, angle = loaded.task("channel"), loaded.task("angle")
-        assert (channel.pooling, channel.target_shape) == ("tokens", TARGET)
-        assert (angle.pooling, angle.target_shape) == ("default", ())
+        assert (channel.poolings, channel.target_shape) == (dict.fromkeys(channel.heads, "tokens"), TARGET)
+        assert (set(angle.poolings.values()), angle.target_shape) == ({"default"}, ())
         for exit, head in channel.heads.items():
             np.testing.assert_array_equal(head.positions, written.heads[exit].positions)
             assert head.positions.dtype == np.int64
@@ -250,8 +250,26 @@ class TestTokens:
         assert all(head.positions is None for head in angle.heads.values())
 
     def test_a_bundle_from_before_there_were_tokens(self, folder: Path):
-        change_config(folder, lambda c: [c["tasks"]["angle"].pop(key) for key in ("pooling", "target_shape")])
-        assert load_bundle(folder).task("angle").pooling == "default"
+        keys = ("poolings", "target_shape", "side", "statistics")
+        change_config(folder, lambda c: [c["tasks"]["angle"].pop(key) for key in keys])
+        angle = load_bundle(folder).task("angle")
+        assert set(angle.poolings.values()) == {"default"}
+        assert (angle.side, angle.statistics) == (None, None)
+
+    def test_a_bundle_from_when_a_task_had_one_pooling(self, folder: Path):
+        expected = load_bundle(folder).task("channel")
+
+        def as_before(config: dict) -> None:
+            for stored, pooling in ((config["tasks"]["channel"], "tokens"), (config["tasks"]["angle"], "default")):
+                for key in ("poolings", "side", "statistics"):
+                    del stored[key]
+                stored["pooling"] = pooling
+
+        change_config(folder, as_before)
+        channel = load_bundle(folder).task("channel")
+        assert channel.poolings == expected.poolings
+        for exit, head in channel.heads.items():
+            np.testing.assert_array_equal(head.positions, expected.heads[exit].positions)
 
     @pytest.mark.parametrize(
         ("spoil", "message"),
@@ -265,7 +283,7 @@ class TestTokens:
             (lambda f: change_tensor(f, NAME, np.arange(288).reshape(24, 12)), "gives 24 outputs instead of 12"),
             (lambda f: drop_tensor(f, NAME), "'channel/stage3.0/positions' is missing"),
             (
-                lambda f: change_config(f, lambda c: c["tasks"]["channel"].update(pooling="default")),
+                lambda f: change_config(f, lambda c: c["tasks"]["channel"].update(poolings={})),
                 "inputs arrive|outputs",
             ),
             (

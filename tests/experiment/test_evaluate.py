@@ -29,6 +29,7 @@ from offramp.scoring.metrics import METRICS
 
 COUNT = 240
 MACS = [10, 100]
+POOLINGS = {"strong": "statistics"}
 
 
 def made(groups: int | None = 24, snr: object = None, **task: object) -> tuple[Problem, list[np.ndarray]]:
@@ -51,7 +52,7 @@ def made(groups: int | None = 24, snr: object = None, **task: object) -> tuple[P
 
 def evaluated(task: Problem, exits: list[FittedExit], features: list[np.ndarray], chosen: int) -> Evaluation:
     rows = dict(zip([exit.name for exit in exits], features, strict=False))
-    return evaluate(task, exits, rows.__getitem__, MACS[: len(exits)], chosen, Resampling.of(task, 0))
+    return evaluate(task, exits, rows.__getitem__, MACS[: len(exits)], chosen, Resampling.of(task, 0), POOLINGS)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,7 @@ def test_rows_are_the_heads_own_scores(fitted: tuple[Problem, list[np.ndarray], 
         assert row.test.std == pytest.approx(np.std(on_test, ddof=1))
         assert row.test.ci95[0] <= row.test.mean <= row.test.ci95[1]
     assert [(row.exit, row.macs) for row in result.exits] == [("weak", 10), ("strong", 100)]
+    assert [row.pooling for row in result.exits] == ["default", "statistics"], "as it is said of each exit"
     assert [row.macs_saved_fraction for row in result.exits] == pytest.approx([0.9, 0])
     expected = result.exits[0].test.mean - result.exits[1].test.mean
     assert result.gain.mean == pytest.approx(expected)

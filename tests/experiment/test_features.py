@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import torch
 from tiny import EXITS, noise, source, tiny_encoder
 
 from offramp.data.table import WindowSource
-from offramp.encoders.base import StagedEncoder
+from offramp.encoders.base import Exit, StagedEncoder, State
 from offramp.encoders.taps import freeze, tap_shapes
 from offramp.errors import DataError, EncoderError, OfframpError
 from offramp.experiment import features
@@ -48,13 +48,13 @@ def contents(bank: FeatureBank) -> dict[str, bytes]:
 def count_batches(encoder: StagedEncoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of the batches that the encoder runs on, from now on."""
     sizes: list[int] = []
-    original = encoder.taps
+    original = encoder.visit
 
-    def counting(x: torch.Tensor, *args: object, **options: object) -> dict[str, torch.Tensor]:
+    def counting(x: torch.Tensor, *args: object, **options: object) -> Iterator[tuple[Exit, State]]:
         sizes.append(len(x))
         return original(x, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(encoder, "taps", counting)
+    monkeypatch.setattr(encoder, "visit", counting)
     return sizes
 
 
@@ -165,7 +165,7 @@ class TestTokens:
         bank = fill_bank(encoder, windows, Transform(), tmp_path, poolings=("tokens",))
         assert bank.names == tuple(EXITS)
         with torch.inference_mode():
-            expected = encoder.taps(torch.from_numpy(windows.read(np.arange(COUNT))), poolings=("tokens",))
+            expected = encoder.taps(torch.from_numpy(windows.read(np.arange(COUNT))), pooling="tokens")
         for name in EXITS:
             taps = bank.taps(name)
             assert taps.shape == tuple(expected[name].shape)
@@ -174,7 +174,7 @@ class TestTokens:
             np.testing.assert_allclose(taps[some], expected[name][some], atol=1e-5)
 
     def test_shapes_are_found_by_one_run(self, encoder: StagedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-        expected = encoder.taps(torch.zeros(1, 2, 1, 64), poolings=("tokens",))
+        expected = encoder.taps(torch.zeros(1, 2, 1, 64), pooling="tokens")
         found = {name: tuple(tap.shape[1:]) for name, tap in expected.items()}
         assert tap_shapes(encoder, (2, 1, 64), "tokens") == found
         sizes = count_batches(encoder, monkeypatch)

@@ -113,7 +113,7 @@ def test_from_the_file_to_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (found.pooling, plain.pooling) == ("tokens", "default")
     bundle = load_bundle(tmp_path / "out" / "bundle")
     stored = bundle.task("future")
-    assert (stored.pooling, stored.target_shape) == ("tokens", SHAPE)
+    assert (stored.poolings, stored.target_shape) == (dict.fromkeys(EXITS, "tokens"), SHAPE)
 
     windows, targets = windows_and_targets()
     flat = targets.reshape(COUNT, 128)

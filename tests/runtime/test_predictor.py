@@ -276,7 +276,7 @@ class TestTokens:
         key = "channel/stage2.1/0/weight"
         save_file(tensors | {key: tensors[key][:, 1:].copy()}, folder / "heads.safetensors")
         with pytest.raises(
-            BundleError, match=r"takes tokens of shape \(48, 7\) where the encoder gives \(48, 8\)"
+            BundleError, match=r"takes taps of shape \(48, 7\) where the encoder gives \(48, 8\)"
         ) as caught:
             load(folder)
         assert "\n" not in str(caught.value)
