@@ -112,7 +112,7 @@ class BundleTask:
         policies: By name, what :meth:`offramp.policies.Policy.to_dict` gives: which windows leave at which exit.
         temperatures: Per exit, by which its logits are divided before they become probabilities; 1 where none is stored.
         poolings: By exit, how the tap is pooled: ``default``, ``statistics``, ``quantiles`` or ``tokens``; ``default`` where an exit is
-            left out.
+            left out. At ``input`` it says whether the side features are ``tokens``.
         side: Name of the side features in front of every tap, which are a tap by themselves at the exit ``input``; None without.
         statistics: Name of the set of BatchNorm statistics that the encoder runs with; None for its own.
     """
@@ -324,6 +324,10 @@ def _check(bundle: Bundle, source: str) -> None:
             raise BundleError(f"{source}: task {task.name!r} has no head at exit {missing[0]!r}")
         if task.exit not in task.val:
             raise BundleError(f"{source}: task {task.name!r} has no validation score of its exit {task.exit!r}")
+        if odd := [exit for exit in task.poolings if exit not in widths]:
+            raise BundleError(f"{source}: task {task.name!r} has a pooling at {odd[0]!r}, an exit that the encoder lacks")
+        if task.statistics is not None and task.statistics not in bundle.statistics:
+            raise BundleError(f"{source}: task {task.name!r} names the statistics {task.statistics!r}, which there are none of")
         for exit, temperature in task.temperatures.items():
             if exit not in widths or not 0 < temperature < math.inf:
                 raise BundleError(f"{source}: task {task.name!r} has the temperature {temperature:g} at exit {exit!r}")

@@ -181,7 +181,7 @@ def demo() -> Results:
             ),
             "angle_degrees": task(
                 kind="regression", metric="mean_error", higher_is_better=False, simulated=True,
-                start=28.0, peak=4.21, end=5.02, at=8, half=0.4, random_peak=9.3, simple={"beam_dft": 6.1, "raw_input": 240.0},
+                start=28.0, peak=4.21, end=5.02, at=8, half=0.4, random_peak=9.3, simple={"dft_power": 6.1, "raw_input": 240.0},
             ),
             "devices": late.model_copy(
                 update={"label_names": [f"Sensor-Family-{i:02d} 433 MHz" for i in range(32)], "confusion": confusion(32)}

@@ -314,6 +314,11 @@ class StagedEncoder(nn.Module, ABC):
         prefix.exits = self.exits[: last + 1]
         return prefix
 
+    def _drop_before(self, stage: int) -> None:
+        """Of a prefix: let go of the stages before one."""
+        for skipped in range(stage):
+            self.stages[skipped] = nn.Identity()
+
     def measure_exits(self, names: Iterable[str], widths: Iterable[int]) -> tuple[Exit, ...]:
         """Exits with their cumulative parameter counts, for subclasses to call when their stages stand."""
         named = self.named_parameters(remove_duplicate=False)
@@ -349,9 +354,7 @@ class Segment(nn.Module):
         super().__init__()
         self.first = first or 0
         self.from_input = first is None
-        if not self.from_input:
-            for skipped in range(self.first):
-                prefix.stages[skipped] = nn.Identity()
+        prefix._drop_before(self.first)
         self.prefix = prefix
 
     def forward(self, *state: Tensor) -> State:

@@ -5,16 +5,20 @@ Written in torch on real numbers, so that one definition runs beside the encoder
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from types import FunctionType
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from offramp.errors import EncoderError
+from offramp.encoders.storage import first_line
+from offramp.errors import EncoderError, OfframpError
 
 SPECTRUM_BINS = 64
 TIME_BLOCKS = 16
@@ -33,19 +37,21 @@ class Side:
         description: For the report.
         compute: float32 windows ``(n, *shape)`` to float32 ``(n, width)``, or for heads on tokens ``(n, positions, width)``.
         macs: Multiply-accumulate operations of one window of a shape, beside those of matrix products, which are counted.
+        version: Changes whenever the features do: those that are kept on disk are theirs alone.
     """
 
     name: str
     description: str
     compute: Callable[[Tensor], Tensor]
     macs: Callable[[tuple[int, ...]], int] = lambda _: 0
+    version: str = "1"
 
 
 def side_features(name: str) -> Side:
     """Side features by name: ``handmade``, ``handmade_level_free``, ``power_only``, ``dft_power`` or ``MODULE:FUNCTION``.
 
-    A function of the user's own takes and returns tensors as :attr:`Side.compute` does. Its module must be there already: a file never
-    makes Offramp import code.
+    A function of the user's own takes and returns tensors as :attr:`Side.compute` does, by operations of torch alone, so that it can be
+    counted and exported. Its module must be there already: a file never makes Offramp import code, nor run any that is not such a function.
 
     Raises:
         EncoderError: There are none of that name.
@@ -55,10 +61,44 @@ def side_features(name: str) -> Side:
     module, _, function = name.partition(":")
     if not function:
         raise EncoderError(f"unknown side features {name!r}: choose {', '.join(SIDES)} or my_module:function")
-    compute = getattr(sys.modules.get(module), function, None)
-    if not callable(compute):
+    if module not in sys.modules:
         raise EncoderError(f"side features {name!r}: import the module first, e.g. with --import {module}")
-    return Side(name, f"{function} of {module}", compute)
+    compute = getattr(sys.modules[module], function, None)
+    library = module.partition(".")[0] in sys.stdlib_module_names
+    if library or not isinstance(compute, FunctionType) or compute.__module__ != module:
+        raise EncoderError(f"side features {name!r}: {module} defines no function of its own called {function}")
+    return Side(name, f"{function} of {module}", _guarded(name, compute), version=_source_hash(compute))
+
+
+def _guarded(name: str, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A function of the user's own; whatever goes wrong in it becomes one line."""
+
+    def compute(x: Tensor) -> Tensor:
+        try:
+            rows = function(x)
+        except OfframpError:
+            raise
+        except Exception as error:  # whatever the code of others raises
+            raise EncoderError(
+                f"side features {name!r} stop at {tuple(x.shape)}: {first_line(error)}; they are made of operations of torch alone"
+            ) from error
+        fits = isinstance(rows, Tensor) and rows.dtype == torch.float32 and rows.ndim in (2, 3)
+        if not fits or rows.shape[0] != x.shape[0]:
+            given = f"{rows.dtype} {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
+            raise EncoderError(
+                f"side features {name!r} give {given} for windows {tuple(x.shape)}: return a float32 tensor (N, width), or (N, positions, width)"
+            )
+        return rows
+
+    return compute
+
+
+def _source_hash(function: FunctionType) -> str:
+    try:
+        source = inspect.getsource(sys.modules[function.__module__]).encode()
+    except (OSError, TypeError):  # no file: a notebook, or a program given on the command line
+        source = function.__code__.co_code + repr(function.__code__.co_consts).encode()
+    return hashlib.sha256(source).hexdigest()
 
 
 def _of_iq(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,11 +186,11 @@ def _lines(re: Tensor, im: Tensor) -> Tensor:
 
 def _cumulants(power: Tensor, second: tuple[Tensor, Tensor], fourth: tuple[Tensor, Tensor]) -> Tensor:
     """Magnitudes of normalised cumulants per antenna, ``(n, antennas, 6)``."""
-    sixth = _product(fourth, second)
+    sixth, squared = _product(fourth, second), power.square()
     parts = [
         power,
-        power.square(),
-        power.square() * power,
+        squared,
+        squared * power,
         *second,
         *fourth,
         second[0] * power,
@@ -231,12 +271,11 @@ def _turned(
     return by(re, cosine) + by(im, sine), by(im, cosine) - by(re, sine)
 
 
-@lru_cache(32)
 def _roots(rows: int, columns: int, order: int) -> tuple[Tensor, Tensor]:
     """Real part and negated imaginary part of ``exp(-2 pi i row column / order)``, float32 ``(rows, columns)``."""
-    product = torch.arange(rows)[:, None] * torch.arange(columns)
-    angle = 2 * math.pi / order * torch.remainder(product, order).double()
-    return angle.cos().float(), angle.sin().float()
+    product = np.outer(np.arange(rows), np.arange(columns)) % order
+    angle = 2 * math.pi / order * product
+    return torch.from_numpy(np.cos(angle).astype(np.float32)), torch.from_numpy(np.sin(angle).astype(np.float32))
 
 
 def _fourier_macs(length: int) -> int:
@@ -250,14 +289,21 @@ def _sizes(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _handmade_macs(shape: tuple[int, ...]) -> int:
-    """Products per sample: power 2 and scale 2; s^2 3, s^4 4, s^6 4, s^2 |s|^2 2, |s|^4 and |s|^6 2; phase step 4; two line spectra 2 each;
-    the spectrum 2; 4 per lag in time and, of those pairs of antennas there are, in antennas. And the Fourier transforms.
+    """Those of :func:`handmade_level_free`, and two products per sample for the level."""
+    antennas, time = _sizes(shape)
+    return _level_free_macs(shape) + 2 * antennas * time
+
+
+def _level_free_macs(shape: tuple[int, ...]) -> int:
+    """Products per sample: level 2, scaling 2, power 2; s^2, s^4 and s^6 4 each; |s|^4, |s|^6 1 each; s^2 |s|^2 2; phase step 4; powers of the
+    spectrum and of two line spectra 2 each; 4 per lag in time and, of those pairs of antennas there are, in antennas. And the Fourier transforms.
     """
     antennas, time = _sizes(shape)
     bins = min(SPECTRUM_BINS, time)
     fourier = antennas * (time // bins * _fourier_macs(bins) + 2 * _fourier_macs(time))
     pairs = sum(antennas - lag for lag in range(1, min(antennas, MOST_ANTENNA_LAGS + 1)))
-    return fourier + time * (antennas * (2 + 2 + 3 + 4 + 4 + 2 + 2 + 4 + 4 + 2 + 4 * len(TIME_LAGS)) + 4 * pairs)
+    per_sample = 3 * 2 + 3 * 4 + 2 + 2 + 4 + 3 * 2 + 4 * len(TIME_LAGS)
+    return fourier + time * (antennas * per_sample + 4 * pairs)
 
 
 def _power_macs(shape: tuple[int, ...]) -> int:
@@ -284,7 +330,7 @@ SIDES: dict[str, Side] = {
             "handmade_level_free",
             "as handmade, of the window at unit mean power: without its level, which says the SNR where the noise is known",
             handmade_level_free,
-            _handmade_macs,
+            _level_free_macs,
         ),
         Side(
             "power_only",

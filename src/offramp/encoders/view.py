@@ -93,6 +93,11 @@ class TaskView(StagedEncoder):
             return tap
         if tap.ndim > beside.ndim:
             beside = beside[:, None].expand(-1, tap.shape[1], -1)
+        if beside.shape[1:-1] != tap.shape[1:-1]:
+            raise EncoderError(
+                f"side features {self.side!r} give {_positions(beside)}, and the tap at {name!r} has {_positions(tap)}: "
+                "give as many, or one row for the whole window"
+            )
         return torch.cat([beside, tap], dim=-1)
 
     def target_positions(self, shape: tuple[int, ...], positions: int) -> NDArray[np.int64]:
@@ -131,3 +136,11 @@ class TaskView(StagedEncoder):
         prefix = super()._prefix(last)
         prefix.encoder = self.encoder._prefix(last - (1 if self._sides else 0))
         return prefix
+
+    def _drop_before(self, stage: int) -> None:
+        super()._drop_before(stage)
+        self.encoder._drop_before(max(0, stage - (1 if self._sides else 0)))
+
+
+def _positions(rows: Tensor) -> str:
+    return f"{rows.shape[1]} positions" if rows.ndim == 3 else "one row"

@@ -38,8 +38,6 @@ SAVE_EVERY = 16
 RELEASE_BYTES = 1 << 28
 """A memory-mapped tap matrix hands its pages back after this many bytes were read."""
 
-SIDE_VERSION = 1
-"""Of the package's own side features; part of the key under which they are kept."""
 BANK = re.compile("[0-9a-f]{20}")
 """What :func:`digest` calls folders."""
 
@@ -200,7 +198,7 @@ def fill_side(
             return {BEFORE_ENCODER: side.compute(torch.from_numpy(batch)).float().numpy()}
 
     shape = compute(encoder_inputs(windows, transform, np.arange(1)))[BEFORE_ENCODER].shape[1:]
-    key = ["side", SIDE_VERSION, name, windows.fingerprint, windows.shape, transform.to_dict()]
+    key = ["side", side.version, name, windows.fingerprint, windows.shape, transform.to_dict()]
     folder = fill_rows(windows, transform, compute, {BEFORE_ENCODER: shape}, root / digest(key), on_progress)
     return TapMatrix(folder / f"{BEFORE_ENCODER}.npy")
 

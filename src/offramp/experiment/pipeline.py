@@ -234,8 +234,14 @@ def _bundle_task(outcome: Outcome) -> BundleTask:
         data=task.data.model_dump(mode="json", exclude={"path", "synthetic"}) | rate,
         target_shape=dataset.target_shape,
         temperatures=outcome.temperatures,
-        poolings=dict(outcome.prepared.view.poolings),
+        poolings=_poolings(outcome),
         side=task.head.side,
         statistics=outcome.prepared.statistics,
         policies={name: policy.to_dict() for name, policy in outcome.policies.items()},
     )
+
+
+def _poolings(outcome: Outcome) -> dict[str, str]:
+    """By exit; side features that are tokens are so at the exit before the encoder."""
+    tokens = [exit.name for exit in outcome.fitted if exit.heads[0].positions is not None]
+    return dict(outcome.prepared.view.poolings) | dict.fromkeys(tokens, "tokens")

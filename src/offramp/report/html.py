@@ -40,8 +40,9 @@ _MEANINGS = {
     "equal_width": "The encoder's taps cut to one width by PCA. Taps grow wider with depth, and width alone can raise a score.",
     "raw_input": "The transformed window itself, flattened and cut by PCA, under the same head: what the encoder must add to.",
     "handmade": "Features made by hand (log power spectrum, cumulants, antenna covariance) under the same head.",
+    "handmade_level_free": "The same of windows at unit power: without the level, which tells the SNR where the noise is known.",
     "power_only": "The power of the window and nothing else. If this does well, labels follow signal strength rather than the signal.",
-    "beam_dft": "Power in the beams of a discrete Fourier transform across the antennas, under the same head.",
+    "dft_power": "Power in the beams of a discrete Fourier transform across the antennas, under the same head.",
     "noise_only": "Windows that hold no signal. If this does well, labels follow the recording rather than the signal.",
 }
 

@@ -27,6 +27,7 @@ CONTROLS = (
     "raw_input",
     "equal_width",
     "handmade",
+    "handmade_level_free",
     "power_only",
     "dft_power",
 )

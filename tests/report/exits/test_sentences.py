@@ -91,9 +91,9 @@ def test_errors_and_decibels_are_better_when_lower() -> None:
         higher_is_better=False,
         chosen=exit_row("stage2.3", 4.2091, saved=0.9),
         gain=gain(0.391, -0.0512, 0.83),
-        controls={"constant": FeatureRow(test=score(28.4)), "beam_dft": FeatureRow(test=score(3.1))},
+        controls={"constant": FeatureRow(test=score(28.4)), "dft_power": FeatureRow(test=score(3.1))},
     )
-    assert "mean error 4.21, gain +0.391 [-0.051, 0.830]. But beam_dft does better: 3.10." in text
+    assert "mean error 4.21, gain +0.391 [-0.051, 0.830]. But dft_power does better: 3.10." in text
     text = tell(
         kind="regression",
         metric="nmse_db",
