@@ -15,13 +15,15 @@ from offramp import load_encoder
 from offramp.bundle import Head
 from offramp.data.simulated import read_synthetic
 from offramp.encoders.base import StagedEncoder
+from offramp.encoders.side import handmade
 from offramp.encoders.taps import freeze
-from offramp.experiment.controls.features import handmade, random_twin
+from offramp.experiment.controls.features import random_twin
+from offramp.experiment.features import batch_size
+from offramp.experiment.prepare import CALIBRATION_WINDOWS
 from offramp.files import atomic_path
 from offramp.heads.fit import STRENGTHS as STRENGTHS_BY_HEAD
 from offramp.heads.logistic import fit_logistic
 from offramp.heads.rows import Rows
-from offramp.transforms import Transform
 
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
@@ -74,7 +76,10 @@ def encoder_of(name: str, task: StudyTask, runs: Path) -> StagedEncoder:
     """A frozen encoder by its name in the plan."""
     if name.startswith("random-"):
         plain = load_encoder(ENCODER, weights="random")
-        return random_twin(plain, read_synthetic(task.spec).windows, Transform(), int(name[-1]), "cpu")
+        windows = read_synthetic(task.spec).windows
+        spread = np.unique(np.linspace(0, windows.count - 1, CALIBRATION_WINDOWS).astype(np.int64))
+        batches = torch.from_numpy(windows.read(spread)).split(batch_size(windows.shape))
+        return random_twin(plain, batches, int(name[-1]))
     return freeze(load_encoder(str(runs / "pretraining" / name / "encoder")))
 
 
@@ -90,7 +95,8 @@ def taps_of(encoder: StagedEncoder, windows: NDArray[np.float32], batch: int = 2
 
 def by_hand(windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     """The handmade control as if it were an exit."""
-    return {"handmade": np.concatenate([handmade(windows[at : at + 1024]) for at in range(0, len(windows), 1024)])}
+    with torch.inference_mode():
+        return {"handmade": torch.cat([handmade(batch) for batch in torch.from_numpy(windows).split(1024)]).numpy()}
 
 
 @dataclass(frozen=True)

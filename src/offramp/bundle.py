@@ -325,9 +325,13 @@ def _check(bundle: Bundle, source: str) -> None:
         if task.exit not in task.val:
             raise BundleError(f"{source}: task {task.name!r} has no validation score of its exit {task.exit!r}")
         if odd := [exit for exit in task.poolings if exit not in widths]:
-            raise BundleError(f"{source}: task {task.name!r} has a pooling at {odd[0]!r}, an exit that the encoder lacks")
+            raise BundleError(
+                f"{source}: task {task.name!r} has a pooling at {odd[0]!r}, an exit that the encoder lacks"
+            )
         if task.statistics is not None and task.statistics not in bundle.statistics:
-            raise BundleError(f"{source}: task {task.name!r} names the statistics {task.statistics!r}, which there are none of")
+            raise BundleError(
+                f"{source}: task {task.name!r} names the statistics {task.statistics!r}, which there are none of"
+            )
         for exit, temperature in task.temperatures.items():
             if exit not in widths or not 0 < temperature < math.inf:
                 raise BundleError(f"{source}: task {task.name!r} has the temperature {temperature:g} at exit {exit!r}")

@@ -20,6 +20,7 @@ from alternatives.records import Against, Alternative, Alternatives, Network, Ta
 from offramp.bundle import Bundle, load_bundle
 from offramp.costs import latency_of, time_interleaved
 from offramp.encoders.base import StagedEncoder
+from offramp.encoders.view import TaskView
 from offramp.errors import OfframpError, SuiteError
 from offramp.experiment.deliver import describe_environment
 from offramp.experiment.features import batch_size
@@ -28,6 +29,7 @@ from offramp.export.graph import INPUT, open_session, require_onnx
 from offramp.progress import OnStep, silent
 from offramp.report.loading import load_results
 from offramp.runtime.predictor import load_bundle_encoder
+from offramp.runtime.views import Views
 from offramp.schema.results import Gain, Results
 from offramp.schema.suite import LoadedSuite, Suite
 from offramp.schema.tasks import TaskSpec
@@ -86,9 +88,10 @@ def compare_alternatives(
         raise SuiteError(f"unknown task {unknown[0]!r}: the suite has {', '.join(known)}")
     bundle = load_bundle(folder / "bundle")
     encoder = load_bundle_encoder(bundle, folder / "bundle")
+    views = Views(bundle, encoder)
     compared = {
         task.name: _compare_task(
-            encoder,
+            views.of(bundle.task(task.name)),
             bundle,
             _prepared(task, loaded, encoder, results),
             methods,
@@ -148,7 +151,7 @@ def _prepared(task: TaskSpec, loaded: LoadedSuite, encoder: StagedEncoder, resul
 
 
 def _compare_task(
-    encoder: StagedEncoder,
+    view: TaskView,
     bundle: Bundle,
     prepared: Prepared,
     methods: Sequence[str],
@@ -163,12 +166,12 @@ def _compare_task(
         return prepared.transform(prepared.dataset.windows.read(indices))
 
     train, val = problem.split.draws[0].folds[0]
-    everything = every_exit_graph(encoder, task)
-    exits = exit_candidates(encoder, task, everything)
+    everything = every_exit_graph(view, task)
+    exits = exit_candidates(view, task, everything)
     teacher = np.zeros((prepared.dataset.windows.count, problem.outputs), np.float32)
     (teacher[train],) = _answers(exits[-1].content, inputs, train)
     lesson = Lesson(inputs, prepared.dataset.targets, teacher, train, val, problem.metric)
-    workshop = Workshop(encoder, task, prepared.input_shape, lesson, epochs)
+    workshop = Workshop(view, task, lesson, epochs)
     notes: list[str] = []
     candidates = list(exits)
     total = count(workshop, methods)

@@ -15,8 +15,7 @@ from alternatives.distillation import FROM_SCRATCH, RECOVERY, Lesson, Taught, na
 from alternatives.pruning import Loss, prune
 from alternatives.records import Method
 from offramp.bundle import BundleTask
-from offramp.encoders.base import StagedEncoder
-from offramp.encoders.taps import tap_shapes
+from offramp.encoders.view import TaskView
 from offramp.errors import EncoderError
 from offramp.export.folding import fold_batchnorm
 from offramp.export.graph import cut_graphs, onnx_bytes
@@ -50,23 +49,21 @@ class Workshop:
     """What networks for one task are built from.
 
     Attributes:
-        encoder: The bundle's, frozen; it is left as it was.
+        view: The bundle's encoder, frozen, as the task sees it; it is left as it was.
         task: The bundle's task.
-        input_shape: Of one window, as the encoder takes it.
         lesson: What networks learn from; its teacher is full depth.
         epochs: Most epochs of training.
     """
 
-    encoder: StagedEncoder
+    view: TaskView
     task: BundleTask
-    input_shape: tuple[int, ...]
     lesson: Lesson
     epochs: int
 
     @property
     def full(self) -> str:
         """The last exit."""
-        return self.encoder.exits[-1].name
+        return self.view.exits[-1].name
 
     def ends(self) -> list[str]:
         """Where alternatives end: at full depth, alone, and at the chosen exit, combined."""
@@ -74,27 +71,27 @@ class Workshop:
 
     def plain(self, exit: str) -> nn.Sequential:
         """A copy of the network that the exit is."""
-        truncated = deepcopy(self.encoder.truncate(exit, self.task.pooling))
+        truncated = deepcopy(self.view.truncate(exit))
         return nn.Sequential(truncated, head_module(self.task.heads[exit])).eval()
 
     def graph(self, network: nn.Module) -> bytes:
         """As ONNX, BatchNorm folded."""
-        return onnx_bytes(fold_batchnorm(network).requires_grad_(False), self.input_shape, ["outputs"])
+        return onnx_bytes(fold_batchnorm(network).requires_grad_(False), self.view.shape, ["outputs"])
 
 
-def every_exit_graph(encoder: StagedEncoder, task: BundleTask) -> bytes:
+def every_exit_graph(view: TaskView, task: BundleTask) -> bytes:
     """All exits of a task in one graph, an output each by its name."""
     heads = {name: head_module(head) for name, head in task.heads.items()}
-    network = EveryExit(fold_batchnorm(encoder), heads, task.pooling).requires_grad_(False)
-    return onnx_bytes(network, task.transform.output_shape(task.window_shape), [exit.name for exit in encoder.exits])
+    network = EveryExit(fold_batchnorm(view), heads).requires_grad_(False)
+    return onnx_bytes(network, view.shape, [exit.name for exit in view.exits])
 
 
-def exit_candidates(encoder: StagedEncoder, task: BundleTask, everything: bytes) -> list[Candidate]:
+def exit_candidates(view: TaskView, task: BundleTask, everything: bytes) -> list[Candidate]:
     """All exits as they are, in order of depth."""
-    names = [exit.name for exit in encoder.exits]
+    names = [exit.name for exit in view.exits]
     heads = {name: sum(w.size + b.size for w, b in task.heads[name].layers) for name in names}
     return [
-        Candidate(f"exit {name}", "exit", name, content, parameters=encoder.exits[number].params + heads[name])
+        Candidate(f"exit {name}", "exit", name, content, parameters=view.exits[number].params + heads[name])
         for number, (name, content) in enumerate(cut_graphs(everything, names).items())
     ]
 
@@ -159,10 +156,10 @@ def _distilled(workshop: Workshop) -> Iterator[Candidate]:
     for end in workshop.ends():
         seen: set[int] = set()
         for fraction in NARROW:
-            small = narrower(workshop.encoder, fraction)
-            width = tap_shapes(small.eval(), workshop.input_shape, workshop.task.pooling)[end][-1]
-            head = untrained_like(workshop.task.heads[end], width)
-            network = nn.Sequential(small.truncate(end, workshop.task.pooling), head)
+            plain = narrower(workshop.view.encoder, fraction).eval()
+            small = TaskView(plain, workshop.view.shape, workshop.view.poolings, workshop.view.side)
+            head = untrained_like(workshop.task.heads[end], small.tap_shapes[end][-1])
+            network = nn.Sequential(small.truncate(end), head)
             if _is_new(network, seen):
                 taught = teach(network, workshop.lesson, workshop.epochs, FROM_SCRATCH)
                 yield _trained(workshop, "distilled", end, fraction, taught)

@@ -34,7 +34,9 @@ def complex_noise(*shape: int, seed: int = 0) -> Complex:
 def signal_like(*shape: int, seed: int = 0) -> Complex:
     """Noise with a tone and a level of its own in each window, so that no feature is zero by symmetry."""
     rng = np.random.default_rng(seed)
-    tone = np.exp(2j * np.pi * (rng.uniform(0, 0.5, (shape[0], 1, 1)) * np.arange(shape[-1]) + rng.uniform(size=shape[:2] + (1,))))
+    tone = np.exp(
+        2j * np.pi * (rng.uniform(0, 0.5, (shape[0], 1, 1)) * np.arange(shape[-1]) + rng.uniform(size=(*shape[:2], 1)))
+    )
     return (complex_noise(*shape, seed=seed) + 2 * tone) * rng.uniform(0.1, 10, (shape[0], 1, 1))
 
 
@@ -66,7 +68,7 @@ class ByHand:
     @classmethod
     def level_free(cls, signal: Complex) -> np.ndarray:
         s = signal / np.sqrt((np.abs(signal) ** 2).mean((1, 2), keepdims=True))
-        n, antennas, time = s.shape
+        antennas, time = s.shape[1:]
         bins = min(64, time)
         blocks = [s[..., start : start + bins] for start in range(0, time - bins + 1, bins)]
         spectrum = np.mean([np.abs(np.fft.fft(block)) ** 2 for block in blocks], axis=0).mean(1)
@@ -345,7 +347,9 @@ class TestOfTheUsersOwn:
 
     @pytest.mark.parametrize("name", ["", "spectrum", "Handmade"])
     def test_unknown_names_list_those_there_are(self, name: str) -> None:
-        with pytest.raises(EncoderError, match=r"choose handmade, handmade_level_free, power_only, dft_power or my_module"):
+        with pytest.raises(
+            EncoderError, match=r"choose handmade, handmade_level_free, power_only, dft_power or my_module"
+        ):
             side_features(name)
 
     @pytest.mark.parametrize(

@@ -197,7 +197,9 @@ class TestTokens:
     def test_they_are_kept_apart_from_default_taps(
         self, encoder: StagedEncoder, windows: WindowSource, tmp_path: Path
     ) -> None:
-        plain, tokens = (fill_bank(encoder, windows, Transform(), tmp_path, poolings=(p,)) for p in ("default", "tokens"))
+        plain, tokens = (
+            fill_bank(encoder, windows, Transform(), tmp_path, poolings=(p,)) for p in ("default", "tokens")
+        )
         assert plain.folder != tokens.folder
         assert plain.taps("stem").shape == (COUNT, 8)
 

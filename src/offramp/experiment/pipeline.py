@@ -243,5 +243,6 @@ def _bundle_task(outcome: Outcome) -> BundleTask:
 
 def _poolings(outcome: Outcome) -> dict[str, str]:
     """By exit; side features that are tokens are so at the exit before the encoder."""
-    tokens = [exit.name for exit in outcome.fitted if exit.heads[0].positions is not None]
+    heads = {exit.name: exit.heads[0] for exit in outcome.fitted}
+    tokens = [name for name, head in heads.items() if head.positions is not None or head.query is not None]
     return dict(outcome.prepared.view.poolings) | dict.fromkeys(tokens, "tokens")

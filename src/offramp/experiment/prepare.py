@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,9 +101,9 @@ class Prepared:
         """About 1,024 windows outside the test set as the encoder takes them, for BatchNorm statistics; labels are not looked at."""
         outside = self.outside_test()
         sample = outside[np.unique(np.linspace(0, len(outside) - 1, CALIBRATION_WINDOWS).astype(np.int64))]
-        size = batch_size(self.dataset.windows.shape)
-        for start in range(0, len(sample), size):
-            batch = encoder_inputs(self.dataset.windows, self.transform, sample[start : start + size])
+        batches = math.ceil(len(sample) / batch_size(self.dataset.windows.shape))
+        for indices in np.array_split(sample, batches):  # evenly: all weigh the same, and none is left with one window
+            batch = encoder_inputs(self.dataset.windows, self.transform, indices)
             yield torch.from_numpy(batch).to(device)
 
     def examples(self) -> NDArray[np.float32]:

@@ -44,7 +44,7 @@ class Views:
             if head.positions is not None:
                 taken = (len(head.positions), head.inputs)
             elif head.query is not None:
-                taken = (*given[:-1], head.inputs)
+                taken = (*given[:1], head.inputs)
             if taken != given:
                 raise BundleError(
                     f"head of task {task.name!r} at exit {exit!r} takes taps of shape {taken} where the encoder gives "
