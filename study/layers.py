@@ -17,7 +17,7 @@ from offramp import load_encoder
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.taps import freeze
 from offramp.files import write_text
-from offramp.simulation.windows import view_pairs
+from offramp.simulation.views import view_pairs
 from offramp.training.augmentation import augment
 from offramp.training.probe import probe_exits
 

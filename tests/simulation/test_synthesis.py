@@ -11,7 +11,8 @@ from offramp.data.formats import open_table
 from offramp.schema.tasks import ONE_ANTENNA, DataSpec, SyntheticSpec
 from offramp.simulation.scenarios import SCENARIOS
 from offramp.simulation.signal_types import SIGNAL_TYPES
-from offramp.simulation.windows import synthetic_windows, view_pairs
+from offramp.simulation.views import view_pairs
+from offramp.simulation.windows import synthetic_windows
 
 
 def table_of(**settings: object):  # type: ignore[no-untyped-def]

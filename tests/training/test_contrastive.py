@@ -10,7 +10,7 @@ from tiny import tiny_encoder
 from torch import Tensor, nn
 from torch.nn import functional
 
-from offramp.simulation.windows import view_pairs
+from offramp.simulation.views import view_pairs
 from offramp.training.contrastive import PROJECTION_WIDTH, ContrastiveModel, info_nce
 
 

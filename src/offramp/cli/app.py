@@ -207,7 +207,14 @@ def pretrain(
     modality: Annotated[
         str, typer.Option(help="iq; or vision, for spectrograms into an encoder that takes both.")
     ] = "iq",
-    objective: Annotated[str, typer.Option(help="contrastive or masked.")] = "contrastive",
+    objective: Annotated[str, typer.Option(help="contrastive, masked, supervised or mixed.")] = "contrastive",
+    labels: Annotated[
+        str,
+        typer.Option(help="supervised, mixed: all that is drawn; general, not the transmitter; non-task, not the ID tasks."),
+    ] = "general",
+    views: Annotated[
+        str, typer.Option(help="Of a pair: same receiver and direction; all but the sender redrawn; crop of one window.")
+    ] = "same",
     projection_depth: Annotated[
         int, typer.Option(min=0, max=3, help="Layers of the contrastive head that is discarded in the end.")
     ] = 2,
@@ -238,6 +245,8 @@ def pretrain(
         encoder=encoder,
         modality=modality,
         objective=objective,
+        labels=labels,
+        views=views,
         data=data,
         projection_depth=projection_depth,
         exit_aware=exit_aware,
