@@ -91,7 +91,7 @@ def test_blocks_are_independent() -> None:
 
 
 def test_views_share_the_direction_alone_with_the_payload_apart() -> None:
-    one, two = view_pairs(300, 4, 128, (40, 40), 0, 0)
+    one, two = view_pairs(300, 4, 128, (40, 40), 0, 0).iq.chunk(2)
     assert one.shape == two.shape == (300, 2, 4, 128)
     phases = []
     for view in (one, two):

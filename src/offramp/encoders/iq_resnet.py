@@ -131,7 +131,9 @@ def _mixing(inputs: int, outputs: int, units: int) -> list[nn.Module]:
     """The stages that mix antennas, of which the last averages them."""
     if units == 0:
         return [nn.Sequential(*_convolution(inputs, outputs, (3, 3), 2), nn.ReLU(inplace=True), AntennaMean())]
-    mixing: list[nn.Module] = [MixingUnit(outputs if unit else inputs, outputs, 1 if unit else 2) for unit in range(units)]
+    mixing: list[nn.Module] = [
+        MixingUnit(outputs if unit else inputs, outputs, 1 if unit else 2) for unit in range(units)
+    ]
     return [*mixing[:-1], nn.Sequential(mixing[-1], AntennaMean())]
 
 
@@ -156,9 +158,9 @@ class IQResNetBase(IQResNet):
 
     def __init__(
         self,
-        channels: Sequence[Size] = (32, 64, 112, 176, 288),
+        channels: Sequence[Size] = (32, 56, 96, 160, 256),
         repeats: Sequence[Count] = (4, 4, 3),
-        mixing_units: Count | Literal[0] = 3,
+        mixing_units: Count | Literal[0] = 2,
     ) -> None:
         super().__init__(channels, repeats, mixing_units)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Generator, Tensor
 
 from offramp.simulation.channel import MAX_DELAY, Paths, add_noise, propagate, rician_paths, to_iq

@@ -13,8 +13,8 @@ from torch import Generator, Tensor, nn
 
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import TrainingError
-from offramp.training.config import INPUT_SHAPES
 from offramp.simulation.views import Drawn
+from offramp.training.config import INPUT_SHAPES
 from offramp.training.objective import PretrainingModel
 
 SPAN_SAMPLES = (8, 32)

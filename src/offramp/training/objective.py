@@ -26,9 +26,7 @@ class PretrainingModel(nn.Module, ABC):
         self.exits = encoder.exits if exit_aware else encoder.exits[-1:]
 
     @abstractmethod
-    def forward(
-        self, views: Tensor, generator: Generator, drawn: Drawn | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, views: Tensor, generator: Generator, drawn: Drawn | None = None) -> tuple[Tensor, Tensor | None]:
         """The loss of a batch.
 
         Args:

@@ -130,9 +130,7 @@ def _model(config: PretrainingConfig, encoder: StagedEncoder) -> PretrainingMode
     if config.objective == "supervised":
         return SupervisedModel(encoder, config.label_names, config.exit_aware)
     if config.objective == "mixed":
-        return MixedModel(
-            encoder, config.label_names, config.projection_depth, config.temperature, config.exit_aware
-        )
+        return MixedModel(encoder, config.label_names, config.projection_depth, config.temperature, config.exit_aware)
     return ContrastiveModel(encoder, config.projection_depth, config.temperature, config.exit_aware)
 
 
