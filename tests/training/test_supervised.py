@@ -16,7 +16,7 @@ from offramp.encoders.registry import load_encoder
 from offramp.simulation.views import Drawn, view_pairs
 from offramp.training.contrastive import ContrastiveModel
 from offramp.training.labels import FINGERPRINT, ID_TASKS, LABELS, QUANTITIES
-from offramp.training.supervised import MixedModel, Readouts, SupervisedModel, known, standardised
+from offramp.training.supervised import MixedModel, Readouts, SupervisedModel, known, target
 
 
 def tiny_encoder() -> Tiny:
@@ -40,7 +40,8 @@ def taps(count: int, width: int = 5) -> Tensor:
 
 
 def test_every_quantity_that_is_drawn_can_be_a_label() -> None:
-    assert set(QUANTITIES) == {field.name for field in fields(Drawn)} == set(LABELS["all"])
+    assert {quantity.field for quantity in QUANTITIES.values()} == {field.name for field in fields(Drawn)}
+    assert LABELS["all"] == tuple(QUANTITIES)
 
 
 def test_labels_leave_out_what_tasks_ask_for() -> None:
@@ -52,10 +53,18 @@ def test_labels_leave_out_what_tasks_ask_for() -> None:
 @pytest.mark.parametrize("name", [name for name, quantity in QUANTITIES.items() if not quantity.classes])
 def test_numbers_are_about_standardised(name: str) -> None:
     parts = [view_pairs(400, antennas, 64, (-6, 20), 0, antennas).drawn for antennas in (1, 2, 3, 4, 8)]
-    values = torch.cat([standardised(name, part)[known(name, part)] for part in parts])
+    values = torch.cat([target(name, part)[known(name, part)] for part in parts])
     assert abs(values.mean()) < 0.25
     assert 0.7 < values.std() < 1.2
     assert values.abs().max() < 10
+
+
+def test_sectors_are_equal_parts_of_the_angle() -> None:
+    labels = drawn()
+    rows = known("sector", labels)
+    assert torch.equal(rows, labels.angle.isfinite())
+    middle = target("sector", labels)[rows] * 5.0 - 57.5
+    assert (middle - labels.angle[rows]).abs().max() <= 2.5 + 1e-4
 
 
 def test_a_loss_is_a_mean_over_the_windows_that_have_the_quantity() -> None:
@@ -96,7 +105,8 @@ def test_windows_without_a_quantity_move_nothing() -> None:
 
 def test_a_quantity_that_is_no_label_changes_nothing() -> None:
     labels, model, tap = drawn(), readouts(LABELS["non-task"]), taps(400)
-    spoilt = replace(labels, **{name: torch.full_like(getattr(labels, name), 7) for name in (*FINGERPRINT, *ID_TASKS)})
+    others = {QUANTITIES[name].field for name in (*FINGERPRINT, *ID_TASKS)}
+    spoilt = replace(labels, **{name: torch.full_like(getattr(labels, name), 7) for name in others})
     assert torch.equal(model(tap, labels), model(tap, spoilt))
 
 
@@ -144,5 +154,5 @@ def test_a_short_run_beats_the_constant_prediction() -> None:
 
 
 def constant_huber(name: str, labels: Drawn) -> Tensor:
-    values = standardised(name, labels)[known(name, labels)]
+    values = target(name, labels)[known(name, labels)]
     return functional.smooth_l1_loss(values.mean().expand_as(values), values)

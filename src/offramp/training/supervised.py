@@ -58,23 +58,24 @@ class Readouts(nn.Module):
 
 def known(name: str, drawn: Drawn) -> Tensor:
     """For which windows a quantity has a meaning: bool ``(N,)``."""
-    value: Tensor = getattr(drawn, name)
-    return value >= 0 if QUANTITIES[name].classes else value.isfinite()
+    value: Tensor = getattr(drawn, QUANTITIES[name].field)
+    return value.isfinite() if value.is_floating_point() else value >= 0
 
 
-def standardised(name: str, drawn: Drawn) -> Tensor:
-    """A number as a target, float32 ``(N,)``; any finite value where it has no meaning, so that no gradient is NaN."""
+def target(name: str, drawn: Drawn) -> Tensor:
+    """A class, int64 ``(N,)``, or a standardised number, float32 ``(N,)``; any valid one where the quantity has no meaning."""
     quantity = QUANTITIES[name]
-    number = torch.where(known(name, drawn), getattr(drawn, name), 1.0)
-    return ((number.log2() if quantity.logarithmic else number) - quantity.centre) / quantity.spread
+    value = torch.where(known(name, drawn), getattr(drawn, quantity.field), 1)
+    scaled = ((value.log2() if quantity.logarithmic else value) - quantity.centre) / quantity.spread
+    return scaled.long().clamp(0, quantity.classes - 1) if quantity.classes else scaled
 
 
 def _loss(name: str, output: Tensor, drawn: Drawn) -> Tensor:
+    wanted, counted = target(name, drawn), known(name, drawn)
     if QUANTITIES[name].classes:
-        losses = functional.cross_entropy(output, getattr(drawn, name).clamp_min(0), reduction="none")
+        losses = functional.cross_entropy(output, wanted, reduction="none")
     else:
-        losses = functional.smooth_l1_loss(output[:, 0], standardised(name, drawn), reduction="none")
-    counted = known(name, drawn)
+        losses = functional.smooth_l1_loss(output[:, 0], wanted, reduction="none")
     return (losses * counted).sum() / counted.sum().clamp_min(1)
 
 
