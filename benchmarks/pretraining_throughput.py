@@ -15,7 +15,7 @@ from statistics import median
 import torch
 
 from offramp.encoders.registry import load_encoder
-from offramp.simulation.windows import view_pairs
+from offramp.simulation.views import view_pairs
 from offramp.training.augmentation import augment
 from offramp.training.config import INPUT_SHAPES, pairs_of
 from offramp.training.contrastive import ContrastiveModel

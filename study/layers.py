@@ -17,7 +17,7 @@ from offramp import load_encoder
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.taps import freeze
 from offramp.files import write_text
-from offramp.simulation.windows import view_pairs
+from offramp.simulation.views import view_pairs
 from offramp.training.augmentation import augment
 from offramp.training.probe import probe_exits
 
@@ -29,7 +29,7 @@ SEED = 77
 
 def views() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Two augmented views of 1,000 transmissions no encoder was pretrained on, each ``(1000, 2, 4, 256)``."""
-    pair = view_pairs(TRANSMISSIONS, 4, 256, SNR_DB, SEED, 0)
+    pair = view_pairs(TRANSMISSIONS, 4, 256, SNR_DB, SEED, 0).iq.chunk(2)
     generator = torch.Generator().manual_seed(SEED)
     first, second = (augment(view, generator) for view in pair)
     return first.numpy(), second.numpy()

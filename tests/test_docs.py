@@ -342,7 +342,11 @@ def part_with(key: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("iq-resnet", (2, 4, 256)), ("iq-shufflenet", (2, 4, 256)), ("lwm", (2, 32, 32))]
+    ("name", "shape"),
+    [
+        *((name, (2, 4, 256)) for name in ("iq-resnet", "iq-resnet-small", "iq-resnet-base", "iq-shufflenet")),
+        ("lwm", (2, 32, 32)),
+    ],
 )
 def test_exit_tables_hold_what_inspect_says(name: str, shape: tuple[int, ...]):
     encoder = load_encoder(name, weights="random")

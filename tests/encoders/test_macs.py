@@ -15,7 +15,7 @@ import torch
 
 from offramp.costs import exit_costs
 from offramp.encoders.base import StagedEncoder
-from offramp.encoders.iq_resnet import IQResNet
+from offramp.encoders.iq_resnet import IQResNet, IQResNetBase, IQResNetSmall
 from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.lwm import LWM, LWM11
 from offramp.encoders.wavesfm import WavesFM
@@ -78,6 +78,23 @@ def resnet(antennas: int, time: int) -> list[int]:
     return list(accumulate(macs))
 
 
+def separable_resnet(antennas: int, time: int, channels: tuple[int, ...], units: tuple[int, ...]) -> list[int]:
+    """The same with two separable mixing units, the first of which halves time, the second of which keeps the map."""
+    stem, mixed, *wide = channels
+    time = ceil(time / 2)
+    macs = [convolution(antennas * time, 7, 2, stem)]
+    time = ceil(time / 2)
+    for inputs in (stem, mixed):
+        positions = antennas * time
+        macs.append(depthwise(positions, 3 * 3, inputs) + convolution(positions, 1, inputs, mixed))
+    for inputs, outputs, count in zip((mixed, *wide), wide, units, strict=False):
+        time = ceil(time / 2)
+        second = convolution(time, 3, outputs, outputs)
+        macs.append(convolution(time, 3, inputs, outputs) + second + convolution(time, 1, inputs, outputs))
+        macs += [2 * second] * (count - 1)
+    return list(accumulate(macs))
+
+
 def lwm() -> list[int]:
     """LWM 1.0: 128 patches and CLS; 12 heads of 5 use 60 of the 64 features."""
     layer = attention(129, 64, 60) + feed_forward(129, 64, 256)
@@ -118,6 +135,12 @@ def test_iq_shufflenet(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("shape", [(4, 256), (1, 64), (8, 1024), (3, 101)])
 def test_iq_resnet(shape: tuple[int, int]) -> None:
     assert counted(IQResNet, (2, *shape)) == resnet(*shape)
+
+
+@pytest.mark.parametrize("shape", [(4, 256), (1, 64), (8, 1024), (3, 101)])
+def test_iq_resnets_with_separable_mixing(shape: tuple[int, int]) -> None:
+    assert counted(IQResNetSmall, (2, *shape)) == separable_resnet(*shape, (24, 32, 48, 96, 160), (2, 2, 2))
+    assert counted(IQResNetBase, (2, *shape)) == separable_resnet(*shape, (32, 56, 96, 160, 256), (4, 4, 3))
 
 
 def test_lwm_takes_one_shape() -> None:

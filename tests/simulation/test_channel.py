@@ -29,7 +29,7 @@ from offramp.simulation.signal_types import draw_kinds, transmissions
 @pytest.mark.parametrize("snr_db", [-10.0, 0.0, 15.0])
 def test_noise_has_the_stated_power(snr_db: float) -> None:
     generator = seeded(0, 0)
-    signal = 3 * transmissions(draw_kinds(64, generator, with_noise=False), 1024, generator)
+    signal = 3 * transmissions(draw_kinds(64, generator, with_noise=False), 1024, generator).signal
     clean = signal[:, None].expand(-1, 2, -1)
     noise = add_noise(clean, torch.full((64,), snr_db), seeded(1, 0)) - unit_power(clean)
     measured = -10 * torch.log10(noise.abs().square().mean((1, 2)))

@@ -29,7 +29,7 @@ CONSTANT_ENVELOPE = ("2fsk", "4fsk", "cpfsk", "gmsk", "lora", "fm")
 
 
 def signals(name: str, count: int, samples: int, seed: int = 0) -> Tensor:
-    return transmissions(torch.full((count,), SIGNAL_TYPES.index(name)), samples, seeded(seed, 0))
+    return transmissions(torch.full((count,), SIGNAL_TYPES.index(name)), samples, seeded(seed, 0)).signal
 
 
 @pytest.mark.parametrize("name", SIGNAL_TYPES)
@@ -155,7 +155,7 @@ def test_gaussian_keying_of_equal_bits_is_a_steady_tone() -> None:
 
 def test_minimum_shift_keying_turns_a_quarter_per_symbol() -> None:
     """Every phase step over one symbol is +-90 degrees: at any rate the fourth power, lag one symbol, is steady."""
-    phase = np.unwrap(np.angle(cpfsk(50, 512, seeded(0, 0)).numpy()))
+    phase = np.unwrap(np.angle(cpfsk(50, 512, seeded(0, 0)).signal.numpy()))
     step = np.abs(np.diff(phase))
     # one deviation per row: the frequency is +-1/4 of the symbol rate (but where a bit changes within a sample)
     common = np.median(step, axis=1, keepdims=True)
@@ -166,7 +166,7 @@ def test_minimum_shift_keying_turns_a_quarter_per_symbol() -> None:
 
 
 def test_lora_sweeps_up_and_wraps_within_its_band() -> None:
-    frequency = np.diff(np.unwrap(np.angle(lora(40, 1024, seeded(0, 0)).numpy()))) / (2 * np.pi)
+    frequency = np.diff(np.unwrap(np.angle(lora(40, 1024, seeded(0, 0)).signal.numpy()))) / (2 * np.pi)
     assert np.abs(frequency).max() < 0.26
     rising = (np.diff(frequency) > 0).mean(axis=1)
     assert (rising > 0.95).all()

@@ -11,7 +11,8 @@ from offramp.data.formats import open_table
 from offramp.schema.tasks import ONE_ANTENNA, DataSpec, SyntheticSpec
 from offramp.simulation.scenarios import SCENARIOS
 from offramp.simulation.signal_types import SIGNAL_TYPES
-from offramp.simulation.windows import synthetic_windows, view_pairs
+from offramp.simulation.views import view_pairs
+from offramp.simulation.windows import synthetic_windows
 
 
 def table_of(**settings: object):  # type: ignore[no-untyped-def]
@@ -90,7 +91,7 @@ def test_blocks_are_independent() -> None:
 
 
 def test_views_share_the_direction_alone_with_the_payload_apart() -> None:
-    one, two = view_pairs(300, 4, 128, (40, 40), 0, 0)
+    one, two = view_pairs(300, 4, 128, (40, 40), 0, 0).iq.chunk(2)
     assert one.shape == two.shape == (300, 2, 4, 128)
     phases = []
     for view in (one, two):

@@ -10,7 +10,7 @@ from tiny import tiny_encoder
 from torch import Tensor, nn
 from torch.nn import functional
 
-from offramp.simulation.windows import view_pairs
+from offramp.simulation.views import view_pairs
 from offramp.training.contrastive import PROJECTION_WIDTH, ContrastiveModel, info_nce
 
 
@@ -67,7 +67,7 @@ def test_before_training_the_loss_is_near_that_of_guessing() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = ContrastiveModel(tiny_encoder(), temperature=0.5)
-    views = torch.cat(view_pairs(count, 1, 128, (-6.0, 20.0), seed=0, block=0))
+    views = view_pairs(count, 1, 128, (-6.0, 20.0), seed=0, block=0).iq
     with torch.no_grad():
         (projections,) = model.project(views)
         loss, _ = model(views, torch.Generator())
@@ -100,7 +100,7 @@ def correlation(first: Tensor, second: Tensor) -> float:
 @pytest.fixture(scope="module")
 def views() -> tuple[Tensor, Tensor]:
     """Complex ``(N, antennas, samples)``, almost without noise."""
-    first, second = view_pairs(400, 2, 512, (60.0, 60.0), seed=1, block=0)
+    first, second = view_pairs(400, 2, 512, (60.0, 60.0), seed=1, block=0).iq.chunk(2)
     assert first.shape == second.shape == (400, 2, 2, 512)
     assert first.dtype == torch.float32
     return torch.complex(first[:, 0], first[:, 1]), torch.complex(second[:, 0], second[:, 1])
@@ -128,12 +128,12 @@ def test_views_of_one_pair_differ_in_payload_and_noise(views: tuple[Tensor, Tens
     first, second = (x[:, 0] / x[:, 0].norm(dim=1, keepdim=True) for x in views)
     alike = (first * second.conj()).sum(1).abs()
     assert alike.median() < 0.3
-    assert not torch.equal(*view_pairs(4, 1, 64, (0.0, 0.0), seed=1, block=0))
+    assert not torch.equal(*view_pairs(4, 1, 64, (0.0, 0.0), seed=1, block=0).iq.chunk(2))
 
 
 def test_views_are_a_function_of_seed_and_block() -> None:
     def made(seed: int, block: int) -> Tensor:
-        return torch.stack(view_pairs(4, 2, 64, (0.0, 20.0), seed, block))
+        return view_pairs(4, 2, 64, (0.0, 20.0), seed, block).iq
 
     assert torch.equal(made(1, 2), made(1, 2))
     assert not torch.equal(made(1, 2), made(1, 3))

@@ -57,7 +57,7 @@ def checkpoint_of(out: Path) -> dict[str, Any]:
     return state
 
 
-@pytest.mark.parametrize("objective", ["contrastive", "masked"])
+@pytest.mark.parametrize("objective", ["contrastive", "masked", "supervised", "mixed"])
 def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, objective: str) -> None:
     config = replace(SHORT, steps=23, batch=4, objective=objective)
     whole = pretrain(config, tmp_path / "whole")
@@ -134,6 +134,24 @@ def test_the_encoder_folder_says_where_it_comes_from(tmp_path: Path) -> None:
     assert stored["provenance"]["input_shapes"]["4x256"] == 0.21
     assert stored["provenance"]["pretraining"]["steps"] == 6
     assert PretrainingConfig(**stored["provenance"]["pretraining"]) == SHORT
+
+
+@pytest.mark.parametrize("objective", ["supervised", "mixed"])
+def test_the_encoder_folder_says_which_quantities_were_labels(tmp_path: Path, objective: str) -> None:
+    config = replace(SHORT, steps=1, objective=objective, labels="non-task", views="redrawn")
+    provenance = read_config(pretrain(config, tmp_path / "some"))["provenance"]
+    assert provenance["pretraining"]["views"] == "redrawn"
+    assert "snr_db" in provenance["labels"]
+    assert not {"signal_type", "angle", "transmitter_skew"} & set(provenance["labels"])
+    assert read_config(pretrain(replace(SHORT, steps=1), tmp_path / "none"))["provenance"]["labels"] == []
+
+
+def test_what_views_share_decides(tmp_path: Path) -> None:
+    prints = {
+        load_encoder(pretrain(replace(SHORT, steps=1, views=views), tmp_path / views)).fingerprint()
+        for views in ("same", "crop", "redrawn")
+    }
+    assert len(prints) == 3
 
 
 def test_training_moves_all_parameters_and_statistics(tmp_path: Path) -> None:

@@ -73,10 +73,28 @@ def test_snapshots_begin_and_end_with_the_run(steps: int) -> None:
 def test_what_there_is_not_is_one_line() -> None:
     with pytest.raises(TrainingError, match="objective 'hidden': choose 'contrastive' or 'masked'"):
         PretrainingConfig(objective="hidden")
+    with pytest.raises(TrainingError, match="labels 'some': choose all, general, non-task"):
+        PretrainingConfig(objective="mixed", labels="some")
+    with pytest.raises(TrainingError, match="views 'two': choose same, crop, redrawn"):
+        PretrainingConfig(views="two")
     with pytest.raises(TrainingError, match="projection depth 4: choose 0, 1, 2 or 3"):
         PretrainingConfig(projection_depth=4)
     with pytest.raises(TrainingError, match="modality 'csi': choose 'iq' or 'vision'"):
         PretrainingConfig(modality="csi")
+
+
+def test_options_that_would_change_nothing_are_refused() -> None:
+    with pytest.raises(TrainingError, match="--labels is for an objective that has some: add --objective supervised"):
+        PretrainingConfig(labels="all")
+    with pytest.raises(TrainingError, match="--views is for simulated signals: leave it out with --data"):
+        PretrainingConfig(objective="masked", data="channels.h5", views="crop")
+    with pytest.raises(TrainingError, match="the mixed objective is for I/Q"):
+        PretrainingConfig(encoder="wavesfm", modality="vision", objective="mixed")
+
+
+def test_an_objective_without_labels_has_none() -> None:
+    assert PretrainingConfig().label_names == ()
+    assert "snr_db" in PretrainingConfig(objective="supervised").label_names
 
 
 def test_images_are_contrasted_not_masked() -> None:

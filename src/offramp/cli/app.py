@@ -11,7 +11,7 @@ import typer
 from offramp.cli.data import data_app
 from offramp.cli.help import IMPORT_HELP, Command, Group
 from offramp.cli.imports import import_modules
-from offramp.cli.training import train
+from offramp.cli.training import pretrain, train
 from offramp.errors import SuiteError
 
 if TYPE_CHECKING:
@@ -200,69 +200,7 @@ def report(
         print(out)
 
 
-@app.command(cls=Command)
-def pretrain(
-    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one is resumed.", file_okay=False)],
-    encoder: Annotated[str, typer.Option(help="Registered architecture with I/Q input.")] = "iq-resnet",
-    modality: Annotated[
-        str, typer.Option(help="iq; or vision, for spectrograms into an encoder that takes both.")
-    ] = "iq",
-    objective: Annotated[str, typer.Option(help="contrastive or masked.")] = "contrastive",
-    projection_depth: Annotated[
-        int, typer.Option(min=0, max=3, help="Layers of the contrastive head that is discarded in the end.")
-    ] = 2,
-    exit_aware: Annotated[
-        bool, typer.Option("--exit-aware", help="Ask the objective of every exit, not of full depth alone.")
-    ] = False,
-    data: Annotated[str, typer.Option(help="A file of channels over time, for channel-transformer.")] = "",
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 4500,
-    batch: Annotated[int, typer.Option(min=2, help="Pairs of views, or channels, per step, over all processes.")] = 256,
-    learning_rate: Annotated[float, typer.Option(min=1e-8, help="Peak learning rate.")] = 2e-3,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.")] = 0,
-    device: Device = "cpu",
-) -> None:
-    """Pretrain an encoder on simulated signals, or on channels from a file.
-
-    Leaves an encoder folder in OUT/encoder, others from on the way in OUT/snapshots, and in OUT/probe.svg how well every exit
-    did on the way. Under torchrun all processes share the work.
-
-    Example: offramp pretrain --out runs/pretrain --steps 4500
-    """
-    from offramp.cli.progress import Steps
-    from offramp.training.config import PretrainingConfig
-    from offramp.training.pretrain import PretrainingProgress
-    from offramp.training.pretrain import pretrain as start
-    from offramp.training.processes import leads
-
-    config = PretrainingConfig(
-        encoder=encoder,
-        modality=modality,
-        objective=objective,
-        data=data,
-        projection_depth=projection_depth,
-        exit_aware=exit_aware,
-        steps=steps,
-        batch=batch,
-        learning_rate=learning_rate,
-        seed=seed,
-    )
-    views, seconds = 0, 0.0
-    with Steps() as shown:
-
-        def on_step(progress: PretrainingProgress) -> None:
-            nonlocal views, seconds
-            shown("pretraining", progress.step, steps)
-            views, seconds = views + progress.views, seconds + progress.seconds
-            if progress.step % 100 == 0:
-                matched = "" if progress.matched is None else f", matched {progress.matched:.1%}"
-                shown.note(f"step {progress.step}: loss {progress.loss:.3f}{matched}, {views / seconds:,.0f} views/s")
-                views, seconds = 0, 0.0
-
-        folder = start(config, out, device, on_step)
-    if leads():
-        print(folder)
-
-
+app.command(cls=Command)(pretrain)
 app.command(cls=Command)(train)
 
 

@@ -9,12 +9,18 @@ figure 2 with projection shortcuts (option B). What suits windows of I/Q samples
   and with it the direction of arrival, therefore outlives the average, and any number of antennas leaves the same map.
 - Behind mixing, cost does not depend on the number of antennas.
 
+Mixing by a full convolution (``iq-resnet``) is a quarter of all operations with four antennas, and nothing can leave inside it.
+``iq-resnet-small`` and ``iq-resnet-base`` mix by depthwise separable units instead (Howard et al., "MobileNets", arXiv 1704.04861):
+every one is an exit, so that there are exits at about 5, 10, 15 and 20% of the operations. A filter over neighbours is then a sum over
+channels of one filter per channel, which is still a beam: the stem's channels hold both I and Q.
+
 Windows are scaled to unit mean power, so that the receiver's gain does not matter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +42,20 @@ class AntennaMean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(2, keepdim=True)
+
+
+class MixingUnit(nn.Module):
+    """A depthwise convolution over neighbouring antennas and time, then a pointwise one; a shortcut where the map stays alike."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.neighbours = nn.Conv2d(inputs, inputs, (3, 3), (1, stride), (1, 1), groups=inputs, bias=False)
+        self.channels = nn.Sequential(*_convolution(inputs, outputs, (1, 1)))
+        self.keeps = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed: Tensor = self.channels(self.neighbours(x))
+        return functional.relu(mixed + x if self.keeps else mixed, inplace=True)
 
 
 class ResidualUnit(nn.Module):
@@ -62,27 +82,40 @@ class ResidualUnit(nn.Module):
 class IQResNet(IQConvolutional):
     """Input ``(N, 2, antennas, time)``, axis 1 = I, Q; at least 1 antenna and 64 samples.
 
-    Exits: ``stem``, ``mixing``, then ``stage1.0`` and so on, one per residual unit. Time halves (rounded up) at the stem, at
-    mixing and at the first unit of every stage. Default tap: mean over antennas and time, ``(N, channels)``. Tokens: ``(N,
-    positions, channels)``: time, at the stem antenna by antenna.
+    Exits: ``stem``, ``mixing`` (``mixing.0`` and so on where mixing has units), then ``stage1.0`` and so on, one per residual
+    unit. Time halves (rounded up) at the stem, at mixing and at the first unit of every stage. Default tap: mean over antennas
+    and time, ``(N, channels)``. Tokens: ``(N, positions, channels)``: time, before the antennas are averaged antenna by antenna.
     """
 
     architecture = "iq-resnet"
 
-    def __init__(self, channels: Sequence[Size] = (24, 32, 64, 96, 160), repeats: Sequence[Count] = (2, 2, 2)) -> None:
-        """Take the channels of stem, mixing and every stage, and the number of units of every stage."""
+    def __init__(
+        self,
+        channels: Sequence[Size] = (24, 32, 64, 96, 160),
+        repeats: Sequence[Count] = (2, 2, 2),
+        mixing_units: Count | Literal[0] = 0,
+    ) -> None:
+        """Take the channels of stem, mixing and every stage, and the number of units of every stage.
+
+        Args:
+            channels: Of the stem, of mixing, and of every stage.
+            repeats: Residual units of every stage.
+            mixing_units: Separable units that mix the antennas, the last of which averages them; 0 for one full convolution.
+        """
         super().__init__()
         if len(channels) != len(repeats) + 2:
             raise EncoderError(
-                f"iq-resnet has channels for stem, mixing and {len(channels) - 2} stages, and repeats for {len(repeats)}"
+                f"{self.architecture} has channels for stem, mixing and {len(channels) - 2} stages, "
+                f"and repeats for {len(repeats)}"
             )
-        self.config = {"channels": list(channels), "repeats": list(repeats)}
+        self.config = {"channels": list(channels), "repeats": list(repeats), "mixing_units": mixing_units}
         stem, mixed, *wide = channels
         stages: list[nn.Module] = [
             nn.Sequential(*_convolution(2, stem, (1, 7), 2), nn.ReLU(inplace=True)),
-            nn.Sequential(*_convolution(stem, mixed, (3, 3), 2), nn.ReLU(inplace=True), AntennaMean()),
+            *_mixing(stem, mixed, mixing_units),
         ]
-        names, widths = ["stem", "mixing"], [stem, mixed]
+        names = ["stem", *([f"mixing.{unit}" for unit in range(mixing_units)] or ["mixing"])]
+        widths = [stem, *[mixed] * (len(names) - 1)]
         for number, (width, units) in enumerate(zip(wide, repeats, strict=True), start=1):
             for unit in range(units):
                 stages.append(ResidualUnit(widths[-1], width, 1 if unit else 2))
@@ -94,4 +127,42 @@ class IQResNet(IQConvolutional):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-ARCHITECTURES = (IQResNet,)
+def _mixing(inputs: int, outputs: int, units: int) -> list[nn.Module]:
+    """The stages that mix antennas, of which the last averages them."""
+    if units == 0:
+        return [nn.Sequential(*_convolution(inputs, outputs, (3, 3), 2), nn.ReLU(inplace=True), AntennaMean())]
+    mixing: list[nn.Module] = [
+        MixingUnit(outputs if unit else inputs, outputs, 1 if unit else 2) for unit in range(units)
+    ]
+    return [*mixing[:-1], nn.Sequential(mixing[-1], AntennaMean())]
+
+
+class IQResNetSmall(IQResNet):
+    """As large as ``iq-resnet``, with exits at about 5, 10, 15 and 20% of its operations, however many antennas."""
+
+    architecture = "iq-resnet-small"
+
+    def __init__(
+        self,
+        channels: Sequence[Size] = (24, 32, 48, 96, 160),
+        repeats: Sequence[Count] = (2, 2, 2),
+        mixing_units: Count | Literal[0] = 2,
+    ) -> None:
+        super().__init__(channels, repeats, mixing_units)
+
+
+class IQResNetBase(IQResNet):
+    """About four times as large as ``iq-resnet-small``, and deeper: exits of nearly equal cost all the way."""
+
+    architecture = "iq-resnet-base"
+
+    def __init__(
+        self,
+        channels: Sequence[Size] = (32, 56, 96, 160, 256),
+        repeats: Sequence[Count] = (4, 4, 3),
+        mixing_units: Count | Literal[0] = 2,
+    ) -> None:
+        super().__init__(channels, repeats, mixing_units)
+
+
+ARCHITECTURES = (IQResNet, IQResNetSmall, IQResNetBase)

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from offramp.simulation.constellations import CONSTELLATIONS
 from offramp.simulation.draws import choice, integers, log_uniform, uniform
 from offramp.simulation.pulses import PULSE_HALF_SPAN, RECTANGULAR, ROLLOFFS, linear_train
+from offramp.simulation.waveforms import Waveforms
 
 SAMPLES_PER_SYMBOL = (2.0, 16.0)
 SPREADING_LENGTHS = (7, 11, 13, 15, 31)
@@ -19,6 +20,7 @@ SINGLE_CARRIER = (*CONSTELLATIONS, "dsss")
 """Signal types made here; ``dsss`` is BPSK data spread by a random periodic binary code."""
 
 _ALPHABETS = torch.zeros(len(CONSTELLATIONS), max(map(len, CONSTELLATIONS.values())), dtype=torch.complex64)
+_ROLLOFFS = torch.tensor([*ROLLOFFS, torch.nan])
 _ORDERS = torch.tensor([len(points) for points in CONSTELLATIONS.values()])
 for _row, _points in enumerate(CONSTELLATIONS.values()):
     _ALPHABETS[_row, : len(_points)] = _points
@@ -31,17 +33,17 @@ def symbol_clock(count: int, samples: int, generator: Generator) -> tuple[Tensor
     return time, samples_per_symbol
 
 
-def single_carrier(kind: Tensor, samples: int, generator: Generator) -> Tensor:
-    """One signal per row of ``kind``, int64 ``(N,)``, indices into ``SINGLE_CARRIER``: complex64 ``(N, samples)``.
+def single_carrier(kind: Tensor, samples: int, generator: Generator) -> Waveforms:
+    """One signal per row of ``kind``, int64 ``(N,)``, indices into ``SINGLE_CARRIER``.
 
     Pulses are root-raised-cosine with a roll-off of 0.15 to 0.5; in one of five signals, rectangular.
     """
     count = len(kind)
-    time, _ = symbol_clock(count, samples, generator)
+    time, samples_per_symbol = symbol_clock(count, samples, generator)
     shape = integers(len(ROLLOFFS), (count,), generator)
     shape[uniform(0, 1, (count,), generator) < 0.2] = RECTANGULAR
     symbols = _symbols(kind, int(samples / SAMPLES_PER_SYMBOL[0]) + 2 * PULSE_HALF_SPAN + 2, generator)
-    return linear_train(symbols, time, shape)
+    return Waveforms(linear_train(symbols, time, shape), samples_per_symbol[:, 0], _ROLLOFFS.to(kind.device)[shape])
 
 
 def _symbols(kind: Tensor, length: int, generator: Generator) -> Tensor:

@@ -1,25 +1,21 @@
-"""Labelled windows, and pairs of views for contrastive pretraining, from the same generator."""
+"""Labelled windows: signal type, radios, paths, direction and SNR drawn independently."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Generator, Tensor
 
-from offramp.simulation.channel import MAX_DELAY, Paths, add_noise, drifted, propagate, rician_paths, to_iq
+from offramp.simulation.channel import MAX_DELAY, Paths, add_noise, propagate, rician_paths, to_iq
 from offramp.simulation.draws import seeded, uniform
 from offramp.simulation.impairments import Receiver, draw_receivers, draw_transmitters, receive, transmit
-from offramp.simulation.signal_types import SIGNAL_TYPES, draw_kinds, transmissions
+from offramp.simulation.signal_types import NOISE, draw_kinds, transmissions
 
-NOISE = SIGNAL_TYPES.index("noise")
 MAX_ANGLE = 60.0
 """Directions are drawn uniformly from -60 to 60 degrees."""
 K_FACTOR_DB = (6.0, 20.0)
 """The line of sight is at least 6 dB above the scattered paths, so that the direction stays defined."""
 SCATTERERS = 3
-VIEW_CORRELATION = 0.9
-"""Share of the scatterers' gains that the second view of a transmission keeps."""
 WINDOW_STREAM = 1 << 40
 """Keeps labelled windows apart from the views that an encoder was pretrained on, whatever the two seeds."""
 ANGLE_SECTORS = 8
@@ -71,52 +67,23 @@ def synthetic_windows(
     """
     generator = seeded(seed, block + WINDOW_STREAM)
     modulation = draw_kinds(count, generator, with_noise)
-    signal = transmit(transmissions(modulation, MAX_DELAY + samples, generator), draw_transmitters(count, generator))
-    angle, paths = _line_of_sight(count, generator)
+    sent = transmissions(modulation, MAX_DELAY + samples, generator)
+    signal = transmit(sent.signal, draw_transmitters(count, generator))
+    angle, paths = line_of_sight(count, generator)
     snr = uniform(*snr_db, (count,), generator)
-    iq = _received(signal, paths, draw_receivers(count, generator), antennas, snr, generator)
+    iq = received(signal, paths, draw_receivers(count, generator), antennas, snr, generator)
     return SyntheticWindows(iq, modulation, angle, snr)
 
 
-def view_pairs(
-    count: int,
-    antennas: int,
-    samples: int,
-    snr_db: tuple[float, float],
-    seed: int,
-    block: int,
-    device: torch.device | str = "cpu",
-) -> tuple[Tensor, Tensor]:
-    """Two views of each of ``count`` transmissions: disjoint crops under a slightly changed channel and independent noise.
-
-    What both share is what the encoder should keep: signal type, symbol rate, pulse, radios, carrier offset, direction. Payload,
-    timing, phase, SNR and noise differ, and scattered paths a little.
-
-    Returns:
-        Two float32 tensors ``(count, 2, antennas, samples)``.
-    """
-    generator = seeded(seed, block, device)
-    gap = samples // 8
-    kinds = draw_kinds(count, generator)
-    signal = transmissions(kinds, 2 * (MAX_DELAY + samples) + gap, generator)
-    signal = transmit(signal, draw_transmitters(count, generator))
-    _, paths = _line_of_sight(count, generator)
-    receivers = draw_receivers(count, generator)
-    views = []
-    for start, seen in ((0, paths), (MAX_DELAY + samples + gap, drifted(paths, VIEW_CORRELATION, generator))):
-        crop = signal[:, start : start + MAX_DELAY + samples]
-        snr = uniform(*snr_db, (count,), generator)
-        views.append(_received(crop, seen, receivers, antennas, snr, generator))
-    return views[0], views[1]
-
-
-def _line_of_sight(count: int, generator: Generator) -> tuple[Tensor, Paths]:
+def line_of_sight(count: int, generator: Generator) -> tuple[Tensor, Paths]:
+    """Directions in degrees ``(count,)``, and paths whose line of sight comes from there."""
     angle = uniform(-MAX_ANGLE, MAX_ANGLE, (count,), generator)
     return angle, rician_paths(angle, uniform(*K_FACTOR_DB, (count,), generator), SCATTERERS, generator)
 
 
-def _received(
+def received(
     signal: Tensor, paths: Paths, receivers: Receiver, antennas: int, snr_db: Tensor, generator: Generator
 ) -> Tensor:
+    """What the receivers make of complex64 ``(N, MAX_DELAY + samples)``: float32 ``(N, 2, antennas, samples)``."""
     noisy = add_noise(propagate(signal, paths, antennas), snr_db, generator)
     return to_iq(receive(noisy, receivers, generator))

@@ -132,6 +132,7 @@ def save_pretrained(config: PretrainingConfig, folder: Path, state: TrainingStat
         "pretraining": asdict(config),
         "objective": config.objective,
         "projection_depth": config.projection_depth,
+        "labels": list(config.label_names),
         "step": state.step,
         **source.describe(),
     }

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from offramp.errors import TrainingError
+from offramp.simulation.views import VIEWS
+from offramp.training.labels import LABELS
 
 INPUT_SHAPES = (
     (4, 256, 0.21),
@@ -35,6 +37,8 @@ LEAST_PAIRS = 64
 WARM_UP = 0.05
 """Share of the steps in which the learning rate rises to its peak."""
 SNAPSHOT_HALVINGS = 10
+SUPERVISED = ("supervised", "mixed")
+"""Objectives with labels."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,12 @@ class PretrainingConfig:
     Attributes:
         encoder: Registered architecture with I/Q input, or one that takes images too.
         modality: ``"iq"``, or ``"vision"`` for an encoder that knows both and then sees spectrograms (``wavesfm``).
-        objective: ``"contrastive"`` (:mod:`.contrastive`) or ``"masked"`` (:mod:`.masked`; :mod:`.masked_channels` with ``data``).
+        objective: ``"contrastive"`` (:mod:`.contrastive`), ``"masked"`` (:mod:`.masked`; :mod:`.masked_channels` with ``data``),
+            ``"supervised"`` or ``"mixed"``, which is contrastive and supervised together (:mod:`.supervised`).
+        labels: Which of the quantities that the generator draws are labels of a supervised or mixed objective: ``"all"``,
+            ``"general"`` or ``"non-task"``, see :mod:`.labels`.
+        views: What the two views of a pair share: ``"same"``, ``"crop"`` or ``"redrawn"``, see
+            :func:`~offramp.simulation.views.view_pairs`.
         data: A file of channels over time, for an encoder of channels; simulated signals if it is empty.
         projection_depth: Linear layers of the head that is discarded after contrastive pretraining, 0 to 3; 0 compares the
             taps themselves.
@@ -62,6 +71,8 @@ class PretrainingConfig:
     encoder: str = "iq-resnet"
     modality: str = "iq"
     objective: str = "contrastive"
+    labels: str = "general"
+    views: str = "same"
     data: str = ""
     projection_depth: int = 2
     steps: int = 4500
@@ -81,10 +92,30 @@ class PretrainingConfig:
             raise TrainingError("--data is for the masked objective of channels: add --objective masked")
         if self.modality == "vision" and self.objective == "masked":
             raise TrainingError("the masked objective is for I/Q: use --objective contrastive with --modality vision")
-        if self.objective not in ("contrastive", "masked"):
-            raise TrainingError(f"objective {self.objective!r}: choose 'contrastive' or 'masked'")
+        if self.objective not in ("contrastive", "masked", *SUPERVISED):
+            raise TrainingError(
+                f"objective {self.objective!r}: choose 'contrastive' or 'masked', 'supervised' or 'mixed'"
+            )
+        if self.labels not in LABELS:
+            raise TrainingError(f"labels {self.labels!r}: choose {', '.join(LABELS)}")
+        if self.views not in VIEWS:
+            raise TrainingError(f"views {self.views!r}: choose {', '.join(VIEWS)}")
+        if self.labels != PretrainingConfig.labels and self.objective not in SUPERVISED:
+            raise TrainingError("--labels is for an objective that has some: add --objective supervised or mixed")
+        if self.views != PretrainingConfig.views and self.data:
+            raise TrainingError("--views is for simulated signals: leave it out with --data")
+        if self.modality == "vision" and self.objective in SUPERVISED:
+            raise TrainingError(
+                f"the {self.objective} objective is for I/Q: a spectrogram shows no phase between antennas; use --objective "
+                "contrastive with --modality vision"
+            )
         if not 0 <= self.projection_depth <= 3:
             raise TrainingError(f"projection depth {self.projection_depth}: choose 0, 1, 2 or 3")
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The quantities that are labels, none for an objective without labels."""
+        return LABELS[self.labels] if self.objective in SUPERVISED else ()
 
 
 def input_shape(seed: int, step: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ projection head of up to three layers that is discarded after pretraining.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -13,6 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from offramp.encoders.base import StagedEncoder
+from offramp.simulation.views import Drawn
 from offramp.training.objective import PretrainingModel
 from offramp.training.processes import gathered
 
@@ -40,17 +42,24 @@ class ContrastiveModel(PretrainingModel):
 
     def project(self, x: Tensor) -> list[Tensor]:
         """Windows to projections of unit length per exit asked, float32 ``(N, 128)``, or ``(N, width)`` at depth 0."""
-        pairs = zip(self.projections, self.taps(x), strict=True)
-        return [functional.normalize(projection(tap), dim=1) for projection, tap in pairs]
+        return self._projected(self.taps(x))
 
-    def forward(self, views: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    def forward(self, views: Tensor, generator: Generator, drawn: Drawn | None = None) -> tuple[Tensor, Tensor]:
         """Mean InfoNCE of the exits among the views of all processes; nothing is drawn from ``generator``."""
+        return self.contrast(self.taps(views))
+
+    def contrast(self, taps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` returns, from the taps of the asked exits."""
         losses = []
-        for projected in self.project(views):
+        for projected in self._projected(taps):
             first, second = projected.chunk(2)
             loss, matched = info_nce(gathered(first), gathered(second), self.temperature)
             losses.append(loss)
         return torch.stack(losses).mean(), matched
+
+    def _projected(self, taps: Sequence[Tensor]) -> list[Tensor]:
+        pairs = zip(self.projections, taps, strict=True)
+        return [functional.normalize(projection(tap), dim=1) for projection, tap in pairs]
 
 
 def _projection(widths: list[int], depth: int) -> nn.Sequential:

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import TrainingError
+from offramp.simulation.views import Drawn
 from offramp.training.config import INPUT_SHAPES
 from offramp.training.objective import PretrainingModel
 
@@ -46,7 +47,7 @@ class MaskedModel(PretrainingModel):
         widths = [width for _, width in shapes[shortest]]
         self.decoders = nn.ModuleList(map(_decoder, widths, self.stretches))
 
-    def forward(self, views: Tensor, generator: Generator) -> tuple[Tensor, None]:
+    def forward(self, views: Tensor, generator: Generator, drawn: Drawn | None = None) -> tuple[Tensor, None]:
         """Mean squared error over the power of what was masked, mean over the exits: 1 for a prediction of zero."""
         hidden = masked_spans(len(views), views.shape[3], generator)
         predictions = self.predict(views.masked_fill(hidden[:, None, None], 0))

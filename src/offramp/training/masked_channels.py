@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from offramp.encoders.base import StagedEncoder, State
 from offramp.encoders.channel_transformer import SIDE, SLOTS, ChannelTransformer, channel_places
 from offramp.errors import TrainingError
+from offramp.simulation.views import Drawn
 from offramp.training.objective import PretrainingModel
 
 SNR_DB = (0.0, 30.0)
@@ -65,7 +66,7 @@ class MaskedChannelModel(PretrainingModel):
         self.hidden_token = nn.Parameter(torch.zeros(width))
         self.decoders = nn.ModuleList([nn.Linear(width, 2 * (1 + AHEAD) * SIDE**2) for _ in self.exits])
 
-    def forward(self, views: Tensor, generator: Generator) -> tuple[Tensor, None]:
+    def forward(self, views: Tensor, generator: Generator, drawn: Drawn | None = None) -> tuple[Tensor, None]:
         """Squared error of the newest slot and the four to come over their power, at all places.
 
         Args:

@@ -1,4 +1,4 @@
-"""What the two pretraining objectives share."""
+"""What the pretraining objectives share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from offramp.encoders.base import StagedEncoder
+from offramp.simulation.views import Drawn
 
 
 class PretrainingModel(nn.Module, ABC):
@@ -25,13 +26,14 @@ class PretrainingModel(nn.Module, ABC):
         self.exits = encoder.exits if exit_aware else encoder.exits[-1:]
 
     @abstractmethod
-    def forward(self, views: Tensor, generator: Generator) -> tuple[Tensor, Tensor | None]:
+    def forward(self, views: Tensor, generator: Generator, drawn: Drawn | None = None) -> tuple[Tensor, Tensor | None]:
         """The loss of a batch.
 
         Args:
             views: Both views of N pairs, float32 ``(2 N, 2, antennas, samples)`` or images ``(2 N, antennas, 64, 64)``: first
                 all first ones, then all second ones.
             generator: Of whatever the objective draws, on the device of the views.
+            drawn: What the generator of signals drew for the views, None if they are not simulated.
 
         Returns:
             The loss, and the share of views whose partner was found at full depth (None if the objective knows no partners).

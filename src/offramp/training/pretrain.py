@@ -38,6 +38,7 @@ from offramp.training.masked_channels import MaskedChannelModel
 from offramp.training.objective import PretrainingModel
 from offramp.training.processes import Processes, averaged, joined, leads
 from offramp.training.sources import Source, open_source
+from offramp.training.supervised import MixedModel, SupervisedModel
 
 LOG_EVERY = 20
 OUTPUTS = (CHECKPOINT, LOG, PROBE, "probe.svg", "snapshots", "encoder")
@@ -126,6 +127,10 @@ def _model(config: PretrainingConfig, encoder: StagedEncoder) -> PretrainingMode
         return MaskedChannelModel(encoder, config.exit_aware)
     if config.objective == "masked":
         return MaskedModel(encoder, config.exit_aware)
+    if config.objective == "supervised":
+        return SupervisedModel(encoder, config.label_names, config.exit_aware)
+    if config.objective == "mixed":
+        return MixedModel(encoder, config.label_names, config.projection_depth, config.temperature, config.exit_aware)
     return ContrastiveModel(encoder, config.projection_depth, config.temperature, config.exit_aware)
 
 
@@ -171,9 +176,9 @@ def _train_step(
     """Draw a batch and take one optimiser step on it, unless the loss is not finite."""
     started = time.monotonic()
     step = state.step
-    views, generator = source.batch(step, processes, state.model.encoder)
+    views, generator, drawn = source.batch(step, processes, state.model.encoder)
     state.model.train()
-    loss, matched = replica(views, generator)
+    loss, matched = replica(views, generator, drawn)
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)

@@ -15,7 +15,7 @@ from offramp.data.table import Table, WindowSource
 from offramp.encoders.base import StagedEncoder
 from offramp.errors import TrainingError
 from offramp.schema.tasks import DataSpec
-from offramp.simulation.windows import view_pairs
+from offramp.simulation.views import Drawn, view_pairs
 from offramp.training.augmentation import augment
 from offramp.training.config import INPUT_SHAPES, PretrainingConfig, input_shape, pairs_of
 from offramp.training.images import as_input
@@ -33,11 +33,14 @@ PROBE_SHARE = 0.1
 READ_ROWS = 512
 
 
+Batch = tuple[Tensor, Generator, Drawn | None]
+
+
 class Source(Protocol):
     """Where a run's batches come from; each is determined by (seed, step, process)."""
 
-    def batch(self, step: int, processes: Processes, encoder: StagedEncoder) -> tuple[Tensor, Generator]:
-        """The input of the pretraining model, and the generator of what it draws itself."""
+    def batch(self, step: int, processes: Processes, encoder: StagedEncoder) -> Batch:
+        """The input of the pretraining model, the generator of what it draws itself, and what is known about the input."""
 
     def probe(self, encoder: StagedEncoder) -> Scores:
         """How well a linear readout of every exit tells what the data vary in."""
@@ -55,16 +58,16 @@ class SimulatedSignals:
 
     config: PretrainingConfig
 
-    def batch(self, step: int, processes: Processes, encoder: StagedEncoder) -> tuple[Tensor, Generator]:
+    def batch(self, step: int, processes: Processes, encoder: StagedEncoder) -> Batch:
         """Views ``(2 N, 2, antennas, samples)`` float32, or images of them: see :class:`Source`."""
         config, device = self.config, processes.device
         antennas, samples = input_shape(config.seed, step)
         pairs = processes.share_of(pairs_of(config.batch, antennas, samples))
         block = step * processes.count + processes.rank
         snr = (config.snr_low_db, config.snr_high_db)
-        views = torch.cat(view_pairs(pairs, antennas, samples, snr, config.seed, block, device))
+        views = view_pairs(pairs, antennas, samples, snr, config.seed, block, device, config.views)
         generator = _generator(config.seed, block, device)
-        return as_input(encoder, augment(views, generator)), generator
+        return as_input(encoder, augment(views.iq, generator)), generator, views.drawn
 
     def probe(self, encoder: StagedEncoder) -> Scores:
         """Signal type and sector: see :func:`~offramp.training.probe.probe_exits`."""
@@ -101,13 +104,14 @@ class StoredChannels:
     labels: dict[str, Tensor]
     facts: dict[str, Any]
 
-    def batch(self, step: int, processes: Processes, encoder: StagedEncoder) -> tuple[Tensor, Generator]:
+    def batch(self, step: int, processes: Processes, encoder: StagedEncoder) -> Batch:
         """Channels drawn with replacement and augmented, float32 ``(N, 2, slots, antennas, subcarriers)``."""
         generator = _generator(self.seed, step * processes.count + processes.rank, "cpu")
         rows = torch.randint(0, len(self.channels), (processes.share_of(self.pairs),), generator=generator)
         drawn = augment_channels(self.channels[rows].float(), generator)
         device = torch.device(processes.device)
-        return drawn.to(device), generator if device.type == "cpu" else _generator(self.seed, step, processes.device)
+        own = generator if device.type == "cpu" else _generator(self.seed, step, processes.device)
+        return drawn.to(device), own, None
 
     def probe(self, encoder: StagedEncoder) -> Scores:
         """Best beam and channel model, each told from two thirds of the kept channels for the rest of them."""
