@@ -1,10 +1,15 @@
-"""How often 95% intervals hold the truth where seeds share windows: today's crossed bootstrap, and with a correction of its seeds.
+"""How often 95% intervals of a gain hold the truth where seeds share a pool of windows, by several ways to count the seeds in.
 
 Seeds redraw train and validation from one pool, so that their heads are more alike than heads of new pools would be. Nadeau and Bengio
 ("Inference for the generalization error", Machine Learning 2003) widen the variance S² over J resampled splits from S²/J to
 S² (1/J + n_test/n_train), where each split has a test set of its own. Here the test set is fixed and it is the training windows that are
-drawn from a finite pool: to first order a score is a mean over training windows, and then the factor is (1/J + n_train/n_left), the same
-argument with the parts changed. Both are tried on simulated data whose truth is known.
+drawn from a finite pool: to first order a score is a mean over training windows, and the same argument with the parts changed gives
+S² (1/J + n_train/n_left). But S² also holds what chance among test windows adds, which the resampled windows count already.
+
+* ``crossed``: windows and seeds drawn with replacement, independently (Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007).
+* ``n_test/n_train``, ``n_train/n_left``: the same, with the seeds' part stretched to either variance.
+* ``apart``: what offramp does: S² less the chance among windows, times (1/J + n_train/n_left), beside the resampled windows.
+* ``apart, t``: the same with a t distribution of J - 1 degrees of freedom instead of a normal one.
 
 python study/seed_coverage.py [--trials 1000]
 """
@@ -43,14 +48,31 @@ SETTINGS = (
     Setting("few windows, large test set: 75 of 100 trained on", 100, 75, 4000),
     Setting("groups: 30 of 40 groups of 20 trained on, 20 test groups", 800, 600, 400, 20),
 )
-METHODS = ("today", "n_test/n_train", "n_train/n_left", "apart", "apart t")
+METHODS = ("crossed", "n_test/n_train", "n_train/n_left", "apart", "apart, t")
 
 
-def stretched(seeds: Floats, ratio: float) -> Floats:
-    """Seed weights ``(B, S)`` whose mean varies by S² (1/S + ratio) instead of the bootstrap's S² (S - 1)/S²; rows still sum to 1."""
-    count = seeds.shape[1]
-    factor = np.sqrt((1 / count + ratio) * count**2 / (count - 1))
-    return np.asarray(1 / count + factor * (seeds - 1 / count))
+def draws(right: Floats, setting: Setting, rng: np.random.Generator) -> dict[str, Floats]:
+    """Draws of the mean gain ``(B,)`` by every method, from the gains of each seed in each unit ``(S, U)``."""
+    units = right.shape[1]
+    left = setting.train / (setting.pool - setting.train)
+    drawn = Resamples.draw(units, SEEDS, int(rng.integers(2**31)), RESAMPLES, left)
+    per_seed, measured = drawn.units @ right.T, right.mean(1)
+    crossed = rng.multinomial(SEEDS, np.full(SEEDS, 1 / SEEDS), size=RESAMPLES) / SEEDS
+
+    def stretched(ratio: float) -> Floats:
+        factor = np.sqrt((1 / SEEDS + ratio) * SEEDS**2 / (SEEDS - 1))
+        return np.asarray(((1 / SEEDS + factor * (crossed - 1 / SEEDS)) * per_seed).sum(1))
+
+    apart, over_units = drawn.combine(per_seed, measured), per_seed.mean(1)
+    heavier = np.sqrt((SEEDS - 1) / rng.chisquare(SEEDS - 1, RESAMPLES))
+    found = (
+        (crossed * per_seed).sum(1),
+        stretched(setting.test / setting.train),
+        stretched(left),
+        apart,
+        over_units + heavier * (apart - over_units),
+    )
+    return dict(zip(METHODS, found, strict=True))
 
 
 def trial(setting: Setting, rng: np.random.Generator) -> tuple[float, dict[str, tuple[float, float]]]:
@@ -66,22 +88,8 @@ def trial(setting: Setting, rng: np.random.Generator) -> tuple[float, dict[str, 
         for number, width in enumerate((SHALLOW, DEEP)):
             weights = _ridge(features[rows, :width], labels[rows])
             right[number, seed] = (_with_bias(test_features[:, :width]) @ weights).argmax(1) == test_labels
-    units = setting.test // setting.group
-    difference = (right[0] - right[1]).reshape(SEEDS, units, setting.group).mean(2)
-    drawn = Resamples.draw(units, SEEDS, int(rng.integers(2**31)), RESAMPLES)
-    per_seed = drawn.units @ difference.T
-    ratios = (setting.test / setting.train, setting.train / (setting.pool - setting.train))
-    weights_by_method = (drawn.seeds, *(stretched(drawn.seeds, ratio) for ratio in ratios))
-    found = {
-        name: interval((weights * per_seed).sum(1)) for name, weights in zip(METHODS, weights_by_method, strict=False)
-    }
-    apart = per_seed - per_seed.mean(1, keepdims=True)
-    noise = apart.var(0).mean() * SEEDS / (SEEDS - 1)
-    own = max(0.0, difference.mean(1).var(ddof=1) - noise)
-    sd = np.sqrt((1 / SEEDS + ratios[1]) * own)
-    found["apart"] = interval(per_seed.mean(1) + sd * np.random.default_rng(1).standard_normal(RESAMPLES))
-    found["apart t"] = interval(per_seed.mean(1) + sd * np.random.default_rng(1).standard_t(SEEDS - 1, RESAMPLES))
-    return float(difference.mean()), found
+    gains = (right[0] - right[1]).reshape(SEEDS, -1, setting.group).mean(2)
+    return float(gains.mean()), {name: interval(found) for name, found in draws(gains, setting, rng).items()}
 
 
 def coverage(setting: Setting, trials: int, seed: int = 0) -> dict[str, tuple[float, float]]:

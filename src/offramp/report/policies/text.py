@@ -221,8 +221,8 @@ def instability_sentence(comparison: PolicyComparison, metric: str) -> str:
 
 
 def verdict_counts(runs: Iterable[Results]) -> VerdictCounts:
-    """Count the verdicts of all tasks that have policies."""
-    tasks = [task for run in runs for task in run.tasks.values()]
+    """Count the verdicts of all tasks that have policies and count for claims."""
+    tasks = [task for run in runs for task in run.tasks.values() if task.no_claim is None]
     compared = [task.policies for task in tasks if task.policies is not None]
     timed = [task.measured.policies for task in tasks if task.measured.policies is not None]
     return VerdictCounts(
