@@ -1,4 +1,4 @@
-"""Compares policies with fixed exits on the embedded suite and all examples, and writes docs/policy_results.md. Finished runs are not repeated.
+"""Compares policies with fixed exits on the embedded suite and all examples, and writes docs/policy_results.md and README's table. Finished runs are not repeated.
 
 python examples/make_policies.py [--runs runs/policies] [--only NAME ...]
 """
@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from make_readme import write_policies
 from make_results import BEFORE, READING
 
 from offramp.cli.progress import Steps
@@ -75,6 +76,7 @@ def main() -> None:
                 run_suite(loaded, out, on_progress=shown)
         found[name] = load_results(out)
     write_text(HERE.parent / "docs" / "policy_results.md", _page(found))
+    write_policies(verdict_counts(found.values()), HERE.parent / "README.md")
 
 
 def _page(found: dict[str, Results]) -> str:
@@ -82,7 +84,8 @@ def _page(found: dict[str, Results]) -> str:
     sections = "\n".join(_section(name, results) for name, results in found.items())
     return f"""# Fixed exits against policies
 
-Written by `python examples/make_policies.py`: the embedded suite and the examples of [results.md](results.md) with `policies: {{noise_db: 0}}`, the first three seeds, and no controls. Policies, thresholds and
+Written by `python examples/make_policies.py`: the embedded suite and the examples of [results.md](results.md) with `policies: {{noise_db: 0}}`, the first three seeds, and no controls; where a guarantee is asked for, a fifth of what is outside the test set is set aside for it. So the
+fixed exit may be another one than in results.md, whose runs have all seeds and all windows. Policies, thresholds and
 fixed exits are chosen on validation within a mean cost; scores are on test, intervals are 95%, paired, over groups and seeds (`†`: over blocks or windows of fewer than eight groups). A positive gain means that routing
 is better. *Random* deals the same shares of windows to the same exits without looking; the *oracle* knows which answers are right. Time: executed in batches of 64 on one thread. What the words mean:
 [policies.md](policies.md).

@@ -136,7 +136,8 @@ class Resamples:
         by_chance = float(np.nanvar(apart, axis=0).mean()) * seeds / (seeds - 1)
         own = max(0.0, spread - by_chance) / spread
         size = np.sqrt((1 / seeds + self.reuse) * own / (seeds - 1))
-        return over_units + size * (self.seeds @ (measured - measured.mean()))
+        draws: Array = over_units + size * (self.seeds @ (measured - measured.mean()))
+        return draws
 
 
 def resampled_units(units: NDArray[np.integer], resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
