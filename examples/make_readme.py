@@ -127,12 +127,13 @@ def _made(results: Results) -> str:
     """Which run it is, and with which tolerance."""
     seeds = len(results.suite.get("seeds", []))
     selection = results.suite.get("selection", {})
-    windows = [task.n_test for task in results.tasks.values()]
+    sizes = sorted({task.n_test for task in results.tasks.values()})
+    windows = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
     simulated = "simulated signals, " if all(task.simulated for task in results.tasks.values()) else ""
     tolerance = selection.get("tolerance")
     allowed = f"{tolerance} of the full encoder's score" if isinstance(tolerance, str) else f"{tolerance:g}"
     return (
-        f"One run of the embedded suite with `{results.encoder.name}`: {simulated}{seeds} seeds, {min(windows):,} to {max(windows):,} test windows. "
+        f"One run of the embedded suite with `{results.encoder.name}`: {simulated}{seeds} seeds, {windows} test windows. "
         f"Rule `{selection.get('rule')}`: the shallowest exit that validation shows not to be worse by more than the tolerance, {allowed}. A saving is "
         "*confirmed* where the test interval of the gain stays above minus the tolerance too."
     )

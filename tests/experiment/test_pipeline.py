@@ -156,7 +156,7 @@ class TestResults:
             assert (found["n_groups"], found["n_test"]) == (GROUPS, 90)
             assert not found["simulated"]
             best = max(found["exits"], key=lambda row: sign * row["val"]["mean"])
-            assert {name: found["best"][name] for name in ROW} == best
+            assert {name: found["best"][name] for name in best} == best
             assert found["best"]["gain_over_full"]["mean"] == pytest.approx(
                 sign * (best["test"]["mean"] - found["full"]["test"]["mean"])
             )
