@@ -26,7 +26,7 @@ lint: $(READY)
 bench: $(READY)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
-# Runs the examples on the real recordings (DATA: where they are) and writes docs/results.md.
+# Runs the examples on the real recordings (DATA: where they are) and writes docs/results.md and README's table.
 results: $(READY)
 	$(BIN)/python examples/make_results.py
 

@@ -1,4 +1,4 @@
-"""Runs the embedded suite and the examples, and writes docs/results.md from what they leave. Finished runs are not repeated.
+"""Runs the embedded suite and the examples, and writes docs/results.md and README's table from what they leave. Finished runs are not repeated.
 
 python examples/make_results.py [--runs runs/results] [--only NAME ...]
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from make_readme import write_readme
 
 from offramp.costs import exit_costs
 from offramp.encoders.registry import load_encoder, packaged_weights
@@ -33,7 +34,7 @@ READING = {
     ),
     "lwm-deepmimo": (
         "LWM v1.0 on ray-traced channels of unseen cities",
-        "Each city in turn is the whole test set, so that intervals are over its windows and say nothing about a further city. `degraded` inputs are 8 of 32 antennas "
+        "Each city in turn is the whole test set, so that intervals are over squares of 20 m in it and say nothing about a further city. `degraded` inputs are 8 of 32 antennas "
         "at an SNR of 5 dB: the best beam is a function of the full channel, so that it is asked for from something harder. `power_only` is what a power threshold gives, `dft_power` "
         "a Fourier transform over the antennas; both see what the encoder sees.",
     ),
@@ -155,7 +156,8 @@ def main() -> None:
         "# Results\n",
         "Written by `make results`. Scores are means over the suite's seeds, five or three, on test groups that no seed saw; intervals are 95% and "
         "paired; a positive gain means that the chosen exit is better than the full encoder. `*` marks a gain that holds after "
-        "Holm's correction across the run's tasks, `†` an interval over the windows of fewer than eight groups. How each number "
+        "Holm's correction across the run's tasks, `†` an interval over blocks or windows of fewer than eight groups, `§` a task that counts for no claim. "
+        "A saving is confirmed where the test interval stays above minus the tolerance of the suite. How each number "
         "is made: [numbers.md](numbers.md).\n",
     ]
     for name in arguments.only:
@@ -176,6 +178,8 @@ def main() -> None:
             parts.append(_prediction(out))
     parts += [_costs(), _practice(arguments.runs)]
     write_text(HERE.parent / "docs" / "results.md", "\n".join(parts))
+    if "default" in arguments.only:
+        write_readme(load_results(arguments.runs / "default"), HERE.parent / "README.md")
 
 
 def _section(name: str, results: Results) -> str:

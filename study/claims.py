@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from plan import TASKS
+from plan import COUNTED
 from summary import TOLERANCE, Saving, Study
 
 FEW, MANY = 10, 500
 LEAST_OVER_RANDOM = {FEW: 0.05, MANY: 0.03}
 """What pretraining must add at the best exit of each, on both ID tasks, to be called worth having."""
 PAPER_SAVING = 0.93
-ID = tuple(task for task in TASKS if task.shift == "id")
-OOD = tuple(task for task in TASKS if task.shift != "id")
+ID = tuple(task for task in COUNTED if task.shift == "id")
+OOD = tuple(task for task in COUNTED if task.shift != "id")
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Claim:
 
 
 def claims(study: Study, savings: dict[str, Saving]) -> list[Claim]:
-    """The paper's claims, and those of this project about its own pretraining."""
-    largest = max(TASKS, key=lambda task: savings[task.name].macs)
+    """The paper's claims, and those of this project about its own pretraining; of the tasks that count."""
+    largest = max(COUNTED, key=lambda task: savings[task.name].macs)
     saved = savings[largest.name]
     gains = {budget: study.gains_that_hold(budget) for budget in (FEW, MANY)}
     winners = {budget: [task.name for task in OOD if gains[budget][task.name]] for budget in gains}
     over_random = {
-        (task.name, budget): study.over_random(task.name, budget) for task in TASKS for budget in (FEW, MANY)
+        (task.name, budget): study.over_random(task.name, budget) for task in COUNTED for budget in (FEW, MANY)
     }
     wanted = [
         over_random[task.name, budget].mean >= LEAST_OVER_RANDOM[budget] and over_random[task.name, budget].low > 0
@@ -44,13 +44,13 @@ def claims(study: Study, savings: dict[str, Saving]) -> list[Claim]:
         kind: float(np.mean([study.depth(task, MANY) for task in tasks])) for kind, tasks in (("ID", ID), ("OOD", OOD))
     }
     width = {task.name: study.over_full(task.name, MANY, probe="equal_width") for task in OOD}
-    helped = [task for task in TASKS if over_random[task.name, MANY].low > 0]
+    helped = [task for task in COUNTED if over_random[task.name, MANY].low > 0]
     return [
         Claim(
             f"An early exit saves up to {PAPER_SAVING:.0%} of the FLOPs",
             saved.macs >= PAPER_SAVING,
             f"the largest saving without being worse by more than {TOLERANCE:.0%} is {saved.macs:.0%} of the MACs and {saved.time:.0%} of the time "
-            f"({largest.name}, {saved.difference} points); the mean over tasks is {np.mean([one.macs for one in savings.values()]):.0%}",
+            f"({largest.name}, {saved.difference} points); the mean over tasks is {np.mean([savings[task.name].macs for task in COUNTED]):.0%}",
         ),
         Claim(
             "It does so on a task for which pretraining is of use",
@@ -61,7 +61,7 @@ def claims(study: Study, savings: dict[str, Saving]) -> list[Claim]:
         Claim(
             "Intermediate exits beat the full encoder on unseen tasks",
             len(winners[MANY]) == len(OOD),
-            f"with {MANY} labels per class on {listed(winners[MANY])} of {len(OOD)} OOD tasks (Holm over all {len(TASKS)}), with {FEW} on "
+            f"with {MANY} labels per class on {listed(winners[MANY])} of {len(OOD)} OOD tasks (Holm over all {len(COUNTED)}), with {FEW} on "
             f"{listed(winners[FEW])}",
         ),
         Claim(

@@ -147,7 +147,9 @@ def cells_of(task: TaskSpec, settings: Settings) -> Iterator[Cell]:
     for labels in LABELS.get(task.name, (10, 50, 200)):
         split = make_split(dataset, task.split, task.kind, labels, list(range(settings.seeds)), 0)
         outside = np.setdiff1d(np.arange(dataset.windows.count), split.test)
-        units = [resampling_units(dataset.groups, dataset.grouped, part) for part in (outside, split.test)]
+        units = [
+            resampling_units(dataset.groups, dataset.grouped, part, dataset.blocks) for part in (outside, split.test)
+        ]
         yield Cell(Problem(task, dataset, split, *units), labels)
 
 

@@ -24,8 +24,9 @@ def gain_over(task: TaskResult, control: str) -> Gain | None:
 
 
 def claims(results: Results) -> list[str]:
-    """One sentence per claim."""
-    tasks = results.tasks
+    """One sentence per claim, of the tasks that count."""
+    tasks = {name: task for name, task in results.tasks.items() if task.no_claim is None}
+    left_out = [f"{name} ({task.no_claim})" for name, task in results.tasks.items() if task.no_claim is not None]
     ood = {name: task for name, task in tasks.items() if task.shift not in ("id", "unknown")}
     most = max(tasks, key=lambda name: tasks[name].chosen.macs_saved_fraction)
     better = [name for name, task in ood.items() if task.gain_over_full.significant]
@@ -39,6 +40,7 @@ def claims(results: Results) -> list[str]:
         f"Intermediate exits beat the full encoder on unseen tasks: here on {len(better)} of {len(ood)} ({', '.join(better) or 'none'}).",
         f"Unseen tasks leave earlier: here ID tasks need {needs[0]:.0%} of the MACs, OOD tasks {needs[1]:.0%}.",
         f"Pretraining pays: here on {len(worth)} of {len(tasks)} tasks against random weights ({', '.join(worth) or 'none'}).",
+        *([f"Not counted: {', '.join(left_out)}."] if left_out else []),
     ]
 
 

@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 from intervals import Estimate, by_unit, crossed_bootstrap
 from numpy.typing import NDArray
-from plan import LABEL_SEEDS, PRETRAINED, RANDOM, SHOTS, TASKS, StudyTask
+from plan import COUNTED, LABEL_SEEDS, PRETRAINED, RANDOM, SHOTS, TASKS, StudyTask
 
 from offramp.schema.results import Gain
 from offramp.scoring.resampling import holm
@@ -183,10 +183,10 @@ class Study:
         return crossed_bootstrap(chosen, self.scores(name, task).groups)
 
     def gains_that_hold(self, budget: int) -> dict[str, bool]:
-        """Tasks whose gain over the full encoder is above zero after Holm's correction over the tasks."""
-        estimates = [self.over_full(task.name, budget) for task in TASKS]
+        """Tasks whose gain over the full encoder is above zero after Holm's correction over the tasks that count."""
+        estimates = [self.over_full(task.name, budget) for task in COUNTED]
         gains = [Gain(mean=one.mean, ci95=(one.low, one.high), unit="group", p_value=one.p_value) for one in estimates]
-        return {task.name: gain.significant for task, gain in zip(TASKS, holm(gains), strict=True)}
+        return {task.name: gain.significant for task, gain in zip(COUNTED, holm(gains), strict=True)}
 
     def depth(self, task: StudyTask, budget: int) -> float:
         """Mean share of the full encoder's MACs that the chosen exits need."""

@@ -44,6 +44,7 @@ from offramp.export import bench as benching
 from offramp.schema.policies import CostSpec, GuaranteeSpec, PoliciesSpec
 from offramp.schema.suite import EncoderSpec, SelectionSpec, Suite, load_suite
 from offramp.schema.tasks import (
+    BlockSpec,
     ChannelSpec,
     DataSpec,
     DegradeSpec,
@@ -255,6 +256,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "task ": TaskSpec,
     "head.": HeadSpec,
     "data.": DataSpec,
+    "data.block.": BlockSpec,
     "data.label.": LabelSpec,
     "data.synthetic.": SyntheticSpec,
     "split.": SplitSpec,
@@ -331,6 +333,8 @@ def part_with(key: str, value: Any) -> dict[str, Any]:
         value["synthetic"]["scenario"] = "fingerprint"
     if first == "policies" and rest[:1] == ["guarantee"] and "level" not in value["guarantee"]:
         value["guarantee"]["level"] = 0.1
+    if key == "data.block.size":
+        value["block"]["columns"] = ["location"]
     if key == "data.label.pattern":
         value["label"]["from"] = "file"
     if first == "data":

@@ -76,8 +76,8 @@ def problem(data: Dataset, test: Any, draws: Sequence[Draw], **task: Any) -> Pro
         TaskSpec.model_validate(spec | task),
         data,
         Split(test, tuple(draws), "0" * 64),
-        resampling_units(data.groups, data.grouped, outside),
-        resampling_units(data.groups, data.grouped, test),
+        resampling_units(data.groups, data.grouped, outside, data.blocks),
+        resampling_units(data.groups, data.grouped, test, data.blocks),
     )
 
 

@@ -48,7 +48,7 @@ def gain(first: Outcome, second: Outcome) -> dict[str, float | list[float]]:
     """Difference of accuracy in points, paired over test windows and seeds, and its 95% interval."""
     difference = first.right.astype(np.float64) - second.right
     resamples = Resamples.draw(difference.shape[1], difference.shape[0], 0)
-    draws = ((resamples.units @ difference.T) * resamples.seeds).sum(1)
+    draws = resamples.combine(resamples.units @ difference.T, difference.mean(1))
     low, high = np.quantile(draws, (0.025, 0.975))
     return {
         "points": round(100 * float(difference.mean()), 2),

@@ -38,6 +38,29 @@ def test_text_classes_groups_and_snr(write_hdf5) -> None:
     assert data.snr_db.tolist() == [1, 2.5, 3, 4]
 
 
+def test_blocks_are_cells_of_positions(write_hdf5) -> None:
+    place = [[0, 0, 2], [19, 19, 2], [21, 0, 2], [-1, 0, 2]]
+    path = write_hdf5(sample=SAMPLE, label=[0, 1, 0, 1], place=np.array(place, float), trial=[7, 7, 3, 7])
+    spec = {"path": path, "target": "label"}
+
+    def blocks(**block: object) -> list[int]:
+        found = load_dataset(DataSpec.model_validate(spec | {"block": block}), "classification").blocks
+        assert found is not None
+        assert found.dtype == np.int64
+        return found.tolist()
+
+    assert blocks(columns=["place"], size=20) == [1, 1, 2, 0]
+    assert blocks(columns=["trial"]) == [1, 1, 0, 1]
+    assert len(set(blocks(columns=["place", "trial"], size=20))) == 3
+    assert load_dataset(DataSpec.model_validate(spec), "classification").blocks is None
+
+
+def test_blocks_along_a_recording(write_sigmf) -> None:
+    path = write_sigmf(np.zeros(400, "<c8"), "cf32_le", [(0, 50, "a"), (100, 50, "b")])
+    spec = {"path": path, "window": 25, "block": {"columns": ["recording", "start"], "size": 50}}
+    assert load_dataset(DataSpec.model_validate(spec), "classification").blocks.tolist() == [0, 0, 1, 1]
+
+
 def test_regression_targets(write_hdf5) -> None:
     path = write_hdf5(sample=SAMPLE, distance=[1, 2, 3, 4], place=np.ones((4, 3)))
     data = load_dataset(DataSpec(path=path, target="distance"), "regression")

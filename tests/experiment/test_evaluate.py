@@ -24,7 +24,10 @@ from offramp.experiment.evaluate import (
 )
 from offramp.heads import fit
 from offramp.heads.fit import FittedExit, Problem, check_targets, fit_exit
+from offramp.policies import selection
+from offramp.policies.selection import Choice, non_inferior
 from offramp.schema.metrics import METRIC_INFO
+from offramp.schema.suite import SelectionSpec
 from offramp.scoring.metrics import METRICS
 
 COUNT = 240
@@ -52,7 +55,12 @@ def made(groups: int | None = 24, snr: object = None, **task: object) -> tuple[P
 
 def evaluated(task: Problem, exits: list[FittedExit], features: list[np.ndarray], chosen: int) -> Evaluation:
     rows = dict(zip([exit.name for exit in exits], features, strict=False))
-    return evaluate(task, exits, rows.__getitem__, MACS[: len(exits)], chosen, Resampling.of(task, 0), POOLINGS)
+    resampling, rule = Resampling.of(task, 0), SelectionSpec(tolerance="2%")
+    sums = [exit.val_sums for exit in exits]
+    choice = Choice(
+        rule, chosen, selection.best(sums, task.metric), non_inferior(sums, task.metric, resampling.val, rule.tolerance)
+    )
+    return evaluate(task, exits, rows.__getitem__, MACS[: len(exits)], choice, resampling, POOLINGS)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +91,36 @@ def test_rows_are_the_heads_own_scores(fitted: tuple[Problem, list[np.ndarray], 
     assert result.gain.mean == pytest.approx(expected)
     assert result.gain.ci95[1] < 0, "the weak exit is worse"
     assert result.gain.unit == "group"
+
+
+def test_the_best_exit_on_validation_stands_beside_the_chosen_one(
+    fitted: tuple[Problem, list[np.ndarray], list[FittedExit]],
+) -> None:
+    task, features, exits = fitted
+    weak = evaluated(task, exits, features, 0)
+    assert weak.best.exit == "strong"
+    assert (weak.best.val, weak.best.test) == (weak.exits[1].val, weak.exits[1].test)
+    assert (weak.best.gain_over_full.mean, weak.best.gain_over_full.ci95) == (0, (0, 0))
+    assert weak.margin == pytest.approx(0.02 * weak.exits[1].test.mean)
+    assert weak.saving_confirmed is False
+    assert weak.selection.margin == pytest.approx(0.02 * weak.exits[1].val.mean)
+    assert (weak.selection.non_inferior, weak.selection.bonferroni) == ("strong", "strong")
+    assert set(weak.selection.gain_lower) == {"weak", "strong"}
+    assert weak.selection.gain_lower["weak"] < weak.exits[0].val.mean - weak.exits[1].val.mean
+    assert weak.selection.gain_lower["strong"] == 0
+    assert evaluated(task, exits, features, 1).saving_confirmed is None, "nothing is saved at full depth"
+
+
+def test_a_saving_is_confirmed_above_minus_the_margin() -> None:
+    """Full depth is the weak matrix, so that the early exit is clearly better on test."""
+    task, features = made()
+    turned = [features[1], features[0]]
+    exits = [fit_exit(task, name, f) for name, f in zip(("early", "full"), turned, strict=True)]
+    result = evaluated(task, exits, turned, 0)
+    assert result.gain.ci95[0] > 0
+    assert result.saving_confirmed is True
+    assert result.best.exit == "early"
+    assert result.best.gain_over_full == result.gain
 
 
 def test_full_depth_gains_nothing_over_itself(fitted: tuple[Problem, list[np.ndarray], list[FittedExit]]) -> None:

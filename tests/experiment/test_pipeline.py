@@ -155,6 +155,21 @@ class TestResults:
             assert found["input_shape"] == [2, 1, 64]
             assert (found["n_groups"], found["n_test"]) == (GROUPS, 90)
             assert not found["simulated"]
+            best = max(found["exits"], key=lambda row: sign * row["val"]["mean"])
+            assert {name: found["best"][name] for name in best} == best
+            assert found["best"]["gain_over_full"]["mean"] == pytest.approx(
+                sign * (best["test"]["mean"] - found["full"]["test"]["mean"])
+            )
+            chosen, asked = found["chosen"]["exit"], found["selection"]
+            assert asked["rule"] == "non-inferior"
+            assert asked["margin"] == pytest.approx(0.05 * abs(found["full"]["val"]["mean"]))
+            assert asked["non_inferior"] == chosen
+            passing = [name for name in EXITS if asked["gain_lower"][name] > -asked["margin"]]
+            assert passing[0] == chosen
+            assert found["margin"] == pytest.approx(0.05 * abs(found["full"]["test"]["mean"]))
+            above = found["gain_over_full"]["ci95"][0] > -found["margin"]
+            assert found["saving_confirmed"] == (None if chosen == EXITS[-1] else above)
+            assert (found["n_test_units"], found["n_val_units"]) == (9, 15)
         los, few = whole[1]["tasks"]["los"], whole[1]["tasks"]["few"]
         assert los["n_train"] + los["n_val"] == COUNT - 90
         assert few["n_train"] + few["n_val"] == 3 * 3, "the label budget holds training and validation"
@@ -379,6 +394,29 @@ class TestSettings:
         assert [part["group"] for part in found["by_group"]] == TEST[:3]
         assert found["gain_over_full"]["unit"] == "window"
         assert not found["gain_over_full"]["significant"]
+
+    def test_blocks_of_few_groups_are_resampled_whole(self, tmp_path: Path) -> None:
+        windows, labels, group = standard()
+        arrays = {"sample": windows, "label_los": labels, "scenario": group, "time": np.arange(COUNT) // GROUPS * 0.5}
+        data = {"path": "data.h5", "target": "label_los", "group": "scenario"}
+        data |= {"block": {"columns": ["time"], "size": 1.0}}
+        found = run(lay_out(tmp_path, [task(split={"test": TEST[:3]}, data=data)], arrays, controls=[]))["tasks"]["los"]
+        assert (found["n_test"], found["n_test_units"], found["n_val_units"]) == (30, 3 * 5, GROUPS - 3)
+        assert found["gain_over_full"]["unit"] == "block"
+        assert [part["group"] for part in found["by_group"]] == TEST[:3]
+        assert load_bundle(tmp_path / "out" / "bundle").tasks["los"].data.get("block") is None
+
+    def test_a_task_for_no_claim(self, tmp_path: Path) -> None:
+        """The copy that counts for nothing changes neither the other's correction nor the summary."""
+        tasks = [task(no_claim="a reason"), task("again")]
+        found = run(lay_out(tmp_path, tasks, controls=[], selection={"tolerance": "20%"}))
+        assert found["tasks"]["los"]["no_claim"] == "a reason"
+        assert not found["tasks"]["los"]["gain_over_full"]["significant"]
+        assert found["tasks"]["los"]["sentence"].endswith("Counts for no claim: a reason.")
+        again, summary = found["tasks"]["again"], found["summary"]
+        assert (summary["tasks"], summary["left_out"]) == (1, ["los"])
+        assert summary["mean_macs_saved_fraction"] == pytest.approx(again["chosen"]["macs_saved_fraction"])
+        assert summary["confirmed"] == int(again["saving_confirmed"] is True)
 
     def test_a_saved_split_is_used_again(self, tmp_path: Path) -> None:
         first = run(lay_out(tmp_path, [task(group=None)], controls=[]))

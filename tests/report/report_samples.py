@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from offramp.schema.results import (
+    BestExit,
     EncoderInfo,
     ExitControl,
     ExitInfo,
@@ -19,6 +20,7 @@ from offramp.schema.results import (
     Measured,
     Results,
     Score,
+    Selection,
     SnrScores,
     TaskResult,
 )
@@ -39,8 +41,26 @@ def exit_row(name: str, mean: float, *, macs: int = 1_000_000, saved: float = 0.
     return ExitRow(exit=name, macs=macs, macs_saved_fraction=saved, val=score(mean), test=score(mean, half))
 
 
-def gain(mean: float, low: float, high: float, unit: Any = "group", significant: bool = False) -> Gain:
-    return Gain(mean=mean, ci95=(low, high), unit=unit, significant=significant)
+def gain(
+    mean: float, low: float, high: float, unit: Any = "group", significant: bool = False, within: float | None = None
+) -> Gain:
+    return Gain(mean=mean, ci95=(low, high), unit=unit, significant=significant, equivalent_within=within)
+
+
+def best_exit(row: ExitRow, gain_over_full: Gain) -> BestExit:
+    return BestExit(**dict(row), gain_over_full=gain_over_full)
+
+
+def judged(one: TaskResult, best: int, gain_over_full: Gain, confirmed: bool | None, margin: float) -> TaskResult:
+    """A task with the fields that newer results have: the best exit on validation, the test behind the choice, the saving."""
+    names = [row.exit for row in one.exits]
+    chosen = names.index(one.chosen.exit)
+    lower = {name: -2 * margin if i < chosen else -margin / 2 for i, name in enumerate(names[:-1])} | {names[-1]: 0.0}
+    asked = Selection(
+        rule="non-inferior", margin=margin, gain_lower=lower, non_inferior=names[chosen], bonferroni=names[-1]
+    )
+    told = {"best": best_exit(one.exits[best], gain_over_full), "selection": asked, "margin": margin}
+    return one.model_copy(update=told | {"saving_confirmed": confirmed, "n_test_units": 60, "n_val_units": 180})
 
 
 def exit_rows(start: float, peak: float, end: float, at: int, half: float, exits: list[str] = EXITS) -> list[ExitRow]:
@@ -135,6 +155,9 @@ def results(tasks: dict[str, TaskResult], **changes: Any) -> Results:
                     full=one.full,
                     gain=one.gain_over_full,
                     controls=one.controls,
+                    best=one.best,
+                    saving_confirmed=one.saving_confirmed,
+                    no_claim=one.no_claim,
                     measured=one.measured,
                     n_test_groups=one.n_test_groups,
                 )

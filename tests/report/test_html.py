@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from report_samples import exit_row, results, task
+from report_samples import exit_row, gain, judged, results, task
 
 from offramp.errors import OfframpError
 from offramp.report.html import load_results, write_report
+from offramp.report.summary import summary_sentence
 from offramp.schema.results import Results
 
 
@@ -36,6 +37,24 @@ def test_page_tells_everything_and_loads_nothing(page: str, demo: Results) -> No
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'href="#([^"]*)"', page)) <= set(ids)
+
+
+def test_the_best_exit_and_the_choice_are_shown(tmp_path: Path) -> None:
+    one = judged(
+        task(gain_over_full=gain(0.004, -0.003, 0.011, within=0.0095)), 9, gain(0.012, 0.002, 0.022), True, 0.01
+    )
+    run = results({"a": one, "b": task(no_claim="random weights solve it")})
+    write_report([("run", run)], tmp_path / "report.html")
+    page = html.unescape((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert one.best is not None
+    assert summary_sentence(run) in page
+    assert "<small>best on validation</small>" in page
+    assert f"<td>{one.best.exit}</td>" in page
+    assert "<small>confirmed</small>" in page
+    assert "lower end above -1.0 points on validation" in page
+    assert "by Bonferroni's correction conv5" in page
+    assert "intervals over 60 groups" in page
+    assert "counts for no claim" in page
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The bootstrap against normal theory, against a naive bootstrap by hand, and against its promise: coverage."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from offramp.scoring.metrics import METRICS
 from offramp.scoring.resampling import (
     Resamples,
     Units,
+    equivalence_bound,
     gain_draws,
     holm,
     interval,
@@ -54,6 +57,26 @@ class TestUnits:
         assert set(np.bincount(units.of_window)) == {2, 3}
         assert np.corrcoef(units.of_window, np.arange(10_000))[0, 1] == pytest.approx(0, abs=0.05), "dealt at random"
 
+    def test_blocks_stand_in_for_too_few_groups(self) -> None:
+        groups, blocks = np.repeat([0, 1], 40), np.tile(np.arange(10).repeat(4), 2)
+        units = resampling_units(groups, True, np.arange(80), blocks)
+        assert (units.kind, units.count) == ("block", 20), "block 3 of group 0 is another one than that of group 1"
+        np.testing.assert_array_equal(units.of_window, np.arange(80) // 4)
+
+    def test_eight_groups_need_no_blocks(self) -> None:
+        groups = np.repeat(np.arange(8), 10)
+        units = resampling_units(groups, True, np.arange(80), np.arange(80) // 5)
+        assert (units.kind, units.count) == ("group", 8)
+
+    def test_fewer_than_eight_blocks_mean_as_little_as_groups(self) -> None:
+        units = resampling_units(np.zeros(40, int), True, np.arange(40), np.arange(40) // 8)
+        assert (units.kind, units.count) == ("window", 40)
+
+    def test_without_groups_blocks_are_the_groups(self) -> None:
+        units = resampling_units(np.arange(60), False, np.arange(10, 60), np.arange(60) // 5)
+        assert (units.kind, units.count) == ("group", 10)
+        np.testing.assert_array_equal(units.of_window[10:], np.arange(50) // 5)
+
     def test_sums_per_unit(self) -> None:
         units = resampling_units(np.repeat(np.arange(8), 3), True, np.arange(24))
         rng = np.random.default_rng(0)
@@ -69,10 +92,10 @@ class TestUnits:
 @settings(deadline=None, max_examples=25)
 def test_weights_sum_to_one_and_are_whole_draws(units: int, seeds: int, seed: int) -> None:
     resamples = Resamples.draw(units, seeds, seed, resamples=50)
-    for weights, count in ((resamples.units, units), (resamples.seeds, seeds)):
-        assert weights.shape == (50, count)
-        np.testing.assert_allclose(weights.sum(1), 1)
-        np.testing.assert_allclose(weights * count, np.round(weights * count), atol=1e-9)
+    weights = resamples.units
+    assert (weights.shape, resamples.seeds.shape) == ((50, units), (50, seeds))
+    np.testing.assert_allclose(weights.sum(1), 1)
+    np.testing.assert_allclose(weights * units, np.round(weights * units), atol=1e-9)
 
 
 def test_the_same_seed_draws_the_same() -> None:
@@ -82,22 +105,48 @@ def test_the_same_seed_draws_the_same() -> None:
 
 
 def test_scores_are_those_of_a_naive_bootstrap() -> None:
-    """Recompute every resample by repeating units and seeds as often as they were drawn."""
+    """Recompute every resample by repeating units as often as they were drawn, with what seeds add taken off."""
     rng = np.random.default_rng(0)
     sums = np.stack([counted(rng.uniform(0, 1, 6)) * rng.integers(1, 5, (6, 1)) for _ in range(3)])
-    resamples = Resamples.draw(6, 3, 5, 30)
+    resamples = replace(Resamples.draw(6, 3, 5, 30), seeds=np.zeros((30, 3)))
     got = resamples.scores(sums, ACCURACY)
     for number in range(30):
         units = np.repeat(np.arange(6), np.round(resamples.units[number] * 6).astype(int))
-        seeds = np.repeat(np.arange(3), np.round(resamples.seeds[number] * 3).astype(int))
-        scores = [sums[seed, units, 0].sum() / sums[seed, units, 1].sum() for seed in seeds]
+        scores = [sums[seed, units, 0].sum() / sums[seed, units, 1].sum() for seed in range(3)]
         assert got[number] == pytest.approx(np.mean(scores), rel=1e-9)
+
+
+def test_seeds_add_the_variance_that_their_training_windows_have() -> None:
+    """Five seeds that are one value each in every unit: nothing is chance among units, T² is the variance of the five."""
+    level = np.array([0.5, 0.6, 0.7, 0.8, 0.9])
+    sums = np.stack([counted(np.full(20, value)) for value in level])
+    for reuse in (0.0, 3.0):
+        scores = Resamples.draw(20, 5, 0, 40_000, reuse).scores(sums, ACCURACY)
+        assert scores.mean() == pytest.approx(0.7, abs=0.005)
+        assert scores.std() == pytest.approx(np.sqrt((1 / 5 + reuse) * level.var(ddof=1)), rel=0.02)
+
+
+def test_chance_among_units_is_not_taken_for_a_difference_of_seeds() -> None:
+    """Seeds that answer alike on average, each by its own chance in every unit: only the units' own variance is left."""
+    rng, found = np.random.default_rng(2), []
+    for number in range(200):
+        sums = np.stack([counted(rng.normal(0.5, 0.2, 300)) for _ in range(5)])
+        found.append(Resamples.draw(300, 5, number, 400, 3.0).scores(sums, ACCURACY).std())
+    alone = 0.2 / np.sqrt(5 * 300)
+    assert np.median(found) < 1.6 * alone
+    assert np.sqrt(1 / 5 + 3) * 0.2 / np.sqrt(300) > 3.9 * alone, "what the seeds' plain variance would give"
+
+
+def test_one_seed_adds_nothing() -> None:
+    sums = counted(np.linspace(0, 1, 30))[None]
+    drawn = Resamples.draw(30, 1, 0, 100, 3.0)
+    np.testing.assert_allclose(drawn.scores(sums, ACCURACY), drawn.per_seed(sums, ACCURACY)[:, 0])
 
 
 def test_a_resample_in_which_a_seed_has_no_windows_leaves_that_seed_out() -> None:
     sums = np.zeros((2, 2, 2))
     sums[0, 0], sums[1, 1] = (8, 10), (6, 10)  # seed 0 has only unit 0, seed 1 only unit 1
-    resamples = Resamples(np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]), np.full((3, 2), 0.5))
+    resamples = Resamples(np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]), np.zeros((3, 2)))
     np.testing.assert_allclose(resamples.scores(sums, ACCURACY), [0.8, 0.6, 0.7])
 
 
@@ -152,6 +201,41 @@ def test_an_interval_over_correlated_groups_covers_the_truth() -> None:
                 by_window += low <= 5 <= high
     assert 0.88 <= covered / 200 <= 0.99
     assert by_window / 200 < 0.7, "the data would not tell a bootstrap that ignores groups"
+
+
+def test_an_interval_over_blocks_covers_what_one_over_windows_does_not() -> None:
+    """One recording whose score drifts: windows of a second are alike. Blocks of a second cover the truth, windows do not."""
+    rng, seconds, windows = np.random.default_rng(5), 60, 10
+    groups, blocks = np.zeros(seconds * windows, int), np.repeat(np.arange(seconds), windows)
+    covered = {"block": 0, "window": 0}
+    for number in range(200):
+        values = 5 + np.repeat(rng.normal(0, 1, seconds), windows) + rng.normal(0, 0.5, len(blocks))
+        for told in (blocks, None):
+            units = resampling_units(groups, True, np.arange(len(blocks)), told)
+            sums = units.sums(counted(values), np.arange(len(blocks)))[None]
+            low, high = summarise(sums, ERROR, Resamples.draw(units.count, 1, number, 400)).ci95
+            covered[units.kind] += low <= 5 <= high
+    assert 0.89 <= covered["block"] / 200 <= 0.99
+    assert covered["window"] / 200 < 0.6
+
+
+class TestEquivalence:
+    def test_the_bound_is_that_of_two_tests_of_normal_theory(self) -> None:
+        """Schuirmann: equivalent within d at 5% if both ends of mean plus and minus 1.645 standard errors lie within d."""
+        draws = np.random.default_rng(0).normal(0.3, 2.0, 200_000)
+        assert equivalence_bound(draws) == pytest.approx(0.3 + stats.norm.ppf(0.95) * 2, rel=0.01)
+        assert equivalence_bound(-draws) == pytest.approx(equivalence_bound(draws))
+
+    def test_equivalence_is_rarely_claimed_where_it_does_not_hold(self) -> None:
+        """A true difference of exactly the bound is called smaller in 5% of data sets."""
+        rng, wrong, truth = np.random.default_rng(7), 0, 0.05
+        resamples, units = Resamples.draw(80, 1, 0, 600), Units(np.arange(80), 80, "group")
+        for _ in range(300):
+            full = rng.normal(0.5, 0.1, 80)
+            ours = full + truth + rng.normal(0, 0.1, 80)
+            gain = paired_gain(counted(ours)[None], counted(full)[None], ACCURACY, resamples, units)
+            wrong += gain.equivalent_within < truth
+        assert wrong <= stats.binom.ppf(0.999, 300, 0.06)
 
 
 class TestPairedGain:
@@ -234,6 +318,9 @@ class TestHolm:
 
     def test_windows_prove_nothing_about_groups(self) -> None:
         assert not holm([gain_with(0.0005, unit="window")])[0].significant
+
+    def test_blocks_of_few_groups_prove_nothing_about_groups(self) -> None:
+        assert not holm([gain_with(0.0005, unit="block")])[0].significant
 
     def test_nothing_else_changes(self) -> None:
         gains = [gain_with(0.012), gain_with(0.001)]

@@ -14,10 +14,12 @@ from offramp.data.summary import value_name, whole_numbers
 from offramp.data.table import Positions, Table, WindowSource
 from offramp.errors import DataError
 from offramp.schema.metrics import Kind
-from offramp.schema.tasks import DataSpec
+from offramp.schema.tasks import BlockSpec, DataSpec
 
 BLOCK = 1024
 """Rows of a large column that are read at a time."""
+START = "start"
+"""What a suite calls the first sample of a window in its recording."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Dataset:
         groups: int64 ``(N,)``, indices into ``group_names``.
         group_names: Names of the groups; empty where every window is its own group.
         grouped: Whether windows share groups, which never cross from one split to another.
+        blocks: int64 ``(N,)``, which windows of a group are neighbours; None where that is not told.
         snr_db: float32 ``(N,)``, or None where it is not known.
         simulated: Whether the windows come from the package's own generator.
         positions: Where windows were cut from longer recordings, if they were.
@@ -52,6 +55,7 @@ class Dataset:
     target_shape: tuple[int, ...] = ()
     sample_rate: float | None = None
     notes: tuple[str, ...] = ()
+    blocks: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if not self.target_shape:
@@ -98,6 +102,7 @@ def load_dataset(spec: DataSpec, kind: Kind) -> Dataset:
         target_shape=shapes.get(target, ()) if kind == "regression" else (),
         sample_rate=table.sample_rate,
         notes=table.notes,
+        blocks=None if spec.block is None else _blocks(table, spec.block),
     )
 
 
@@ -179,6 +184,23 @@ def _groups(table: Table, name: str | None) -> tuple[NDArray[np.int64], tuple[st
     if values.ndim == 1:
         return groups.astype(np.int64), tuple(value_name(value, table.label_names.get(name)) for value in present)
     return groups.astype(np.int64), tuple(", ".join(f"{value:g}" for value in row) for row in present)
+
+
+def _blocks(table: Table, spec: BlockSpec) -> NDArray[np.int64]:
+    """Number of each window's cell ``(N,)``."""
+    places = []
+    for name in spec.columns:
+        if name == START and name not in table.columns and table.positions is not None:
+            values: NDArray[np.generic] = table.positions.starts
+        else:
+            values = _column(table, name, "block.columns")
+        if values.dtype.kind == "U":
+            numbers = np.unique(values, return_inverse=True)[1].astype(np.float64)
+        else:
+            numbers = _numbers(table, name, values, "data.block.columns", np.float64)
+            numbers = numbers if spec.size is None else np.floor(numbers / spec.size)
+        places.append(numbers.reshape(len(values), -1))
+    return np.unique(np.concatenate(places, axis=1), axis=0, return_inverse=True)[1].ravel().astype(np.int64)
 
 
 def _listing(table: Table) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 from offramp.heads.fit import FittedExit, Problem, head_blocks, scoring_blocks, validation_outputs
 from offramp.heads.rows import FeatureRows
 from offramp.policies.criteria import confidence
-from offramp.schema.results import Confidence, ExitControl, ExitRow, FeatureRow, Gain, GroupScore, SnrScores
+from offramp.policies.selection import Choice, margin
+from offramp.schema.results import (
+    BestExit,
+    Confidence,
+    ExitControl,
+    ExitRow,
+    FeatureRow,
+    Gain,
+    GroupScore,
+    Selection,
+    SnrScores,
+)
 from offramp.scoring.calibration import expected_calibration_error, fit_temperature
 from offramp.scoring.metrics import Array
 from offramp.scoring.resampling import Resamples, paired_gain, summarise
@@ -40,6 +51,10 @@ class Evaluation:
         exits: One row per exit, in order of depth.
         chosen: Index of the chosen exit.
         gain: The chosen exit against full depth, on the test set.
+        best: The exit that is best on validation, and its gain over full depth on the test set.
+        selection: What the choice looked at on validation.
+        margin: The tolerance on the test set, in the metric's unit.
+        saving_confirmed: Whether the interval of the gain is above minus the margin; None where full depth was chosen.
         confusion: Of the chosen exit, first seed: rows true, columns predicted. None for regression.
         by_snr: Test scores in bins of SNR that hold equally many windows. None where the data has no SNR.
         by_group: Test scores of each group, where there are too few groups for an interval over them.
@@ -49,6 +64,10 @@ class Evaluation:
     exits: list[ExitRow]
     chosen: int
     gain: Gain
+    best: BestExit
+    selection: Selection
+    margin: float
+    saving_confirmed: bool | None
     confusion: list[list[int]] | None
     by_snr: SnrScores | None
     by_group: list[GroupScore]
@@ -64,11 +83,14 @@ class Resampling:
 
     @classmethod
     def of(cls, problem: Problem, seed: int) -> Resampling:
-        """Draw both for a problem."""
-        seeds = len(problem.split.draws)
+        """Draw both for a problem, whose seeds all train on windows of one pool: what is neither test nor calibration set."""
+        split = problem.split
+        seeds, pool = len(split.draws), len(split.remaining(len(problem.dataset.targets)))
+        trained = float(np.mean([len(draw.final) for draw in split.draws]))
+        reuse = trained / max(1.0, pool - trained)
         return cls(
-            Resamples.draw(problem.val_units.count, seeds, seed),
-            Resamples.draw(problem.test_units.count, seeds, seed + 1),
+            Resamples.draw(problem.val_units.count, seeds, seed, reuse=reuse),
+            Resamples.draw(problem.test_units.count, seeds, seed + 1, reuse=reuse),
         )
 
 
@@ -77,35 +99,56 @@ def evaluate(
     fitted: Sequence[FittedExit],
     taps: Callable[[str], FeatureRows],
     macs: Sequence[int],
-    chosen: int,
+    choice: Choice,
     resampling: Resampling,
     poolings: Mapping[str, str],
 ) -> Evaluation:
-    """Score every exit on validation and test, and hold the chosen one against full depth.
+    """Score every exit on validation and test, and hold the chosen one, and the best on validation, against full depth.
 
     Args:
         problem: The task.
         fitted: Heads of every exit.
         taps: Features of an exit by its name.
         macs: Of every exit with its head.
-        chosen: Index of the chosen exit.
+        choice: What the suite's rule picked, and what is shown beside it.
         resampling: Of validation and test units.
         poolings: By exit, for the table.
     """
-    ours, full = fitted[chosen], fitted[-1]
+    ours, full = fitted[choice.chosen], fitted[-1]
+    rows = [
+        row.model_copy(update={"pooling": poolings.get(row.exit, "default")})
+        for row in exit_rows(problem, fitted, macs, resampling)
+    ]
+    gains = [
+        paired_gain(fitted[index].test_sums, full.test_sums, problem.metric, resampling.test, problem.test_units)
+        for index in (choice.chosen, choice.best)
+    ]
+    allowed = margin(choice.rule.tolerance, rows[-1].test.mean)
     answers = test_answers(problem, ours, taps(ours.name))
     full_answers = answers if full is ours else test_answers(problem, full, taps(full.name))
     return Evaluation(
-        exits=[
-            row.model_copy(update={"pooling": poolings.get(row.exit, "default")})
-            for row in exit_rows(problem, fitted, macs, resampling)
-        ],
-        chosen=chosen,
-        gain=paired_gain(ours.test_sums, full.test_sums, problem.metric, resampling.test, problem.test_units),
+        exits=rows,
+        chosen=choice.chosen,
+        gain=gains[0],
+        best=BestExit(**dict(rows[choice.best]), gain_over_full=gains[1]),
+        selection=selection_of(choice, [exit.name for exit in fitted]),
+        margin=allowed,
+        saving_confirmed=None if full is ours else gains[0].ci95[0] > -allowed,
         confusion=confusion(problem, answers),
         by_snr=by_snr(problem, answers, full_answers),
         by_group=by_group(problem, answers, full_answers),
         confidence=confidence_of(problem, ours, taps(ours.name), answers),
+    )
+
+
+def selection_of(choice: Choice, names: Sequence[str]) -> Selection:
+    """What the choice looked at on validation, by the exits' names."""
+    return Selection(
+        rule=choice.rule.rule,
+        margin=choice.test.margin,
+        gain_lower=dict(zip(names, choice.test.lower, strict=True)),
+        non_inferior=names[choice.test.chosen],
+        bonferroni=names[choice.test.bonferroni],
     )
 
 
@@ -152,7 +195,12 @@ def exit_control(
     draws: int,
     description: str,
 ) -> ExitControl:
-    """A control with exits; its chosen exit is its best on validation, and ``gain`` is ours against that."""
+    """A control with exits; its chosen exit is its best on validation, and ``gain`` is ours against that.
+
+    Where it has several draws of weights, seeds differ by these too, which have nothing to do with the pool that all seeds train on.
+    """
+    if draws > 1:
+        resampling = replace(resampling, test=replace(resampling.test, reuse=0.0))
     rows = exit_rows(problem, fitted, macs, resampling)
     best = int(np.argmax([problem.metric.sign * row.val.mean for row in rows]))
     gain = paired_gain(ours.test_sums, fitted[best].test_sums, problem.metric, resampling.test, problem.test_units)

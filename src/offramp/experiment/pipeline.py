@@ -28,9 +28,11 @@ from offramp.heads.fit import FittedExit, Problem
 from offramp.heads.modules import head_module
 from offramp.policies import selection
 from offramp.policies.policy import Policy
+from offramp.policies.selection import Choice
 from offramp.progress import OnStep, silent
 from offramp.report.exits.sentences import sentence
 from offramp.report.html import write_report
+from offramp.report.summary import run_summary
 from offramp.schema.results import ExitControl, FeatureRow, Latency, Measured, Results, TaskResult
 from offramp.schema.suite import LoadedSuite, SelectionSpec
 from offramp.scoring.resampling import holm
@@ -91,13 +93,15 @@ def _run_suite(
     for each in prepared:
         save_split(each.problem.split, each.dataset, out / "splits" / f"{each.task.name}.json")
     outcomes = with_significance([run_task(context, each) for each in choose_statistics(context, prepared)])
+    found = {outcome.prepared.task.name: outcome.result for outcome in outcomes}
     results = Results(
         schema=1,
         offramp=version("offramp"),
         suite=loaded.suite.model_dump(mode="json"),
         environment=describe_environment(device, started),
         encoder=describe_encoder(encoder, loaded.encoder),
-        tasks={outcome.prepared.task.name: outcome.result for outcome in outcomes},
+        tasks=found,
+        summary=run_summary(found),
     )
     examples = {outcome.prepared.task.name: outcome.prepared.examples() for outcome in outcomes}
     statistics = {
@@ -123,11 +127,11 @@ def run_task(context: Context, prepared: Prepared) -> Outcome:
     heads = {exit.name: head_module(exit.heads[0]) for exit in fitted}
     latencies = costs.exit_latencies(prepared.view, prepared.input_shape, heads, seconds=LATENCY_SECONDS)
     resampling = Resampling.of(problem, suite.seed)
-    chosen = choose(problem, fitted, prepared.costs, latencies, suite.selection, resampling)
+    choice = choose(problem, fitted, prepared.costs, latencies, suite.selection, resampling)
     macs = [cost.macs for cost in prepared.costs]
-    scores = evaluate(problem, fitted, bank.taps, macs, chosen, resampling, prepared.view.poolings)
-    routing = route(context, prepared, bank, fitted, heads, chosen, suite.policies, resampling)
-    controls = run_controls(Held(context, prepared, bank, fitted[chosen], resampling))
+    scores = evaluate(problem, fitted, bank.taps, macs, choice, resampling, prepared.view.poolings)
+    routing = route(context, prepared, bank, fitted, heads, choice.chosen, suite.policies, resampling)
+    controls = run_controls(Held(context, prepared, bank, fitted[choice.chosen], resampling))
     return Outcome(
         prepared,
         fitted,
@@ -154,6 +158,9 @@ def task_result(
         "full": scores.exits[-1],
         "controls": controls,
         "n_test_groups": len(np.unique(dataset.groups[split.test])),
+        "best": scores.best,
+        "saving_confirmed": scores.saving_confirmed,
+        "no_claim": task.no_claim,
     }
     return TaskResult(
         **said,
@@ -163,6 +170,8 @@ def task_result(
         n_val=len(split.draws[0].folds[0][1]),
         n_test=len(split.test),
         n_groups=len(np.unique(dataset.groups)),
+        n_test_units=problem.test_units.count,
+        n_val_units=problem.val_units.count,
         split_sha256=split.sha256,
         val_by_group=not dataset.grouped or all(draw.by_group for draw in split.draws),
         simulated=dataset.simulated,
@@ -173,6 +182,8 @@ def task_result(
         statistics="own" if prepared.statistics is None else "recalibrated",
         exits=scores.exits,
         gain_over_full=scores.gain,
+        selection=scores.selection,
+        margin=scores.margin,
         confusion=scores.confusion,
         by_snr=scores.by_snr,
         by_group=scores.by_group,
@@ -195,25 +206,30 @@ def choose(
     latencies: Mapping[str, Latency],
     rule: SelectionSpec,
     resampling: Resampling,
-) -> int:
-    """Index of the exit that the suite's rule picks on validation."""
+) -> Choice:
+    """What the suite's rule picks on validation, with the best exit there and the test of non-inferiority."""
     sums = [exit.val_sums for exit in fitted]
-    if rule.rule == "best":
-        return selection.best(sums, problem.metric)
-    if rule.macs is not None:
-        return selection.within_budget(sums, problem.metric, [cost.macs for cost in exits], rule.macs, "MACs")
-    if rule.latency_ms is not None:
+    test = selection.non_inferior(sums, problem.metric, resampling.val, rule.tolerance)
+    chosen = best = selection.best(sums, problem.metric)
+    if rule.rule == "non-inferior":
+        chosen = test.chosen
+    elif rule.macs is not None:
+        chosen = selection.within_budget(sums, problem.metric, [cost.macs for cost in exits], rule.macs, "MACs")
+    elif rule.latency_ms is not None:
         median = [latencies[exit.name].p50 for exit in fitted]
-        return selection.within_budget(sums, problem.metric, median, rule.latency_ms, "ms")
-    return selection.non_inferior(sums, problem.metric, resampling.val, rule.tolerance).chosen
+        chosen = selection.within_budget(sums, problem.metric, median, rule.latency_ms, "ms")
+    return Choice(rule, chosen, best, test)
 
 
 def with_significance(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Mark the gains over full depth that hold after Holm's correction across the suite's tasks."""
-    gains = holm([outcome.result.gain_over_full for outcome in outcomes])
+    """Mark the gains over full depth that hold after Holm's correction across the suite's tasks; those for no claim are not tested."""
+    tested = [outcome for outcome in outcomes if outcome.result.no_claim is None]
+    gains = iter(holm([outcome.result.gain_over_full for outcome in tested]))
     return [
-        replace(outcome, result=outcome.result.model_copy(update={"gain_over_full": gain}))
-        for outcome, gain in zip(outcomes, gains, strict=True)
+        replace(outcome, result=outcome.result.model_copy(update={"gain_over_full": next(gains)}))
+        if outcome.result.no_claim is None
+        else outcome
+        for outcome in outcomes
     ]
 
 
@@ -231,7 +247,7 @@ def _bundle_task(outcome: Outcome) -> BundleTask:
         window_shape=dataset.windows.shape,
         heads={exit.name: exit.heads[0] for exit in outcome.fitted},
         val={row.exit: row.val.mean for row in result.exits},
-        data=task.data.model_dump(mode="json", exclude={"path", "synthetic"}) | rate,
+        data=task.data.model_dump(mode="json", exclude={"path", "synthetic", "block"}) | rate,
         target_shape=dataset.target_shape,
         temperatures=outcome.temperatures,
         poolings=_poolings(outcome),

@@ -170,8 +170,8 @@ def prepare(task: TaskSpec, loaded: LoadedSuite, encoder: StagedEncoder) -> Prep
         task,
         dataset,
         split,
-        val_units=resampling_units(dataset.groups, dataset.grouped, outside),
-        test_units=resampling_units(dataset.groups, dataset.grouped, split.test),
+        val_units=resampling_units(dataset.groups, dataset.grouped, outside, dataset.blocks),
+        test_units=resampling_units(dataset.groups, dataset.grouped, split.test, dataset.blocks),
     )
     transform = fit_transform(task.transform, dataset.windows, outside)
     where = f"task {task.name}, {dataset.windows.name}"

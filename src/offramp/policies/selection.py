@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.errors import SuiteError
+from offramp.schema.suite import SelectionSpec
 from offramp.scoring.metrics import Array, Metric
 from offramp.scoring.resampling import LEVEL, Resamples, gain_draws, per_seed_scores
 
@@ -29,6 +30,23 @@ class NonInferiority:
     lower: tuple[float, ...]
     margin: float
     bonferroni: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the suite's rule picks, and what is shown beside it.
+
+    Attributes:
+        rule: The rule, with its tolerance.
+        chosen: Index of the exit that the rule picks.
+        best: Index of the exit with the best validation score.
+        test: The test of non-inferiority, whatever the rule.
+    """
+
+    rule: SelectionSpec
+    chosen: int
+    best: int
+    test: NonInferiority
 
 
 def non_inferior(sums: Sequence[Array], metric: Metric, resamples: Resamples, tolerance: float | str) -> NonInferiority:

@@ -21,12 +21,20 @@ from offramp.report.numbers import (
     format_number,
     format_percent,
     format_score,
+    format_shift,
     metric_heading,
     metric_label,
 )
 from offramp.report.policies.page import PolicyView, policy_view
 from offramp.report.policies.text import verdict_counts, verdict_sentence
-from offramp.report.summary import SummaryRow, simulated_tasks, summary_notes, summary_row, summary_rows
+from offramp.report.summary import (
+    SummaryRow,
+    simulated_tasks,
+    summary_notes,
+    summary_row,
+    summary_rows,
+    summary_sentence,
+)
 from offramp.report.svg import Plot
 from offramp.schema.results import Confidence, ExitControl, ExitRow, FeatureRow, Results, Score, TaskResult
 
@@ -68,6 +76,7 @@ class TaskView:
     facts: list[str]
     plots: list[Plot]
     exits: list[tuple[str, ...]]
+    bounds: str
     controls: list[ControlRow]
     groups: list[tuple[str, str, str, str]]
     policies: PolicyView | None
@@ -82,6 +91,7 @@ class RunView:
     results: Results
     params: str
     rows: list[SummaryRow]
+    told: str
     notes: list[str]
     simulated: list[str]
     verdicts: str
@@ -124,6 +134,7 @@ def _run_view(anchor: str, name: str, results: Results) -> RunView:
         results=results,
         params=format_count(results.encoder.params),
         rows=summary_rows(results),
+        told=summary_sentence(results),
         notes=summary_notes(results),
         simulated=simulated_tasks(results),
         verdicts=verdict_sentence(verdict_counts([results])),
@@ -142,6 +153,7 @@ def _task_view(anchor: str, name: str, task: TaskResult) -> TaskView:
         facts=_facts(task),
         plots=_plots(anchor, task),
         exits=[_exit_row(task, row) for row in task.exits],
+        bounds=_bounds(task),
         controls=[_control_row(task, control_name, control) for control_name, control in task.controls.items()],
         groups=[
             (one.group, f"{one.n:,}", format_score(one.chosen, task.metric), format_score(one.full, task.metric))
@@ -155,12 +167,14 @@ def _facts(task: TaskResult) -> list[str]:
     groups = f"{task.n_groups:,} groups" + (
         f", {task.n_test_groups:,} of them for testing" if task.n_test_groups else ""
     )
+    units = f"intervals over {task.n_test_units:,} {task.gain_over_full.unit}s" if task.n_test_units else ""
     return [
         f"{task.kind}, {metric_label(task.metric)}",
         f"shift: {task.shift}",
         f"input {' × '.join(map(str, task.input_shape))}",
         f"{task.n_train:,} train, {task.n_val:,} validation, {task.n_test:,} test windows",
         groups,
+        *([units] if units else []),
         *_confidence_fact(task.confidence),
         *task.notes,
         *(
@@ -223,7 +237,28 @@ def _exit_row(task: TaskResult, row: ExitRow) -> tuple[str, ...]:
         format_number(latency.p50) if latency else MISSING,
         format_number(latency.p95) if latency else MISSING,
         format_score(row.val.mean, task.metric),
+        _lower_end(task, row.exit),
         _score_with_interval(row.test, task.metric),
+    )
+
+
+def _lower_end(task: TaskResult, name: str) -> str:
+    """Lower end of an exit's gain over full depth on validation; empty at full depth and in results of older versions."""
+    if task.selection is None or name not in task.selection.gain_lower or name == task.full.exit:
+        return ""
+    return format_shift(task.selection.gain_lower[name], task.metric)
+
+
+def _bounds(task: TaskResult) -> str:
+    """How the choice was made, in words; empty in results of older versions."""
+    asked = task.selection
+    if asked is None:
+        return ""
+    margin = format_shift(-asked.margin, task.metric)
+    told = f"Rule {asked.rule}. Not worse than full depth by more than the tolerance: lower end above {margin} on validation, all exits tested at once;"
+    told += f" the shallowest is {asked.non_inferior}"
+    return told + (
+        f", by Bonferroni's correction {asked.bonferroni}." if asked.bonferroni != asked.non_inferior else "."
     )
 
 

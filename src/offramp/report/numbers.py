@@ -67,9 +67,24 @@ def format_difference(gain: Gain, metric: str) -> str:
     return _fixed(gain.mean * _factor(metric), _decimals(metric, gain.mean, *gain.ci95), signed=True) + unit
 
 
+def format_shift(value: float, metric: str) -> str:
+    """A difference alone, in the unit of :func:`format_difference`."""
+    unit = " points" if is_bounded(metric) else _unit(metric)
+    return _fixed(value * _factor(metric), _decimals(metric, value), signed=True) + unit
+
+
 def format_gain_interval(gain: Gain, metric: str) -> str:
     """The interval of :func:`format_gain`."""
     return _bounds(gain.ci95, metric, _decimals(metric, gain.mean, *gain.ci95))
+
+
+def format_equivalence(gain: Gain, metric: str) -> str:
+    """``1.3 points``: within which bound the two are equivalent, where the interval holds zero; empty where it does not."""
+    bound = gain.equivalent_within
+    if bound is None or not gain.ci95[0] <= 0 <= gain.ci95[1]:
+        return ""
+    unit = " points" if is_bounded(metric) else _unit(metric)
+    return _fixed(bound * _factor(metric), _decimals(metric, gain.mean, *gain.ci95)) + unit
 
 
 def format_count(count: float) -> str:

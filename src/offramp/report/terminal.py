@@ -9,47 +9,67 @@ from rich.table import Table
 from rich.text import Text
 
 from offramp.report.policies.text import policy_line, verdict_counts, verdict_sentence
-from offramp.report.summary import simulated_tasks, summary_notes, summary_rows
+from offramp.report.summary import BEST, ExitCells, simulated_tasks, summary_notes, summary_rows, summary_sentence
 from offramp.schema.results import Results
 
 _MARKDOWN = str.maketrans({"\\": "\\\\", "|": "\\|", "*": "\\*", "`": "\\`", "<": "&lt;"})
 
 
 def results_table(results: Results) -> RenderableType:
-    """The summary table, one task per row; fits in 100 columns."""
+    """The summary in a sentence, and its table, one task per row, below it the best exit on validation; fits in 100 columns."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True, show_edge=False)
     table.add_column("task\nshift", overflow="fold", max_width=20)
-    table.add_column("leave at", overflow="fold", max_width=14, style="bold")
+    table.add_column("leave at\nsaving", overflow="fold", max_width=14, style="bold")
     for header in ("MACs\nsaved", "time\nsaved", "score\nfull", "gain\n[95%]", "random\nweights"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("best simple\ncontrol", justify="right", overflow="fold", max_width=14)
     for row in summary_rows(results):
+        chosen = row.chosen
         table.add_row(
             f"{escape(row.task)}\n[dim]{escape(row.shift)}, {escape(row.metric)}[/]",
-            escape(row.exit),
-            f"{row.macs}\n[dim]{row.macs_saved}[/]",
-            row.time_saved,
-            f"{row.chosen}\n[dim]{row.full}[/]",
-            f"{row.gain}\n[dim]{escape(row.gain_interval)}[/]",
+            f"{escape(chosen.exit)}\n[dim]{row.saving}[/]",
+            f"{chosen.macs}\n[dim]{chosen.macs_saved}[/]",
+            chosen.time_saved,
+            f"{chosen.score}\n[dim]{row.full}[/]",
+            f"{chosen.gain}\n[dim]{escape(chosen.gain_interval)}[/]",
             row.random,
             f"{row.simple}\n[dim]{escape(row.simple_name)}[/]",
         )
-    return Group(table, *(Text(note, style="dim") for note in _notes(results)))
+        if row.best is not None:
+            best = row.best
+            table.add_row(
+                f"[dim]{BEST}[/]",
+                f"[dim]{escape(best.exit)}[/]",
+                f"[dim]{best.macs_saved}[/]",
+                f"[dim]{best.time_saved}[/]",
+                f"[dim]{best.score}[/]",
+                f"[dim]{best.gain}\n{escape(best.gain_interval)}[/]",
+                "",
+                "",
+            )
+    return Group(Text(summary_sentence(results)), table, *(Text(note, style="dim") for note in _notes(results)))
 
 
 def markdown_table(results: Results) -> str:
     """The summary table as GitHub Markdown, with its notes."""
     header = (
-        "task", "shift", "metric", "leave at", "MACs", "MACs saved", "time saved",
-        "score", "full", "gain [95%]", "random weights", "best simple control",
+        "task", "shift", "metric", "leave at", "MACs", "MACs saved", "saving", "time saved",
+        "score", "full", "gain [95%]", "equal within", "random weights", "best simple control",
     )  # fmt: skip
-    lines = [_markdown_row(header), "|---|---|---|---|" + "---:|" * 8]
+    lines = [_markdown_row(header), "|---|---|---|---|---:|---:|---|" + "---:|" * 7]
     for row in summary_rows(results):
-        costs = (row.exit, row.macs, row.macs_saved, row.time_saved)
-        scores = (row.chosen, row.full, f"{row.gain} {row.gain_interval}", row.random)
         simple = f"{row.simple} ({row.simple_name})" if row.simple_name else row.simple
-        lines.append(_markdown_row((row.task, row.shift, row.metric, *costs, *scores, simple)))
-    return "\n".join(lines + [f"\n{_escape_markdown(note)}" for note in _notes(results)]) + "\n"
+        exits = _markdown_exit(row.chosen, row.saving, row.full)
+        lines.append(_markdown_row((row.task, row.shift, row.metric, *exits, row.random, simple)))
+        if row.best is not None:
+            lines.append(_markdown_row((BEST, "", "", *_markdown_exit(row.best, "", row.full), "", "")))
+    notes = [summary_sentence(results), *_notes(results)]
+    return "\n".join(lines + [f"\n{_escape_markdown(note)}" for note in notes]) + "\n"
+
+
+def _markdown_exit(cells: ExitCells, saving: str, full: str) -> tuple[str, ...]:
+    gain = f"{cells.gain} {cells.gain_interval}"
+    return (cells.exit, cells.macs, cells.macs_saved, saving, cells.time_saved, cells.score, full, gain, cells.within)
 
 
 def _notes(results: Results) -> list[str]:

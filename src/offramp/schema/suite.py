@@ -106,7 +106,7 @@ class Suite(Spec):
     @model_validator(mode="after")
     def _tolerance_has_a_unit(self) -> Suite:
         tolerance = self.selection.tolerance
-        if self.selection.rule == "non-inferior" and not isinstance(tolerance, str):
+        if not isinstance(tolerance, str):
             for task in self.tasks:
                 if not METRIC_INFO[task.metric_name].bounded:
                     raise ValueError(

@@ -161,6 +161,20 @@ class LabelSpec(Spec):
         return {"from": self.from_, "pattern": self.pattern}
 
 
+class BlockSpec(Spec):
+    """Which windows of a group are neighbours that depend on each other, for intervals where there are few groups.
+
+    Attributes:
+        columns: Columns that together say where a window lies, such as ``location``; ``start`` is the first sample of a window that was
+            cut from a recording.
+        size: Edge of a cell, in the unit of the columns' numbers; every distinct value is a block of its own if None. Text is taken as
+            it is.
+    """
+
+    columns: Annotated[tuple[str, ...], Field(min_length=1)]
+    size: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
 class DataSpec(Spec):
     """Where windows, targets and groups come from.
 
@@ -173,6 +187,7 @@ class DataSpec(Spec):
         target: Column with labels or values; None where only windows are needed.
         group: Column whose values never cross from one split to another; the layout's own if None, and where it has none every
             window on its own.
+        block: Windows within a group that depend on each other; none do if None. For intervals alone: it changes no split.
         snr: Column with each window's SNR in dB, for scores by SNR.
         labels: Names of the classes 0, 1, ..., where the file has none.
         window: Recordings: samples, or packets, per window.
@@ -192,6 +207,7 @@ class DataSpec(Spec):
     input: str | None = None
     target: str | None = None
     group: str | None = None
+    block: BlockSpec | None = None
     snr: str | None = None
     labels: tuple[str, ...] | None = None
     window: Annotated[int, Field(gt=0, le=MAX_SAMPLES)] | None = None
@@ -324,7 +340,7 @@ class HeadSpec(Spec):
 
 
 class TaskSpec(Spec):
-    """One prediction problem."""
+    """One prediction problem; ``no_claim`` is the reason for which it is shown but counts for no claim and no summary."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     kind: Kind = "classification"
@@ -335,6 +351,7 @@ class TaskSpec(Spec):
     shots: Annotated[int, Field(ge=2)] | None = None
     metric: str | None = None
     head: HeadSpec = HeadSpec()
+    no_claim: Annotated[str, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> TaskSpec:

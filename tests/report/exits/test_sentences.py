@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from report_samples import exit_row, gain, score
+from report_samples import best_exit, exit_row, gain, score
 
 from offramp.report.exits.sentences import sentence
 from offramp.report.numbers import format_count, format_percent, format_score
@@ -43,6 +43,34 @@ def test_the_usual_case() -> None:
         "Leave at stage2.3: 90% fewer MACs, 78% less time; accuracy 84.2%, +0.4 points [-0.2, 1.0]; "
         "random weights reach 61.0%."
     )
+
+
+def test_the_saving_is_confirmed_or_not() -> None:
+    assert "78% less time (confirmed on test); accuracy" in tell(saving_confirmed=True)
+    assert "78% less time (not confirmed on test); accuracy" in tell(saving_confirmed=False)
+
+
+def test_the_best_exit_on_validation_is_named() -> None:
+    row = exit_row("stage3.0", 0.85, saved=0.6)
+    text = tell(best=best_exit(row, gain(0.012, 0.004, 0.02)))
+    assert "[-0.2, 1.0]; best on validation is stage3.0 (60% fewer MACs): 85.0%, +1.2 points [0.4, 2.0]; random" in text
+    full = best_exit(exit_row("conv5", 0.838), gain(0, 0, 0))
+    assert "; best on validation is full depth: 83.8%; random" in tell(best=full)
+    same = best_exit(exit_row("stage2.3", 0.842, saved=0.9), gain(0.004, -0.002, 0.01))
+    assert "; no exit is better on validation; random" in tell(best=same)
+
+
+def test_no_difference_is_told_with_the_bound_of_equivalence() -> None:
+    text = tell(gain=gain(0.004, -0.002, 0.01, within=0.0088))
+    assert "+0.4 points [-0.2, 1.0], within 0.9 points of full depth; random" in text
+    clear = tell(gain=gain(0.02, 0.01, 0.03, within=0.028))
+    assert "of full depth" not in clear, "the interval is clear of zero"
+    decibel = tell(kind="regression", metric="nmse_db", higher_is_better=False, gain=gain(0.1, -0.2, 0.4, within=0.351))
+    assert "gain +0.10 dB [-0.20, 0.40], within 0.35 dB of full depth" in decibel
+
+
+def test_a_task_for_no_claim_says_why() -> None:
+    assert tell(no_claim="random weights solve it.").endswith("Counts for no claim: random weights solve it.")
 
 
 def test_run_to_the_end() -> None:
@@ -109,6 +137,7 @@ def test_few_groups_are_named() -> None:
     window = gain(0.004, -0.002, 0.01, "window")
     assert "[-0.2, 1.0] over the windows of 3 groups only; random" in tell(gain=window, n_test_groups=3)
     assert "over the windows of 1 group only" in tell(gain=window, n_test_groups=1)
+    assert "over the blocks of 1 group only" in tell(gain=gain(0.004, -0.002, 0.01, "block"), n_test_groups=1)
 
 
 def test_slower_and_unmeasured_exits() -> None:

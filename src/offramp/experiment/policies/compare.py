@@ -130,7 +130,8 @@ def _certified(
         return None
     problem = contest.problem
     held = problem.split.calibration
-    units = resampling_units(problem.dataset.groups, problem.dataset.grouped, held)
+    dataset = problem.dataset
+    units = resampling_units(dataset.groups, dataset.grouped, held, dataset.blocks)
     calibration = final_sample(problem, contest.fitted, taps, 0, held, units)
     exchangeable = isinstance(problem.task.split.test, float) and problem.task.split.file is None
     certified, policy = certified_policy(contest, calibration, routed, asked.guarantee, exchangeable)

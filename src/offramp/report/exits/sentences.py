@@ -1,4 +1,4 @@
-"""One plain sentence per task, with a second one where a control says that the first needs a caveat."""
+"""One plain sentence per task, with another where a control says that it needs a caveat, or where the task counts for no claim."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from offramp.report.numbers import (
+    format_equivalence,
     format_gain,
     format_percent,
     format_score,
@@ -14,7 +15,7 @@ from offramp.report.numbers import (
     metric_label,
     time_saved,
 )
-from offramp.schema.results import ExitControl, ExitRow, FeatureRow, Gain, Measured
+from offramp.schema.results import BestExit, ExitControl, ExitRow, FeatureRow, Gain, Measured
 
 
 def sentence(
@@ -26,13 +27,17 @@ def sentence(
     full: ExitRow,
     gain: Gain,
     controls: Mapping[str, FeatureRow | ExitControl],
+    best: BestExit | None = None,
+    saving_confirmed: bool | None = None,
+    no_claim: str | None = None,
     measured: Measured | None = None,
     n_test_groups: int = 0,
 ) -> str:
-    """Say where to leave, what that saves and costs, and what the controls make of it: at most two sentences.
+    """Say where to leave, what that saves and costs, which exit is best on validation, and what the controls make of it.
 
-    ``Leave at stage2.3: 90% fewer MACs, 78% less time; accuracy 84.2%, +0.4 points [-0.2, 1.0]; random weights reach 61.0%.``
-    Without ``measured`` nothing is said about time, so that the sentence is reproduced bit for bit.
+    ``Leave at stage2.3: 90% fewer MACs, 78% less time (confirmed on test); accuracy 84.2%, +0.4 points [-0.2, 1.0], within 0.9 points of
+    full depth; best on validation is stage3.0 (60% fewer MACs): 85.0%, +1.2 points [0.4, 2.0]; random weights reach 61.0%.``
+    At most three sentences: the second says what a control makes of the first, the third why the task counts for no claim. Without ``measured`` nothing is said about time, so that the sentence is reproduced bit for bit.
     An exit that does not beat the constant predictor is not recommended, whatever it saves. A positive difference means that the chosen exit is better than the full encoder, whatever the metric's direction.
     """
     score = f"{metric_label(metric)} {format_score(chosen.test.mean, metric)}"
@@ -44,8 +49,11 @@ def sentence(
     elif chosen.exit == full.exit:
         clauses = [f"Run to the end: {score}"]
     else:
-        difference = ("" if is_bounded(metric) else "gain ") + format_gain(gain, metric) + _scope(gain, n_test_groups)
-        clauses = [f"Leave at {chosen.exit}: {_savings(chosen, full, measured)}", f"{score}, {difference}"]
+        difference = _difference(gain, metric) + _scope(gain, n_test_groups) + _equivalence(gain, metric)
+        savings = _savings(chosen, full, measured) + _confirmation(saving_confirmed)
+        clauses = [f"Leave at {chosen.exit}: {savings}", f"{score}, {difference}"]
+    if best is not None:
+        clauses.append(_best_clause(best, chosen, full, metric))
     random = controls.get("random_encoder")
     if isinstance(random, ExitControl):
         clauses.append(f"random weights reach {format_score(random.chosen.test.mean, metric)}")
@@ -65,7 +73,8 @@ def sentence(
     if isinstance(random, ExitControl) and not (random.gain and random.gain.ci95[0] > 0):
         caveats.append("pretraining is not shown to help here")
     first = "; ".join(clauses) + "."
-    return f"{first} But {', and '.join(caveats)}." if caveats else first
+    told = f"{first} But {', and '.join(caveats)}." if caveats else first
+    return told if no_claim is None else f"{told} Counts for no claim: {no_claim.rstrip('.')}."
 
 
 def is_useless(controls: Mapping[str, FeatureRow | ExitControl]) -> bool:
@@ -99,6 +108,32 @@ def controls_score(controls: Mapping[str, FeatureRow | ExitControl], name: str) 
     return control.test.mean if isinstance(control, FeatureRow) else control.chosen.test.mean
 
 
+def _best_clause(best: BestExit, chosen: ExitRow, full: ExitRow, metric: str) -> str:
+    """The exit that is best on validation, where it is another one than the chosen."""
+    if best.exit == chosen.exit:
+        return "no exit is better on validation"
+    if best.exit == full.exit:
+        return f"best on validation is full depth: {format_score(best.test.mean, metric)}"
+    saved = _change(best.macs_saved_fraction, "fewer", "MACs")
+    reached = f"{format_score(best.test.mean, metric)}, {_difference(best.gain_over_full, metric)}"
+    return f"best on validation is {best.exit} ({saved}): {reached}" + _equivalence(best.gain_over_full, metric)
+
+
+def _difference(gain: Gain, metric: str) -> str:
+    return ("" if is_bounded(metric) else "gain ") + format_gain(gain, metric)
+
+
+def _equivalence(gain: Gain, metric: str) -> str:
+    bound = format_equivalence(gain, metric)
+    return f", within {bound} of full depth" if bound else ""
+
+
+def _confirmation(confirmed: bool | None) -> str:
+    if confirmed is None:
+        return ""
+    return " (confirmed on test)" if confirmed else " (not confirmed on test)"
+
+
 def _savings(chosen: ExitRow, full: ExitRow, measured: Measured | None) -> str:
     savings = [_change(chosen.macs_saved_fraction, "fewer", "MACs")]
     saved = time_saved(measured, chosen.exit, full.exit) if measured else None
@@ -115,7 +150,7 @@ def _scope(gain: Gain, n_test_groups: int) -> str:
     if gain.unit == "group":
         return ""
     groups = f"{n_test_groups} group{'s' * (n_test_groups != 1)}" if n_test_groups else "few groups"
-    return f" over the windows of {groups} only"
+    return f" over the {gain.unit}s of {groups} only"
 
 
 def _plain_name(control: str, kind: str) -> str:

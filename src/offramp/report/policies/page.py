@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from offramp.report.numbers import (
     MISSING,
     format_count,
+    format_equivalence,
     format_gain,
     format_interval,
     format_number,
@@ -99,6 +100,12 @@ def _chosen(task: TaskResult, comparison: PolicyComparison) -> PolicyTable:
     return PolicyTable(f"At {cost_of(budget.exit)}: {format_count(budget.budget)} MACs", *table, open=True)
 
 
+def _verdict(budget: BudgetRow, metric: str) -> str:
+    """Who wins; where neither does, within which bound the two are equivalent."""
+    bound = format_equivalence(budget.gain, metric) if budget.verdict == "neither" else ""
+    return _VERDICTS[budget.verdict] + (f", within {bound}" if bound else "")
+
+
 def _matched_time(task: TaskResult, budget: BudgetRow) -> PolicyTable:
     header, rows, note = _ways(task, budget, None, None)
     header = ["Milliseconds" if name == "Mean MACs" else name for name in header]
@@ -153,7 +160,7 @@ def _budgets(task: TaskResult, comparison: PolicyComparison) -> PolicyTable:
                     format_count(routed.cost) if routed else MISSING,
                     format_gain(budget.gain, task.metric) if routed else MISSING,
                     format_score(budget.random.test.mean, task.metric),
-                    _VERDICTS[budget.verdict],
+                    _verdict(budget, task.metric),
                 ],
                 policy_name(budget.routed) if routed else "no policy keeps to it",
                 strong=index == comparison.chosen,

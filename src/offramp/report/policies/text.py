@@ -9,6 +9,7 @@ from typing import Literal
 
 from offramp.report.numbers import (
     format_count,
+    format_equivalence,
     format_gain,
     format_number,
     format_percent,
@@ -43,6 +44,7 @@ __all__ = [
     "time_of",
     "verdict_counts",
     "verdict_sentence",
+    "verdict_words",
 ]
 
 _VERDICTS = {"fixed": "the fixed exit wins", "routing": "routing wins", "neither": "neither wins"}
@@ -54,7 +56,7 @@ _ORACLES = {
 
 @dataclass(frozen=True)
 class Tally:
-    """How often the fixed exit wins, routing wins, or neither; and how many wins are over windows, with fewer than eight groups."""
+    """How often the fixed exit wins, routing wins, or neither; and how many wins are over blocks or windows, with fewer than eight groups."""
 
     fixed: int
     routing: int
@@ -130,9 +132,7 @@ def policy_line(task: TaskResult) -> str | None:
     if routed_row(budget) is None:
         line = f"at {cost_of(budget.exit)} no policy keeps to the budget"
     else:
-        difference = (
-            f"{format_gain(budget.gain, task.metric)} against {_fixed_name(budget)}, {_VERDICTS[budget.verdict]}"
-        )
+        difference = f"{format_gain(budget.gain, task.metric)} against {_fixed_name(budget)}, {verdict_words(budget, task.metric)}"
         line = f"at {cost_of(budget.exit)} routing by {policy_name(budget.routed)}: {difference}"
     return line + (f"; {warnings} warning{'s' * (warnings != 1)} in the report" if warnings else "")
 
@@ -140,6 +140,12 @@ def policy_line(task: TaskResult) -> str | None:
 def time_of(exit: str) -> str:
     """A budget of time in words, without an article."""
     return "time asked for" if exit == "asked" else f"time of {exit}"
+
+
+def verdict_words(budget: BudgetRow, metric: str) -> str:
+    """``routing wins``; where neither does, within which bound the two are equivalent: ``neither wins, equal within 1.3 points``."""
+    bound = format_equivalence(budget.gain, metric) if budget.verdict == "neither" else ""
+    return _VERDICTS[budget.verdict] + (f", equal within {bound}" if bound else "")
 
 
 def policy_name(name: str) -> str:
@@ -215,8 +221,8 @@ def instability_sentence(comparison: PolicyComparison, metric: str) -> str:
 
 
 def verdict_counts(runs: Iterable[Results]) -> VerdictCounts:
-    """Count the verdicts of all tasks that have policies."""
-    tasks = [task for run in runs for task in run.tasks.values()]
+    """Count the verdicts of all tasks that have policies and count for claims."""
+    tasks = [task for run in runs for task in run.tasks.values() if task.no_claim is None]
     compared = [task.policies for task in tasks if task.policies is not None]
     timed = [task.measured.policies for task in tasks if task.measured.policies is not None]
     return VerdictCounts(
@@ -246,8 +252,8 @@ def verdict_sentence(counts: VerdictCounts) -> str:
         clauses.append(f"at matched time on {many} {timed.fixed:,}, {timed.routing:,} and {timed.neither:,}")
     shaky = tasks.by_window + budgets.by_window + timed.by_window
     scope = (
-        f" Of these wins {tasks.by_window:,}, {budgets.by_window:,} and {timed.by_window:,} are over the windows of fewer than eight "
-        "groups, and say nothing of new ones."
+        f" Of these wins {tasks.by_window:,}, {budgets.by_window:,} and {timed.by_window:,} are over the windows, or blocks of windows, of fewer "
+        "than eight groups, and say nothing of new ones."
     )
     return (
         "; ".join(clauses)
@@ -259,7 +265,7 @@ def verdict_sentence(counts: VerdictCounts) -> str:
 def _tally(budgets: Iterable[BudgetRow]) -> Tally:
     rows = list(budgets)
     counts = Counter(row.verdict for row in rows)
-    by_window = sum(row.verdict != "neither" and row.gain.unit == "window" for row in rows)
+    by_window = sum(row.verdict != "neither" and row.gain.unit != "group" for row in rows)
     return Tally(counts["fixed"], counts["routing"], counts["neither"], by_window)
 
 
@@ -270,13 +276,13 @@ def _match(budget: BudgetRow, metric: str, higher_is_better: bool) -> str:
     if routed is None:
         return f"no policy keeps to the budget; {name} reaches {metric_label(metric)} {fixed}"
     difference = ("" if is_bounded(metric) else "gain ") + format_gain(budget.gain, metric)
-    scope = "" if budget.gain.unit == "group" else " over the windows of few groups only"
+    scope = "" if budget.gain.unit == "group" else f" over the {budget.gain.unit}s of few groups only"
     score = format_score(routed.test.mean, metric)
     random = format_score(budget.random.test.mean, metric)
     no_worse = not is_better(routed.test.mean, budget.random.test.mean, higher_is_better)
     return (
         f"routing by {policy_name(budget.routed)} reaches {metric_label(metric)} {score} against {fixed} for {name} "
-        f"({difference}{scope}): {_VERDICTS[budget.verdict]}; "
+        f"({difference}{scope}): {verdict_words(budget, metric)}; "
         + (f"random exits do as well: {random}" if no_worse else f"random exits reach {random}")
     )
 

@@ -1,6 +1,7 @@
 """The schema of results.json. `offramp schema results` prints it as JSON Schema; fields are added, none changes meaning."""
 
 from offramp.schema.results.document import (
+    BestExit,
     Confidence,
     EncoderInfo,
     ExitControl,
@@ -10,6 +11,8 @@ from offramp.schema.results.document import (
     GroupScore,
     Measured,
     Results,
+    RunSummary,
+    Selection,
     SnrScores,
     TaskResult,
 )
@@ -26,10 +29,11 @@ from offramp.schema.results.policies import (
     ReliabilityRow,
     ShiftRow,
 )
-from offramp.schema.results.scores import Gain, Latency, Part, Score
+from offramp.schema.results.scores import Gain, Latency, Part, Score, UnitKind
 
 __all__ = [
     "Arrivals",
+    "BestExit",
     "BudgetRow",
     "Certified",
     "Confidence",
@@ -51,8 +55,11 @@ __all__ = [
     "Rejection",
     "ReliabilityRow",
     "Results",
+    "RunSummary",
     "Score",
+    "Selection",
     "ShiftRow",
     "SnrScores",
     "TaskResult",
+    "UnitKind",
 ]

@@ -22,6 +22,24 @@ class ExitRow(Part):
     test: Score
 
 
+class BestExit(ExitRow):
+    """The exit with the best validation score, shown beside the chosen one whatever the rule."""
+
+    gain_over_full: Gain = Field(description="On test; never claimed as significant, since the chosen exit is")
+
+
+class Selection(Part):
+    """What the choice of the exit looked at, all of it on validation. Margin and gains are in the metric's unit."""
+
+    rule: Literal["non-inferior", "best", "budget"]
+    margin: float = Field(description="The tolerance: how much worse than full depth is still good enough")
+    gain_lower: dict[str, float] = Field(
+        description="By exit: lower end of its gain over full depth, one-sided 95% for all exits at once; 0 for full depth"
+    )
+    non_inferior: str = Field(description="Shallowest exit whose lower end is above minus the margin")
+    bonferroni: str = Field(description="What Bonferroni's correction of the same bootstrap would choose")
+
+
 class FeatureRow(Part):
     """A control without an encoder: a fixed feature row, or a constant."""
 
@@ -95,6 +113,8 @@ class TaskResult(Part):
     n_test: int
     n_groups: int
     n_test_groups: int = 0
+    n_test_units: int = Field(0, description="What the intervals resample on test: see gain_over_full.unit")
+    n_val_units: int = Field(0, description="The same for the choice of the exit, outside the test set")
     split_sha256: str
     val_by_group: bool = Field(
         True, description="False where too few groups were left to divide train and validation by"
@@ -111,6 +131,17 @@ class TaskResult(Part):
     chosen: ExitRow
     full: ExitRow
     gain_over_full: Gain
+    best: BestExit | None = Field(None, description="The best exit on validation; None in results of older versions")
+    selection: Selection | None = None
+    margin: float | None = Field(
+        None, description="The tolerance in the metric's unit, of the full encoder's test score where it is relative"
+    )
+    saving_confirmed: bool | None = Field(
+        None, description="Whether the test interval of gain_over_full is above minus the margin; None at full depth"
+    )
+    no_claim: str | None = Field(
+        None, description="Why the task counts for no claim and no summary; None where it counts"
+    )
     controls: dict[str, FeatureRow | ExitControl]
     confusion: list[list[int]] | None = Field(
         None, description="Chosen exit, first seed, test: rows true, columns predicted"
@@ -141,6 +172,22 @@ class EncoderInfo(Part):
     exits: list[ExitInfo]
 
 
+class RunSummary(Part):
+    """A run in a few numbers, over the tasks that count."""
+
+    tasks: int
+    left_out: list[str] = Field(description="Tasks that count for no claim")
+    mean_macs_saved_fraction: float = Field(
+        description="Of chosen exits; 0 where the exit does not beat a constant answer"
+    )
+    leave_early: int = Field(description="Tasks that leave before the end")
+    confirmed: int = Field(description="Of these, savings confirmed on test")
+    ood_tasks: int
+    ood_beats_full: int = Field(
+        description="OOD tasks whose gain over full depth is above zero after Holm's correction"
+    )
+
+
 class Results(Part):
     """results.json."""
 
@@ -150,3 +197,4 @@ class Results(Part):
     environment: dict[str, Any]
     encoder: EncoderInfo
     tasks: dict[str, TaskResult]
+    summary: RunSummary | None = Field(None, description="None in results of older versions")

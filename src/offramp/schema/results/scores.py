@@ -6,6 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+UnitKind = Literal["group", "block", "window"]
+"""What the bootstrap resamples."""
+
 
 class Part(BaseModel):
     """Base of all parts of a result."""
@@ -27,13 +30,17 @@ class Gain(Part):
 
     mean: float
     ci95: tuple[float, float]
-    unit: Literal["group", "window"] = Field(
-        description="What was resampled: windows where there are fewer than eight groups"
+    unit: UnitKind = Field(
+        description="What was resampled: blocks of neighbouring windows, or windows, where there are fewer than eight groups"
     )
     significant: bool = Field(
         False, description="Above zero after Holm's correction across tasks, and resampled by group"
     )
     p_value: float | None = Field(None, description="One-sided bootstrap p-value of no gain")
+    equivalent_within: float | None = Field(
+        None,
+        description="Two one-sided tests at 5% call the difference equivalent to zero within this bound: the farther end of the 90% interval",
+    )
 
 
 class Latency(Part):
