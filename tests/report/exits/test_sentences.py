@@ -163,3 +163,10 @@ def test_numbers() -> None:
     assert [format_score(x, "rmse") for x in (1234.5, 0.01234, 0.0)] == ["1,234", "0.0123", "0.00"]
     assert format_score(float("nan"), "accuracy") == "n/a"
     assert format_score(-0.0001, "accuracy") == "0.0%"
+
+
+def test_a_task_that_needs_no_encoder_leaves_before_it() -> None:
+    controls = {"random_encoder": random_encoder(0.83, gain(0.01, -0.01, 0.03))}
+    text = tell(chosen=exit_row("input", 0.842, macs=1, saved=0.999), controls=controls)
+    assert text.startswith("Leave before the encoder, on side features alone: 99.9% fewer MACs; accuracy 84.2%")
+    assert "pretraining" not in text, "it has no part in the answer"

@@ -16,6 +16,7 @@ from offramp.report.numbers import (
     time_saved,
 )
 from offramp.schema.results import BestExit, ExitControl, ExitRow, FeatureRow, Gain, Measured
+from offramp.schema.tasks import BEFORE_ENCODER
 
 
 def sentence(
@@ -51,7 +52,7 @@ def sentence(
     else:
         difference = _difference(gain, metric) + _scope(gain, n_test_groups) + _equivalence(gain, metric)
         savings = _savings(chosen, full, measured) + _confirmation(saving_confirmed)
-        clauses = [f"Leave at {chosen.exit}: {savings}", f"{score}, {difference}"]
+        clauses = [f"{_where(chosen)}: {savings}", f"{score}, {difference}"]
     if best is not None:
         clauses.append(_best_clause(best, chosen, full, metric))
     random = controls.get("random_encoder")
@@ -70,11 +71,18 @@ def sentence(
         caveats.append(f"{_plain_name(better, kind)} {verb}: {reached}")
     if not useless and _may_be_useless(controls):
         caveats.append(f"it is not shown to beat {_plain_name('constant', kind)}")
-    if isinstance(random, ExitControl) and not (random.gain and random.gain.ci95[0] > 0):
+    runs = chosen.exit != BEFORE_ENCODER
+    if runs and isinstance(random, ExitControl) and not (random.gain and random.gain.ci95[0] > 0):
         caveats.append("pretraining is not shown to help here")
     first = "; ".join(clauses) + "."
     told = f"{first} But {', and '.join(caveats)}." if caveats else first
     return told if no_claim is None else f"{told} Counts for no claim: {no_claim.rstrip('.')}."
+
+
+def _where(chosen: ExitRow) -> str:
+    if chosen.exit == BEFORE_ENCODER:
+        return "Leave before the encoder, on side features alone"
+    return f"Leave at {chosen.exit}"
 
 
 def is_useless(controls: Mapping[str, FeatureRow | ExitControl]) -> bool:
