@@ -14,15 +14,18 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from seeing import EXITS, arrays, is_test, lay_out, run, task, without_stopwatch
+from seeing import COUNT, EXITS, arrays, is_test, lay_out, run, task, without_stopwatch
 from sklearn.metrics import accuracy_score
 from tiny import tiny_encoder
 from torch import Tensor
 
 import offramp
 from offramp.bundle import BundleTask, load_bundle
+from offramp.encoders.channel_transformer import ChannelTransformer
 from offramp.encoders.recalibration import statistics_of, with_statistics
+from offramp.encoders.registry import random_encoder
 from offramp.encoders.side import SIDES
+from offramp.encoders.storage import save_encoder
 from offramp.encoders.taps import freeze
 from offramp.errors import EncoderError, OfframpError
 from offramp.experiment.prepare import load, prepare
@@ -224,14 +227,28 @@ def leaving_at(bundle: Path, copy: Path, exit: str) -> Path:
     return copy
 
 
+GRAPHS = [("tone", "input"), ("tone", "conv5"), ("angle", "stage3.0")]
+
+
+@pytest.fixture(scope="module")
+def graphs(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """Files by task and exit; exporting takes seconds."""
+    suite, _ = whole
+    found = {}
+    for name, exit in GRAPHS:
+        path = tmp_path_factory.mktemp("graphs") / f"{name}.onnx"
+        report = export_onnx(suite.parent / "out" / "bundle", name, path, exit=exit)
+        assert (report.exit, report.max_difference <= 1e-4) == (exit, True)
+        found[name, exit] = path
+    return found
+
+
 class TestGraphs:
-    @pytest.mark.parametrize(("name", "exit"), [("tone", "input"), ("tone", "conv5"), ("angle", "stage3.0")])
-    def test_equal_to_the_bundle(self, name: str, exit: str, whole: Whole, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(("name", "exit"), GRAPHS)
+    def test_equal_to_the_bundle(self, name: str, exit: str, whole: Whole, graphs: dict[tuple[str, str], Path]) -> None:
         suite, _ = whole
         folder, windows = suite.parent / "out" / "bundle", arrays(level=1.5)["sample"][:50]
-        report = export_onnx(folder, name, tmp_path / "task.onnx", exit=exit)
-        assert (report.exit, report.max_difference <= 1e-4) == (exit, True)
-        session = onnxruntime.InferenceSession(tmp_path / "task.onnx")
+        session = onnxruntime.InferenceSession(graphs[name, exit])
         stored = load_bundle(folder).tasks[name]
         expected = stored.heads[exit](taps_by_hand(folder, stored, windows)[exit])
         if stored.kind == "classification":
@@ -241,17 +258,19 @@ class TestGraphs:
             (answers,) = session.run(None, {"windows": windows[:count]})
             assert np.abs(answers - expected[:count]).max() <= 1e-4 * scale
 
-    def test_they_hold_neither_paths_nor_what_does_not_run(self, whole: Whole, tmp_path: Path) -> None:
+    def test_they_hold_neither_paths_nor_what_does_not_run(
+        self, whole: Whole, graphs: dict[tuple[str, str], Path]
+    ) -> None:
         suite, _ = whole
-        for exit in ("input", "conv5"):
-            export_onnx(suite.parent / "out" / "bundle", "tone", tmp_path / f"{exit}.onnx", exit=exit)
-            content = (tmp_path / f"{exit}.onnx").read_bytes()
-            for word in (b".py", b"site-packages", b"Traceback", str(Path(offramp.__file__).parent).encode()):
-                assert word not in content, word
-            assert str(tmp_path).encode() not in content
-        model = onnx.load(tmp_path / "input.onnx")
+        package = Path(offramp.__file__).parent
+        for path in graphs.values():
+            content = path.read_bytes()
+            for word in (".py", "site-packages", "Traceback", str(package), str(suite.parent), str(Path.home())):
+                assert word.encode() not in content, word
+        model = onnx.load(graphs["tone", "input"])
         assert not any(node.op_type in ("Conv", "BatchNormalization") for node in model.graph.node)
         assert not any(node.metadata_props for node in model.graph.node)
+        assert graphs["tone", "input"].stat().st_size < graphs["tone", "conv5"].stat().st_size
 
 
 def test_killed_at_any_moment_and_started_again(tmp_path: Path) -> None:
@@ -388,3 +407,62 @@ def test_the_encoder_runs_where_the_suite_was_prepared(tmp_path: Path) -> None:
     run(suite)
     heads = load_bundle(tmp_path / "out" / "bundle").tasks["tone"].heads
     assert {name: (head.inputs,) for name, head in heads.items()} == found.view.tap_shapes
+
+
+LAST_SLOT = """
+def features(x):
+    return x[:, :, -1].unflatten(-1, (-1, 4)).unflatten(2, (-1, 4)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+"""
+
+
+class TestTokens:
+    """Heads that look at positions, with side features of the window or of each position beside them."""
+
+    def test_side_features_by_position(self, my_features: ModuleType, tmp_path: Path) -> None:
+        """The next slot is the last one turned: a head on the last slot's own values needs no encoder."""
+        exec(LAST_SLOT, my_features.__dict__)
+        rng = np.random.default_rng(0)
+        channels = rng.standard_normal((COUNT, 3, 8, 8)) + 1j * rng.standard_normal((COUNT, 3, 8, 8))
+        future = channels[:, -1:] * np.exp(0.7j)
+        past, target = (np.stack([part.real, part.imag], 1).astype(np.float32) for part in (channels, future))
+        data = arrays() | {"sample": past, "future": target}
+        asked = task(
+            "next",
+            "future",
+            kind="regression",
+            metric="nmse_db",
+            head={"pooling": "tokens", "side": "my_features:features"},
+        )
+        suite = lay_out(tmp_path, asked, data=data, controls=["random_encoder"])
+        encoder = random_encoder(ChannelTransformer, {"width": 16, "depth": 2, "heads": 2}, 0)
+        save_encoder(encoder, tmp_path / "encoder")
+        found = run(suite).tasks["next"]
+        assert [row.exit for row in found.exits] == ["input", "embedding", "block1", "block2"]
+        assert found.exits[0].test.mean < -60
+        folder = tmp_path / "out" / "bundle"
+        stored = load_bundle(folder).tasks["next"]
+        assert stored.heads["input"].positions.shape == (4, 32)
+        assert (stored.heads["input"].inputs, stored.heads["block2"].inputs) == (32, 32 + 16)
+        for exit in ("input", "block2"):
+            moved = leaving_at(folder, tmp_path / exit, exit)
+            values = offramp.load(moved).predict(past[:9])["next"].outputs.reshape(9, *target.shape[1:])
+            np.testing.assert_allclose(values, target[:9], atol=0.05)
+            export_onnx(moved, "next", tmp_path / f"{exit}.onnx")
+            (answers,) = onnxruntime.InferenceSession(tmp_path / f"{exit}.onnx").run(None, {"windows": past[:9]})
+            np.testing.assert_allclose(answers.reshape(values.shape), values, atol=1e-3)
+
+    def test_attention_beside_features_of_the_window(self, tmp_path: Path) -> None:
+        suite = lay_out(tmp_path, task(head={"pooling": "attention", "side": "power_only"}), seeds=[0])
+        found, folder = run(suite).tasks["tone"], tmp_path / "out" / "bundle"
+        assert [row.exit for row in found.exits] == SEEN
+        stored, windows = load_bundle(folder).tasks["tone"], arrays()["sample"][:20]
+        assert stored.heads["input"].query is None, "one row has no positions"
+        tokens = freeze(tiny_encoder(repeats=1)).taps(torch.from_numpy(windows), ["stage3.0"], "tokens")["stage3.0"]
+        beside = SIDES["power_only"].compute(torch.from_numpy(windows))[:, None].expand(-1, tokens.shape[1], -1)
+        seen = torch.cat([beside, tokens], 2).double().numpy()
+        head = stored.heads["stage3.0"]
+        weight = np.exp(seen @ head.query - (seen @ head.query).max(1, keepdims=True))
+        pooled = (seen * (weight / weight.sum(1, keepdims=True))[..., None]).sum(1)
+        expected = softmax((pooled @ head.layers[0][0].T + head.layers[0][1]) / stored.temperatures["stage3.0"])
+        moved = leaving_at(folder, tmp_path / "moved", "stage3.0")
+        np.testing.assert_allclose(offramp.load(moved).predict(windows)["tone"].outputs, expected, atol=1e-4)
