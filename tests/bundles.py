@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from offramp.encoders.lwm import LWM
 from offramp.encoders.registry import random_encoder
 from offramp.encoders.storage import save_encoder
 from offramp.encoders.taps import tap_shapes
+from offramp.encoders.view import TaskView
 from offramp.transforms import Transform
 
 IQ_SHAPE, CSI_SHAPE = (2, 2, 96), (2, 32, 32)
@@ -124,3 +126,27 @@ def iq_bundle(folder: Path) -> Path:
         task(encoder, "device", "stem", IQ_SHAPE, ("a", "b"), STANDARDIZE),
         task(encoder, "shape", "conv5", (2, 1, 128), ("x", "y")),
     )
+
+
+def seeing_task(
+    encoder: StagedEncoder,
+    name: str,
+    exit: str,
+    window_shape: tuple[int, ...],
+    poolings: Mapping[str, str] | None = None,
+    side: str | None = None,
+    labels: tuple[str, ...] = ("a", "b", "c"),
+) -> BundleTask:
+    """A classification whose heads see poolings and side features of their own, on scales where windows differ."""
+    rng = np.random.default_rng(len(name))
+    view = TaskView(encoder, window_shape, poolings or {}, side)
+    with torch.no_grad():
+        taps = view.taps(encoder.input.draw(64, window_shape, seed=3))
+    heads = {}
+    for each, tap in taps.items():
+        mean, spread = tap.mean(0).numpy(), tap.std(0).numpy() + 1e-3
+        weight = rng.standard_normal((len(labels), tap.shape[1])).astype(np.float32) / spread / tap.shape[1] ** 0.5
+        heads[each] = Head(((weight, -weight @ mean),))
+    plain = task(encoder, name, exit, window_shape, labels)
+    val = dict.fromkeys(heads, 0.5)
+    return replace(plain, heads=heads, val=val, poolings=dict(poolings or {}), side=side)

@@ -96,7 +96,7 @@ class ChannelTransformer(StagedEncoder):
         over_time = x.unsqueeze(2) if x.ndim == 4 else x
         silent = SLOTS - over_time.shape[2]
         places, grid = channel_places(functional.pad(unit_power(over_time), (0, 0, 0, 0, silent, 0)))
-        return places, self.positions(*grid).expand(len(x), -1, -1)
+        return places, self.positions(*grid).expand(x.shape[0], -1, -1)
 
     def positions(self, rows: int, columns: int) -> Tensor:
         """What is added to the tokens of a grid of places, ``(rows * columns, width)``."""

@@ -178,7 +178,7 @@ class _LWM(StagedEncoder):
 
     def _prefix(self, last: int) -> Self:
         prefix = super()._prefix(last)
-        del prefix.masked_patch_head  # Only reconstruct() runs it; this encoder keeps its own.
+        prefix._modules.pop("masked_patch_head", None)  # Only reconstruct() runs it; this encoder keeps its own.
         return prefix
 
 

@@ -58,7 +58,7 @@ def with_statistics(encoder: StagedEncoder, statistics: Mapping[str, NDArray[np.
     """The same encoder, weights shared, with these BatchNorm statistics; frozen.
 
     Raises:
-        EncoderError: They are not those of this encoder's layers.
+        EncoderError: They are not those of this encoder's layers, or a variance is negative.
     """
     own = _own_buffers(encoder)
     norms = _norms(own)
@@ -73,6 +73,8 @@ def with_statistics(encoder: StagedEncoder, statistics: Mapping[str, NDArray[np.
                 raise EncoderError(
                     f"BatchNorm statistics {name}.{buffer} have shape {values.shape}, and the layer's are {tuple(place.shape)}"
                 )
+            if buffer == "running_var" and (values < 0).any():
+                raise EncoderError(f"BatchNorm statistics {name}.{buffer}: a variance is below zero")
             place.copy_(torch.from_numpy(values))
     return freeze(own)
 

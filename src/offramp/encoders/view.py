@@ -48,6 +48,7 @@ class TaskView(StagedEncoder):
         """
         super().__init__()
         self.architecture = encoder.architecture  # type: ignore[misc]
+        self.config = encoder.config
         self.encoder = encoder
         self.shape = shape
         self.poolings = {exit.name: poolings.get(exit.name, "default") for exit in encoder.exits}
@@ -83,6 +84,8 @@ class TaskView(StagedEncoder):
         return (*sides, *self.encoder.advance(stage - 1, inner))
 
     def pool(self, exit: int, state: State, pooling: str = "default") -> Tensor:
+        if pooling != "default":
+            raise EncoderError(f"unknown pooling {pooling!r}: every exit of a task has its own, which is its default")
         inner = exit - (1 if self._sides else 0)
         beside = None if self.side is None else state[self.carried.index(self.side)]
         if inner < 0:
@@ -135,6 +138,9 @@ class TaskView(StagedEncoder):
     def _prefix(self, last: int) -> Self:
         prefix = super()._prefix(last)
         prefix.encoder = self.encoder._prefix(last - (1 if self._sides else 0))
+        if not prefix.encoder.exits:  # it does not even begin
+            prefix.encoder._modules, prefix.encoder._parameters, prefix.encoder._buffers = {}, {}, {}
+            prefix.encoder.stages = nn.ModuleList()
         return prefix
 
     def _drop_before(self, stage: int) -> None:
