@@ -123,7 +123,8 @@ def run_task(context: Context, prepared: Prepared) -> Outcome:
     problem, suite = prepared.problem, context.loaded.suite
     features = features_of(context, prepared, prepared.encoder, "encoder")
     fitted, poolings = fit_exits(context, prepared, features, "heads")
-    bank, prepared = replace(features, poolings=poolings), prepared.seen_with(prepared.encoder, poolings)
+    bank = replace(features, poolings=poolings)
+    prepared = prepared.seen_with(prepared.encoder, poolings, prepared.task.head.side)
     heads = {exit.name: head_module(exit.heads[0]) for exit in fitted}
     latencies = costs.exit_latencies(prepared.view, prepared.input_shape, heads, seconds=LATENCY_SECONDS)
     resampling = Resampling.of(problem, suite.seed)

@@ -92,9 +92,9 @@ class Prepared:
         """Indices of the windows that are neither in the test set nor set aside for guarantees."""
         return self.problem.split.remaining(self.dataset.windows.count)
 
-    def seen_with(self, encoder: StagedEncoder, poolings: Mapping[str, str]) -> Prepared:
-        """The same task with other statistics, or with other poolings."""
-        view = TaskView(encoder, self.input_shape, poolings, self.task.head.side)
+    def seen_with(self, encoder: StagedEncoder, poolings: Mapping[str, str], side: str | None) -> Prepared:
+        """The same task with other statistics, other poolings, or other side features."""
+        view = TaskView(encoder, self.input_shape, poolings, side)
         return replace(self, encoder=encoder, view=view, costs=_costs(view, self.problem))
 
     def calibration_batches(self, device: str) -> Iterator[Tensor]:

@@ -30,7 +30,7 @@ def choose_statistics(context: Context, tasks: Sequence[Prepared]) -> list[Prepa
         new = recalibrated(context.encoder, together[0].calibration_batches(context.device))
         if asked == "always" or _gain(context, together, new) > 0:
             for number in numbers:
-                seen = tasks[number].seen_with(new, tasks[number].view.poolings)
+                seen = tasks[number].seen_with(new, tasks[number].view.poolings, tasks[number].task.head.side)
                 chosen[number] = replace(seen, statistics=together[0].task.name)
     return chosen
 

@@ -46,6 +46,7 @@ _MEANINGS = {
     "constant": "Always the same answer, learned without looking at the input. Less than this is worth nothing.",
     "random_encoder": "The same encoder with random weights, its exit chosen in the same way. Only a clear lead over it shows that pretraining helps.",
     "equal_width": "The encoder's taps cut to one width by PCA. Taps grow wider with depth, and width alone can raise a score.",
+    "tap_alone": "The same taps under the same head without the side features: what the encoder knows by itself.",
     "raw_input": "The transformed window itself, flattened and cut by PCA, under the same head: what the encoder must add to.",
     "handmade": "Features made by hand (log power spectrum, cumulants, antenna covariance) under the same head.",
     "handmade_level_free": "The same of windows at unit power: without the level, which tells the SNR where the noise is known.",

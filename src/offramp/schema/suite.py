@@ -26,6 +26,7 @@ CONTROLS = (
     "random_encoder",
     "raw_input",
     "equal_width",
+    "tap_alone",
     "handmade",
     "handmade_level_free",
     "power_only",

@@ -44,8 +44,9 @@ class Held:
 
 
 def run_controls(held: Held) -> dict[str, FeatureRow | ExitControl]:
-    """All controls that the suite asks for, by name."""
-    return {name: CONTROLS.get(name, _features)(held, name) for name in held.context.loaded.suite.controls}
+    """All controls that the suite asks for, by name; ``tap_alone`` where there is something beside the taps."""
+    asked = [name for name in held.context.loaded.suite.controls if name != "tap_alone" or held.bank.side is not None]
+    return {name: CONTROLS.get(name, _features)(held, name) for name in asked}
 
 
 def _constant(held: Held, _: str) -> FeatureRow:
@@ -82,6 +83,14 @@ def _equal_width(held: Held, _: str) -> ExitControl:
     return exit_control(problem, narrow, held.macs, held.ours, held.resampling, 1, text)
 
 
+def _tap_alone(held: Held, _: str) -> ExitControl:
+    context, prepared = held.context, held.prepared
+    alone, poolings = fit_exits(context, prepared, TaskFeatures(held.bank.bank), "heads on taps alone")
+    macs = [cost.macs for cost in prepared.seen_with(prepared.encoder, poolings, side=None).costs]
+    text = "the same taps without the side features"
+    return exit_control(prepared.problem, alone, macs, held.ours, held.resampling, 1, text)
+
+
 def _features(held: Held, name: str) -> FeatureRow:
     context, prepared = held.context, held.prepared
     features = control_features(
@@ -100,6 +109,7 @@ CONTROLS: dict[str, Callable[[Held, str], FeatureRow | ExitControl]] = {
     "constant": _constant,
     "random_encoder": _random_encoder,
     "equal_width": _equal_width,
+    "tap_alone": _tap_alone,
 }
 """Those that are not a feature row."""
 
