@@ -348,7 +348,10 @@ def part_with(key: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        *((name, (2, 4, 256)) for name in ("iq-resnet", "iq-resnet-small", "iq-resnet-base", "iq-shufflenet")),
+        *(
+            (name, (2, 4, 256))
+            for name in ("iq-resnet", "iq-resnet-small", "iq-resnet-base", "iq-shufflenet", "amc-ssl")
+        ),
         ("lwm", (2, 32, 32)),
     ],
 )
