@@ -67,6 +67,9 @@ LAB = "/lab"
 CHANGED = {
     "offramp run --out runs/demo": ["--dry-run"],  # the embedded suite takes minutes: `make demo` runs it
     "offramp pretrain --out runs/pretrain --steps 4500": ["--steps", "2", "--batch", "4"],  # an hour
+    "offramp pretrain --encoder iq-resnet-small --objective mixed --labels general --out runs/mixed --steps 6000": [
+        *("--steps", "2", "--batch", "4")
+    ],
 }
 """Options that are added to a page's command because it would take too long as it stands."""
 EXAMPLE = re.compile(r"offramp run (examples/\S+\.yaml)\b")
@@ -348,7 +351,10 @@ def part_with(key: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        *((name, (2, 4, 256)) for name in ("iq-resnet", "iq-resnet-small", "iq-resnet-base", "iq-shufflenet")),
+        *(
+            (name, (2, 4, 256))
+            for name in ("iq-resnet", "iq-resnet-small", "iq-resnet-base", "iq-shufflenet", "amc-ssl")
+        ),
         ("lwm", (2, 32, 32)),
     ],
 )

@@ -29,7 +29,7 @@ from offramp.export.graph import INPUT, open_session, require_onnx
 from offramp.progress import OnStep, silent
 from offramp.report.loading import load_results
 from offramp.runtime.predictor import load_bundle_encoder
-from offramp.runtime.views import Views
+from offramp.runtime.views import TaskViews
 from offramp.schema.results import Gain, Results
 from offramp.schema.suite import LoadedSuite, Suite
 from offramp.schema.tasks import TaskSpec
@@ -88,7 +88,7 @@ def compare_alternatives(
         raise SuiteError(f"unknown task {unknown[0]!r}: the suite has {', '.join(known)}")
     bundle = load_bundle(folder / "bundle")
     encoder = load_bundle_encoder(bundle, folder / "bundle")
-    views = Views(bundle, encoder)
+    views = TaskViews(bundle, encoder)
     compared = {
         task.name: _compare_task(
             views.of(bundle.task(task.name)),

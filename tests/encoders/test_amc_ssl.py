@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from offramp.encoders.amc_ssl import AmcSsl
 from offramp.encoders.check import check_encoder
 from offramp.encoders.registry import load_encoder
 from offramp.errors import EncoderError
+from offramp.experiment.prepare import load
+from offramp.schema.suite import load_suite
 
 CHECKPOINTS = Path(__file__).resolve().parents[3] / "shared" / "data" / "amc-ssl"
 NAMES = ("ssl_pretrain", "ssl_pretrain_high", "2016_ssl_pretrain")
@@ -111,3 +114,16 @@ def test_it_is_a_proper_encoder() -> None:
 def test_an_unknown_scale() -> None:
     with pytest.raises(EncoderError, match="scale='db': choose unit_power or none"):
         AmcSsl(scale="db")  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_a_suite_says_how_windows_are_scaled(published: Published, tmp_path: Path) -> None:
+    torch.save(published.state_dict(), tmp_path / "a.pt")
+    content = {"tasks": [{"name": "t", "data": {"path": "a.h5", "target": "y"}}]}
+    x = 1e-2 * torch.randn(2, 2, 1, 64)
+    for scale in ("unit_power", "none"):
+        encoder = {"name": "amc-ssl", "checkpoint": "a.pt", "scale": scale}
+        (tmp_path / "suite.yaml").write_text(yaml.safe_dump(content | {"encoder": encoder}))
+        found, expected = load(load_suite(tmp_path / "suite.yaml"), "cpu"), ours(published, tmp_path, scale=scale)
+        assert found.config == {"scale": scale}
+        torch.testing.assert_close(found.taps(x)["head"], expected.taps(x)["head"])

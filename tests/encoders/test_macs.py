@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from offramp.costs import exit_costs
+from offramp.encoders.amc_ssl import AmcSsl
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.iq_resnet import IQResNet, IQResNetBase, IQResNetSmall
 from offramp.encoders.iq_shufflenet import IQShuffleNet
@@ -95,6 +96,16 @@ def separable_resnet(antennas: int, time: int, channels: tuple[int, ...], units:
     return list(accumulate(macs))
 
 
+def amc_ssl(antennas: int, time: int) -> list[int]:
+    """Three convolutions that halve time, rounded up, then two layers on its positions and a linear layer: for each antenna by itself."""
+    macs = []
+    for inputs, outputs, kernel in ((2, 64, 9), (64, 128, 7), (128, 128, 5)):
+        time = ceil(time / 2)
+        macs.append(convolution(time, kernel, inputs, outputs))
+    layer = attention(time, 128, 128) + feed_forward(time, 128, 256)
+    return list(accumulate(antennas * each for each in [*macs, layer, layer, linear(1, 128, 128)]))
+
+
 def lwm() -> list[int]:
     """LWM 1.0: 128 patches and CLS; 12 heads of 5 use 60 of the 64 features."""
     layer = attention(129, 64, 60) + feed_forward(129, 64, 256)
@@ -141,6 +152,11 @@ def test_iq_resnet(shape: tuple[int, int]) -> None:
 def test_iq_resnets_with_separable_mixing(shape: tuple[int, int]) -> None:
     assert counted(IQResNetSmall, (2, *shape)) == separable_resnet(*shape, (24, 32, 48, 96, 160), (2, 2, 2))
     assert counted(IQResNetBase, (2, *shape)) == separable_resnet(*shape, (32, 56, 96, 160, 256), (4, 4, 3))
+
+
+@pytest.mark.parametrize("shape", [(1, 128), (1, 1024), (4, 256), (3, 101)])
+def test_amc_ssl(shape: tuple[int, int]) -> None:
+    assert counted(AmcSsl, (2, *shape)) == amc_ssl(*shape)
 
 
 def test_lwm_takes_one_shape() -> None:

@@ -35,7 +35,7 @@ from offramp.schema.results import Results, TaskResult
 from offramp.schema.suite import load_suite
 
 SEEN = ["input", *EXITS]
-CONTROLS = ["constant", "random_encoder", "equal_width", "handmade_level_free"]
+CONTROLS = ["constant", "random_encoder", "equal_width", "tap_alone", "handmade_level_free"]
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +127,7 @@ class TestResults:
         assert random.exits[0].test == tone.exits[0].test, "before the encoder there is nothing random"
         assert random.exits[1].test != tone.exits[1].test
         assert [row.exit for row in tone.controls["equal_width"].exits] == SEEN
+        assert "tap_alone" not in results.tasks["plain"].controls, "there is nothing beside its taps"
         assert (
             tone.controls["handmade_level_free"].width
             == SIDES["handmade_level_free"].compute(torch.ones(1, 2, 1, 64)).shape[1]
@@ -146,6 +147,14 @@ class TestResults:
                 else:
                     score = accuracy_score(data["label"][test], outputs.argmax(1))
                 assert row.test.per_seed[0] == pytest.approx(score, abs=1e-3)
+
+    def test_the_tap_alone_is_the_same_task_without_side_features(self, whole: Whole, tmp_path: Path) -> None:
+        _, results = whole
+        plain = task(head={"pooling": "auto"})
+        expected = run(lay_out(tmp_path, plain, recalibrate="always", data=arrays(level=1.5))).tasks["tone"]
+        found = results.tasks["tone"].controls["tap_alone"]
+        for ours, theirs in zip(found.exits, expected.exits, strict=True):
+            assert (ours.exit, ours.macs, ours.val, ours.test) == (theirs.exit, theirs.macs, theirs.val, theirs.test)
 
     def test_auto_is_the_best_pooling_on_validation(self, whole: Whole, tmp_path: Path) -> None:
         """Against runs with each pooling alone, exit by exit."""

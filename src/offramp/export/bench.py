@@ -24,7 +24,7 @@ from offramp.export.graph import INPUT, cut_graphs, onnx_bytes, open_session
 from offramp.export.modules import EveryExit
 from offramp.heads.modules import head_module
 from offramp.runtime.predictor import load_bundle_encoder
-from offramp.runtime.views import Views
+from offramp.runtime.views import TaskViews
 from offramp.schema.results import Latency
 
 BACKENDS = ("torch", "onnxruntime")
@@ -108,7 +108,7 @@ def bench_bundle(folder: str | Path, task: str | None = None, batches: Sequence[
     bundle = load_bundle(Path(folder))
     chosen = bundle.task(task or next(iter(bundle.tasks)))
     heads = {exit: head_module(head) for exit, head in chosen.heads.items()}
-    view = Views(bundle, load_bundle_encoder(bundle, Path(folder))).of(chosen)
+    view = TaskViews(bundle, load_bundle_encoder(bundle, Path(folder))).of(chosen)
     return _bench(view, view.shape, heads, chosen.name, batches, True, BACKENDS, REPEATS, time.perf_counter)
 
 

@@ -21,7 +21,7 @@ from offramp.export.int8 import quantise
 from offramp.export.modules import DeployedTask
 from offramp.files import Kind, atomic_path, check_output
 from offramp.runtime.predictor import Predictor, load_bundle_encoder
-from offramp.runtime.views import Views
+from offramp.runtime.views import TaskViews
 
 GRAPH = Kind("a graph that Offramp exported", mark=b"offramp.version")
 
@@ -132,7 +132,7 @@ def export_onnx(
     chosen = bundle.choose(task)
     name = chosen.name
     encoder = load_bundle_encoder(bundle, folder)
-    view = Views(bundle, encoder).of(chosen)
+    view = TaskViews(bundle, encoder).of(chosen)
     if exit is not None:
         view.exit_index(exit)
         chosen = replace(chosen, exit=exit)

@@ -67,7 +67,7 @@ class ControlRow:
 
 
 @dataclass(frozen=True)
-class TaskView:
+class TaskSection:
     """What the page shows of one task."""
 
     anchor: str
@@ -96,7 +96,7 @@ class RunView:
     notes: list[str]
     simulated: list[str]
     verdicts: str
-    tasks: list[TaskView]
+    tasks: list[TaskSection]
     environment: str
     suite: str
 
@@ -139,14 +139,14 @@ def _run_view(anchor: str, name: str, results: Results) -> RunView:
         notes=summary_notes(results),
         simulated=simulated_tasks(results),
         verdicts=verdict_sentence(verdict_counts([results])),
-        tasks=[_task_view(f"{anchor}-t{i}", task, result) for i, (task, result) in enumerate(results.tasks.items())],
+        tasks=[_task_section(f"{anchor}-t{i}", task, result) for i, (task, result) in enumerate(results.tasks.items())],
         environment=_yaml(plain["environment"]),
         suite=_yaml(plain["suite"]),
     )
 
 
-def _task_view(anchor: str, name: str, task: TaskResult) -> TaskView:
-    return TaskView(
+def _task_section(anchor: str, name: str, task: TaskResult) -> TaskSection:
+    return TaskSection(
         anchor=anchor,
         name=name,
         result=task,

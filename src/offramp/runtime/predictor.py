@@ -23,7 +23,7 @@ from offramp.policies.simulation import Decisions, check_finite
 from offramp.runtime.arrays import array_of
 from offramp.runtime.execution import Cascade, run_cascades
 from offramp.runtime.stored import FIXED, policies_of
-from offramp.runtime.views import Views, sharing_a_pass
+from offramp.runtime.views import TaskViews, sharing_a_pass
 from offramp.transforms import Transform, check_range, iq_of_complex, with_antenna
 
 
@@ -97,7 +97,7 @@ class Predictor:
         self.device = next(encoder.parameters()).device
         self._policies: dict[str, dict[str, Policy]] = {}
         self._heads: dict[str, dict[str, nn.Module]] = {}
-        views = Views(bundle, self.encoder)
+        views = TaskViews(bundle, self.encoder)
         self._views = {task.name: views.of(task) for task in bundle.tasks.values()}
         self._shared: dict[tuple[str, ...], list[TaskView]] = {}
         for task in bundle.tasks.values():

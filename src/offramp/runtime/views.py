@@ -11,7 +11,7 @@ from offramp.encoders.view import TaskView
 from offramp.errors import BundleError, EncoderError
 
 
-class Views:
+class TaskViews:
     """Makes views; tasks with the same BatchNorm statistics share one encoder."""
 
     def __init__(self, bundle: Bundle, encoder: StagedEncoder) -> None:
@@ -54,7 +54,7 @@ class Views:
 
 
 def sharing_a_pass(views: Iterable[TaskView]) -> list[TaskView]:
-    """Views of one encoder, so that one pass with the state of any of them serves all."""
+    """TaskViews of one encoder, so that one pass with the state of any of them serves all."""
     listed = list(views)
     carried = list(dict.fromkeys(view.side for view in listed if view.side is not None))
     return [view if view.carried == tuple(carried) else view.carrying(carried) for view in listed]

@@ -48,6 +48,7 @@ class EncoderSpec(Spec):
         checkpoint: Path relative to the suite file.
         modality: Which of a checkpoint's inputs is used, where it knows several (``wavesfm``).
         pool: How a checkpoint's tokens become a tap, where it leaves that open (``wavesfm``).
+        scale: Whether windows are brought to unit power, where a checkpoint leaves that open (``amc-ssl``).
         recalibrate: Whether BatchNorm's statistics are measured anew, without labels, on windows outside the test set: ``auto`` decides
             on validation, once for all tasks that have the same windows; the weights never change.
     """
@@ -56,12 +57,14 @@ class EncoderSpec(Spec):
     checkpoint: Path | None = None
     modality: Literal["iq", "vision"] | None = None
     pool: Literal["cls", "mean"] | None = None
+    scale: Literal["unit_power", "none"] | None = None
     recalibrate: Literal["auto", "always", "never"] = "never"
 
     @property
     def options(self) -> dict[str, Any]:
         """What :func:`~offramp.encoders.registry.load_encoder` is told beside name and checkpoint."""
-        return {key: value for key, value in (("modality", self.modality), ("pool", self.pool)) if value is not None}
+        named = (("modality", self.modality), ("pool", self.pool), ("scale", self.scale))
+        return {key: value for key, value in named if value is not None}
 
 
 class SelectionSpec(Spec):

@@ -162,6 +162,7 @@ def test_the_names() -> None:
         "random_encoder",
         "raw_input",
         "equal_width",
+        "tap_alone",
         "handmade",
         "handmade_level_free",
         "power_only",
