@@ -43,18 +43,26 @@ class Rows:
         self.count, self.width = len(indices), taps.shape[1]
         self._step = max(64, BLOCK_VALUES // (self.width + 1))
         self.standardisation = self._measure()
-        self._cache()
+        self._cached: list[tuple[slice, Tensor]] = []
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Pairs of a slice into the rows and the block ``(rows, width + 1)`` float32."""
-        return iter(self._cached) if self._cached is not None else self._blocks()
+        if self.count * (self.width + 1) > CACHED_VALUES:
+            return self._blocks()
+        if not self._cached:
+            self._cached = list(self._blocks())
+        return iter(self._cached)
+
+    def only(self, which: NDArray[np.int64]) -> Rows:
+        """Some of the rows, standardised by their own statistics."""
+        return Rows(self._taps, self._indices[which])
 
     def without(self, features: NDArray[np.bool_]) -> Rows:
         """The same rows with some features ``(width,)`` set to zero, so that no head uses them."""
         fewer = copy.copy(self)
         scale = np.where(features, 0, self.standardisation.scale).astype(np.float32)
         fewer.standardisation = Standardisation(self.standardisation.mean, scale)
-        fewer._cache()
+        fewer._cached = []
         return fewer
 
     def covariance(self, weights: Tensor | None = None) -> Tensor:
@@ -67,10 +75,6 @@ class Rows:
             moment.addmm_(weighted.T, features)
             mean += weighted.sum(0)
         return moment - torch.outer(mean, mean)
-
-    def _cache(self) -> None:
-        small = self.count * (self.width + 1) <= CACHED_VALUES
-        self._cached = list(self._blocks()) if small else None
 
     def _measure(self) -> Standardisation:
         total = np.zeros(self.width)
