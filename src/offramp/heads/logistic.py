@@ -1,15 +1,16 @@
-"""Multinomial logistic regression for a path of regularisation strengths, one training set after the other.
+"""Multinomial logistic regression along a path of regularisation strengths, one training set after the other.
 
 The method is L-BFGS in its compact form (Nocedal and Wright, "Numerical Optimization", 2nd ed., section 7.2, equation 7.24). Three
-things keep its passes over the rows few where the regularisation is weak and the problem badly conditioned:
+things keep the passes over the rows few where the regularisation is weak and the problem badly conditioned:
 
-* **A start for the inverse Hessian** that knows the features. The Hessian is ``mean_i (diag p_i - p_i p_i') (x) x_i x_i' + strength``.
-  Its first factor is replaced by the diagonal of its mean, ``p (1 - p)`` per class, and its second by the covariance; in the
-  covariance's eigenbasis the product is diagonal and its inverse costs two rotations. (Boehning, "Multinomial logistic regression
-  algorithm", 1992, bounds the first factor by ``(I - 11' / K) / 2`` for all points; at the point itself it is much smaller.)
-* **A path from strong to weak**: every strength starts from the solution of the one before.
+* **A first approximation that knows the features.** The Hessian of the loss is the mean of ``(diag p_i - p_i p_i') (x) x_i x_i'``
+  over the rows. Its first factor is replaced by the mean of its diagonal, its second by the covariance of the rows. In the
+  eigenbasis of the covariance the product is diagonal, so that an inverse costs two rotations. (The bound of Boehning,
+  "Multinomial logistic regression algorithm", 1992, is the same with ``(I - 11' / K) / 2`` for the first factor, whatever the
+  point; where most rows are told apart well, the Hessian is far below it.)
+* **A path.** Every strength starts from the solution of the next stronger one.
 * **A memory that is kept along the path.** Another strength adds a multiple of the identity to the Hessian, so that a remembered
-  pair (step s, change of gradient y) becomes the pair of the new problem exactly: ``y + (new - old) s``.
+  step s and change of gradient y tell the new Hessian as well as the old one: ``y`` becomes ``y + (new - old) s``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ HISTORY = 40
 MAX_PASSES = 200
 """For one strength."""
 SUFFICIENT_DECREASE = 1e-4
+LEAST_STEP = 1e-3
+LEAST_CURVATURE = 1e-10
+"""As a share of the first approximation's."""
 LEAST_VARIANCE = 1e-4
 """A feature whose variance within a training set is below this share of that over all rows counts as constant: the set's heads do
 not use it. Such features come from channels that fire for a handful of windows."""
@@ -47,15 +51,14 @@ def fit_logistic(
 ) -> tuple[tuple[Head, ...], ...]:
     """Minimise ``sum_i weight_i cross-entropy_i + strength / 2 |W|^2`` over weights and free intercepts.
 
-    ``W`` is in the units of features that are standardised over each training set by itself. Each training set is solved as if it
-    were alone, to the same bits.
+    ``W`` is in the units of features that are standardised over each training set by itself. Each training set is solved by itself,
+    so that its heads depend on no other's rows or labels.
 
     Args:
         rows: The rows that any of the training sets uses.
         labels: int64 ``(rows.count,)`` in ``range(classes)``.
         classes: Number of classes; one that does not occur gets a very low intercept.
-        strengths: The grid, solved in this order; strongest first takes the fewest passes. scikit-learn's ``C`` is
-            ``1 / (strength * rows of the training set)``.
+        strengths: The grid. scikit-learn's ``C`` is ``1 / (strength * rows of the training set)``.
         weights: float32 ``(rows.count, P)``, one column per training set, 0 for rows that it lacks; scaled to sum to 1.
         tolerance: Largest absolute entry of the gradient at which a problem counts as solved.
 
@@ -151,8 +154,8 @@ def _path(objective: _Objective, strengths: Sequence[float], tolerance: float) -
     """Solutions for one strength after the other, each begun at the one before: L-BFGS with backtracking."""
     point, memory, before = objective.start(), _Memory(objective.label_moments.numel()), 0.0
     for strength in strengths:
-        change = (strength - before) * objective.penalised.expand_as(point).flatten()
-        memory.restart(objective.curvature(point, strength).flatten(), change)
+        added = (strength - before) * objective.penalised.expand_as(point).flatten()
+        memory.restart(objective.curvature(point, strength).flatten(), added)
         before = strength
         loss, gradient = objective.evaluate(point, strength)
         rotated = objective.to_basis(gradient).flatten()
@@ -163,62 +166,78 @@ def _path(objective: _Objective, strengths: Sequence[float], tolerance: float) -
             stride = step * direction
             trial = point + objective.from_basis(stride.view_as(point))
             trial_loss, trial_gradient = objective.evaluate(trial, strength)
-            slope = float(torch.dot(stride, rotated))
-            if trial_loss > loss + SUFFICIENT_DECREASE * slope + LOSS_NOISE * abs(loss):
+            allowed = loss + SUFFICIENT_DECREASE * float(torch.dot(stride, rotated)) + LOSS_NOISE * abs(loss)
+            if trial_loss <= allowed:
+                trial_rotated = objective.to_basis(trial_gradient).flatten()
+                memory.append(stride, trial_rotated - rotated)
+                point, loss, gradient, rotated = trial, trial_loss, trial_gradient, trial_rotated
+                direction, step = memory.direction(rotated), 1.0
+            elif step > LEAST_STEP:
                 step /= 2
-                continue
-            trial_rotated = objective.to_basis(trial_gradient).flatten()
-            memory.append(stride, trial_rotated - rotated)
-            point, loss, gradient, rotated = trial, trial_loss, trial_gradient, trial_rotated
-            direction, step = memory.direction(rotated), 1.0
+            else:
+                memory.forget()
+                direction, step = memory.direction(rotated), 1.0
         yield point
 
 
 class _Memory:
     """The last steps and changes of gradient, in the eigenbasis, and the inverse Hessian that they tell.
 
-    With steps S and changes Y as rows, oldest first, D the inverse of the first approximation, R the upper triangle of ``S Y'``
-    and E its diagonal, the inverse Hessian is ``D + S' R^-T (E + Y D Y') R^-1 S - D Y' R^-1 S - S' R^-T Y D``.
+    Steps are the rows of S, changes those of Y, oldest first; D is the inverse of the first approximation, scaled to the last pair;
+    R is the upper triangle of ``S Y'`` and E its diagonal. The inverse Hessian is
+    ``D + S' R^-T (E + Y D Y') R^-1 S - D Y' R^-1 S - S' R^-T Y D``.
+
+    Steps resemble each other, which makes R badly conditioned: hence double precision.
     """
 
     def __init__(self, size: int) -> None:
         self.steps, self.changes = torch.zeros(2, HISTORY, size, dtype=torch.float64)
         self.step_change, self.change_change = torch.zeros(2, HISTORY, HISTORY, dtype=torch.float64)
+        self.inverse = torch.ones(size, dtype=torch.float64)
         self.order: list[int] = []
         """Rows in use, oldest first."""
-        self.inverse = torch.ones(size)
 
     def restart(self, curvature: Tensor, added: Tensor) -> None:
         """Another first approximation, and a diagonal that has been added to the Hessian."""
-        self.inverse = 1 / curvature
+        self.inverse = 1 / curvature.double()
         self.changes += added * self.steps
-        self.step_change = (self.steps @ self.changes.T).double()
-        self.change_change = (self.changes * self.inverse @ self.changes.T).double()
+        self.step_change = self.steps @ self.changes.T
+        self.change_change = self.changes * self.inverse @ self.changes.T
+        self.order = [row for row in self.order if self._convex(self.steps[row], self.changes[row])]
 
     def append(self, step: Tensor, change: Tensor) -> None:
         """Remember a step and the change of gradient along it."""
-        if torch.dot(step, change) <= 1e-10 * torch.dot(step / self.inverse, step):
+        step, change = step.double(), change.double()
+        if not self._convex(step, change):
             return
-        row = self.order.pop(0) if len(self.order) == HISTORY else len(self.order)
+        row = self.order.pop(0) if len(self.order) == HISTORY else min(set(range(HISTORY)) - set(self.order))
         self.order.append(row)
         self.steps[row], self.changes[row] = step, change
-        self.step_change[:, row] = self.steps @ change.double()
-        self.change_change[:, row] = self.change_change[row] = self.changes @ (self.inverse * change).double()
+        self.step_change[:, row] = self.steps @ change
+        self.change_change[:, row] = self.change_change[row] = self.changes @ (self.inverse * change)
+
+    def forget(self) -> None:
+        """Leave the first approximation alone."""
+        self.order = []
 
     def direction(self, gradient: Tensor) -> Tensor:
         """Minus the inverse Hessian times the gradient."""
+        gradient = gradient.double()
         scaled = self.inverse * gradient
         if not self.order:
-            return -scaled
-        order = torch.tensor(self.order)
-        last = self.order[-1]
-        size = self.step_change[last, last] / self.change_change[last, last]
-        products = self.step_change[order][:, order].triu()
-        along_steps, along_changes = (self.steps @ gradient.double())[order], (self.changes @ scaled.double())[order]
-        first = torch.linalg.solve_triangular(products, along_steps[:, None], upper=True)
-        inner = products.diagonal()[:, None] * first + size * (self.change_change[order][:, order] @ first - along_changes[:, None])
-        second = torch.linalg.solve_triangular(products.T, inner, upper=False)
+            return -scaled.float()
+        order, last = torch.tensor(self.order), self.order[-1]
+        scale = float(self.step_change[last, last] / self.change_change[last, last])
+        triangle = self.step_change[order][:, order].triu()
+        changes = self.change_change[order][:, order]
+        first = torch.linalg.solve_triangular(triangle, (self.steps @ gradient)[order, None], upper=True)
+        inner = triangle.diagonal()[:, None] * first + scale * (changes @ first - (self.changes @ scaled)[order, None])
+        second = torch.linalg.solve_triangular(triangle.T, inner, upper=False)
         of_steps, of_changes = torch.zeros(2, HISTORY, dtype=torch.float64)
         of_steps[order], of_changes[order] = second[:, 0], first[:, 0]
-        size = float(size)
-        return -(size * scaled + of_steps @ self.steps - size * self.inverse * (of_changes @ self.changes)).float()
+        ascent: Tensor = scale * (scaled - self.inverse * (of_changes @ self.changes)) + of_steps @ self.steps
+        return -ascent.float()
+
+    def _convex(self, step: Tensor, change: Tensor) -> bool:
+        """Whether the curvature along a step is above what rounding leaves of none."""
+        return bool(torch.dot(step, change) > LEAST_CURVATURE * torch.dot(step / self.inverse, step))
