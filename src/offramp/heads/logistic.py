@@ -28,6 +28,8 @@ from offramp.heads.rows import Rows
 WAYPOINTS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """Stronger ones than asked for are solved on the way, so that a head does not depend on which other strengths were asked for."""
 HISTORY = 40
+ROOM = 10
+"""Rows behind the memory's last, so that it is moved to the front only now and then."""
 MAX_PASSES = 200
 """For one strength."""
 SUFFICIENT_DECREASE = 1e-4
@@ -191,52 +193,59 @@ class _Memory:
     """
 
     def __init__(self, size: int) -> None:
-        self.steps, self.changes = torch.zeros(2, HISTORY, size, dtype=torch.float64)
-        self.step_change, self.change_change = torch.zeros(2, HISTORY, HISTORY, dtype=torch.float64)
+        self.steps, self.changes = torch.zeros(2, HISTORY + ROOM, size, dtype=torch.float64)
+        self.step_change, self.change_change = torch.zeros(2, HISTORY + ROOM, HISTORY + ROOM, dtype=torch.float64)
         self.inverse = torch.ones(size, dtype=torch.float64)
-        self.order: list[int] = []
-        """Rows in use, oldest first."""
+        self.used = slice(0, 0)
 
     def restart(self, curvature: Tensor, added: Tensor) -> None:
         """Another first approximation, and a diagonal that has been added to the Hessian."""
         self.inverse = 1 / curvature.double()
         self.changes += added * self.steps
-        self.step_change = self.steps @ self.changes.T
-        self.change_change = self.changes * self.inverse @ self.changes.T
-        self.order = [row for row in self.order if self._convex(self.steps[row], self.changes[row])]
+        convex = [self._convex(self.steps[row], self.changes[row]) for row in range(self.used.start, self.used.stop)]
+        self._keep(torch.tensor(convex, dtype=torch.bool))
 
     def append(self, step: Tensor, change: Tensor) -> None:
         """Remember a step and the change of gradient along it."""
         step, change = step.double(), change.double()
         if not self._convex(step, change):
             return
-        row = self.order.pop(0) if len(self.order) == HISTORY else min(set(range(HISTORY)) - set(self.order))
-        self.order.append(row)
-        self.steps[row], self.changes[row] = step, change
-        self.step_change[:, row] = self.steps @ change
-        self.change_change[:, row] = self.change_change[row] = self.changes @ (self.inverse * change)
+        if self.used.stop == len(self.steps):
+            self._keep(torch.arange(self.used.stop - self.used.start) > 0)
+        new = self.used.stop
+        self.used = slice(max(self.used.start, new + 1 - HISTORY), new + 1)
+        self.steps[new], self.changes[new] = step, change
+        self.step_change[self.used, new] = self.steps[self.used] @ change
+        products = self.changes[self.used] @ (self.inverse * change)
+        self.change_change[self.used, new] = self.change_change[new, self.used] = products
 
     def forget(self) -> None:
         """Leave the first approximation alone."""
-        self.order = []
+        self.used = slice(0, 0)
 
     def direction(self, gradient: Tensor) -> Tensor:
         """Minus the inverse Hessian times the gradient."""
         gradient = gradient.double()
         scaled = self.inverse * gradient
-        if not self.order:
+        if self.used.stop == self.used.start:
             return -scaled.float()
-        order, last = torch.tensor(self.order), self.order[-1]
-        scale = float(self.step_change[last, last] / self.change_change[last, last])
-        triangle = self.step_change[order][:, order].triu()
-        changes = self.change_change[order][:, order]
-        first = torch.linalg.solve_triangular(triangle, (self.steps @ gradient)[order, None], upper=True)
-        inner = triangle.diagonal()[:, None] * first + scale * (changes @ first - (self.changes @ scaled)[order, None])
-        second = torch.linalg.solve_triangular(triangle.T, inner, upper=False)
-        of_steps, of_changes = torch.zeros(2, HISTORY, dtype=torch.float64)
-        of_steps[order], of_changes[order] = second[:, 0], first[:, 0]
-        ascent: Tensor = scale * (scaled - self.inverse * (of_changes @ self.changes)) + of_steps @ self.steps
+        steps, changes = self.steps[self.used], self.changes[self.used]
+        step_change, change_change = (m[self.used, self.used] for m in (self.step_change, self.change_change))
+        scale = step_change[-1, -1] / change_change[-1, -1]
+        triangle = step_change.triu()
+        first = torch.linalg.solve_triangular(triangle, (steps @ gradient)[:, None], upper=True)[:, 0]
+        inner = triangle.diagonal() * first + scale * (change_change @ first - changes @ scaled)
+        second = torch.linalg.solve_triangular(triangle.T, inner[:, None], upper=False)[:, 0]
+        ascent: Tensor = scale * (scaled - self.inverse * (first @ changes)) + second @ steps
         return -ascent.float()
+
+    def _keep(self, which: Tensor) -> None:
+        """Move some of the pairs to the front."""
+        steps, changes = self.steps[self.used][which], self.changes[self.used][which]
+        self.used = slice(0, len(steps))
+        self.steps[self.used], self.changes[self.used] = steps, changes
+        self.step_change[self.used, self.used] = steps @ changes.T
+        self.change_change[self.used, self.used] = changes * self.inverse @ changes.T
 
     def _convex(self, step: Tensor, change: Tensor) -> bool:
         """Whether the curvature along a step is above what rounding leaves of none."""
