@@ -216,6 +216,27 @@ def test_strengths_together_or_alone() -> None:
         np.testing.assert_allclose(softmax(head(taps), axis=1), softmax(alone(taps), axis=1), atol=1e-3)
 
 
+def test_a_head_does_not_depend_on_which_other_strengths_were_asked_for() -> None:
+    taps, labels = made()
+    for strength, head in zip(STRENGTHS, fit(taps, labels), strict=True):
+        (alone,) = fit(taps, labels, (strength,))
+        np.testing.assert_array_equal(head.layers[0][0], alone.layers[0][0])
+
+
+def test_strengths_in_any_order() -> None:
+    taps, labels = made()
+    for forward, back in zip(fit(taps, labels), fit(taps, labels, STRENGTHS[::-1])[::-1], strict=True):
+        np.testing.assert_array_equal(forward.layers[0][0], back.layers[0][0])
+
+
+def test_rows_far_outside_the_others() -> None:
+    taps, labels = made(count=2000, width=30)
+    taps[::50] *= 40
+    (head,) = fit(taps, labels, (1e-5,))
+    assert np.ptp(head(taps), axis=1).max() > 160, "exponentials of such logits are not finite in float32"
+    assert np.abs(gradient(head, taps, labels, 1e-5)).max() <= 1.2 * TOLERANCE
+
+
 def test_the_loss_falls_with_less_regularisation() -> None:
     taps, labels = made()
     losses = [-log_softmax(head(taps), axis=1)[np.arange(400), labels].mean() for head in fit(taps, labels)]
@@ -273,6 +294,15 @@ class TestSeveralTrainingSets:
             for first, second in zip(heads, again, strict=True):
                 difference = softmax(first(taps), axis=1) - softmax(second(taps), axis=1)
                 assert np.abs(difference).max() < 5e-3
+
+    def test_together_or_alone(self) -> None:
+        taps, labels, weights = self.sets()
+        together = fit_logistic(Rows(taps, np.arange(900)), labels, 4, STRENGTHS, weights)
+        for column, heads in enumerate(together):
+            rows = Rows(taps, np.arange(900))
+            (alone,) = fit_logistic(rows, labels, 4, STRENGTHS, weights[:, column : column + 1])
+            for first, second in zip(heads, alone, strict=True):
+                np.testing.assert_array_equal(first.layers[0][0], second.layers[0][0])
 
     def test_a_feature_that_is_constant_in_one_set_only(self) -> None:
         taps, labels, weights = self.sets()
