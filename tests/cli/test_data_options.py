@@ -32,9 +32,9 @@ def record(path: Path, samples: int = 600, **information: object) -> None:
 
 
 def test_every_key_of_a_suite_is_an_option() -> None:
-    """Simulated windows are what ``data make`` is for."""
+    """Simulated windows are what ``data make`` is for, and a file that is written has no intervals to resample."""
     missing = {name for name in DataSpec.model_fields if CONVERT[name] not in options("data", "convert")}
-    assert missing == {"synthetic"}
+    assert missing == {"synthetic", "block"}
     assert CONVERT["label.pattern"] in options("data", "convert")
 
 
