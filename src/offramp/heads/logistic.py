@@ -110,8 +110,10 @@ class _Objective:
         for where, block in rows:
             self.label_moments.addmm_(one_hot[where].T, block)
         self.prior = one_hot.sum(0).clamp_min(1e-6)
-        values, self.basis = torch.linalg.eigh(rows.covariance(self.weights))
-        self.variances = torch.cat([values.clamp_min(0), torch.ones(1)])
+        # in double precision: with many constant features the solver may fail in single
+        values, basis = torch.linalg.eigh(rows.covariance(self.weights).double())
+        self.basis = basis.float()
+        self.variances = torch.cat([values.clamp_min(0).float(), torch.ones(1)])
         """Of the rows along the eigenbasis of their covariance; 1 for the intercept."""
         self.penalised = torch.cat([torch.ones(rows.width), torch.zeros(1)])
 
