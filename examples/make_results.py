@@ -20,11 +20,14 @@ from offramp.costs import exit_costs
 from offramp.encoders.registry import load_encoder, packaged_weights
 from offramp.files import write_text
 from offramp.report.loading import load_results
+from offramp.report.numbers import format_percent, format_score
 from offramp.report.terminal import markdown_table
 from offramp.schema.results import ExitControl, FeatureRow, Results
 from offramp.schema.suite import load_suite
 
 HERE = Path(__file__).resolve().parent
+EARLIER = HERE / "earlier_results.json"
+"""What this page said of each task before heads saw more than the mean of a stage."""
 SAME = "The same tasks with another encoder."
 READING = {
     "default": (
@@ -47,6 +50,10 @@ READING = {
         "Most families were recorded in one session, so that family and receiver noise go together. `family_from_noise_only` "
         "has the same labels on stretches without any transmission: whatever it scores is not about the devices.",
     ),
+    "rtl433-amc-ssl": (
+        "433 MHz devices: amc-ssl, contrastive weights of other makers",
+        SAME + " Nobody of this project trained it: simulated signals of RadioML, one antenna, no labels.",
+    ),
     "rtl433-wavesfm-iq": ("433 MHz devices: WavesFM micro, I/Q", SAME),
     "rtl433-wavesfm-vision": (
         "433 MHz devices: WavesFM micro, spectrograms",
@@ -61,6 +68,7 @@ READING = {
         "Each geometry has one class and one distance, and the responses are aligned to the first path. `power_only` shows what "
         "mere signal level gives, `constant` what no input at all gives.",
     ),
+    "uwb-amc-ssl": ("Ultra-wideband: amc-ssl, contrastive weights of other makers", SAME),
     "uwb-wavesfm": ("Ultra-wideband: WavesFM micro, I/Q", SAME),
     "wiar": (
         "Wi-Fi CSI of sixteen activities: iq-shufflenet",
@@ -81,6 +89,9 @@ READING = {
 }
 ENCODERS = {
     "iq-resnet": (2, 4, 256),
+    "iq-resnet-small": (2, 4, 256),
+    "iq-resnet-base": (2, 4, 256),
+    "amc-ssl": (2, 1, 1024),
     "iq-shufflenet": (2, 4, 256),
     "wavesfm-micro-iq": (2, 4, 256),
     "wavesfm-micro-vision": (1, 64, 64),
@@ -195,7 +206,30 @@ def _section(name: str, results: Results) -> str:
 {markdown_table(results)}
 
 {_controls(results)}
+
+{earlier_table(name, results)}
 """
+
+
+def earlier_table(name: str, results: Results) -> str:
+    """The same tasks as they stood before heads saw more than a mean, beside where they leave now."""
+    before = json.loads(EARLIER.read_text()).get(name, {})
+    rows = [
+        f"| {task} | {old['leave_at']}, {old['macs_saved']} | {old['score']} | {result.chosen.exit}, "
+        f"{format_percent(result.chosen.macs_saved_fraction)} | {format_score(result.chosen.test.mean, result.metric)} |"
+        for task, result in results.tasks.items()
+        if (old := before.get(task))
+    ]
+    if not rows:
+        return ""
+    return "\n".join(
+        [
+            "Before, with heads on the mean of a stage alone and exits tested one after the other:\n",
+            "| task | left at, MACs saved | score | leaves now at | score now |",
+            "|---|---|---:|---|---:|",
+            *rows,
+        ]
+    )
 
 
 def _prediction(run: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from sklearn.metrics import accuracy_score
-from tiny import noise, tiny_encoder, tones, write_hdf5
+from tiny import noise, stopped_at, tiny_encoder, tones, write_hdf5
 
 from offramp import costs
 from offramp.bundle import load_bundle, load_examples
@@ -264,19 +264,10 @@ class TestReproduction:
         expected = json.loads((tmp_path / "whole" / "results.json").read_text())
         assert any("encoder" in what for what in moments)
 
-        def stop_at(call: int) -> Callable[[str, int, int], None]:
-            left = iter(range(call))
-
-            def progress(what: str, done: int, total: int) -> None:
-                if next(left, None) is None:
-                    raise KeyboardInterrupt
-
-            return progress
-
         fitting = 2 * 3 * len(EXITS)  # moments that are left when all features are there
         for call in (0, 1, 3, fitting // 3, fitting // 2, fitting - 2):
             with pytest.raises(KeyboardInterrupt):
-                run(suite, "cut", on_progress=stop_at(call))
+                run(suite, "cut", on_progress=stopped_at(call))
             assert not (tmp_path / "cut" / "results.json").exists()
         assert reproducible(run(suite, "cut")) == reproducible(expected)
         assert not (tmp_path / "cut" / "features").exists()

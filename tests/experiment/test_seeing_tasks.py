@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 import torch
 from seeing import COUNT, EXITS, arrays, is_test, lay_out, run, task, without_stopwatch
 from sklearn.metrics import accuracy_score
-from tiny import tiny_encoder
+from tiny import stopped_at, tiny_encoder
 from torch import Tensor
 
 import offramp
@@ -289,18 +289,9 @@ def test_killed_at_any_moment_and_started_again(tmp_path: Path) -> None:
     assert any("side features" in what for what in moments)
     assert any("statistics" in what for what in moments)
 
-    def stop_at(call: int) -> Callable[[str, int, int], None]:
-        left = iter(range(call))
-
-        def progress(what: str, done: int, total: int) -> None:
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-
-        return progress
-
     for call in (0, 1, 3, 8, 21):
         with pytest.raises(KeyboardInterrupt):
-            run(suite, "cut", on_progress=stop_at(call))
+            run(suite, "cut", on_progress=stopped_at(call))
         assert not (tmp_path / "cut" / "results.json").exists()
     again = run(suite, "cut")
     for name, found in again.tasks.items():

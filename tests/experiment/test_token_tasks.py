@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
-from tiny import noise, tiny_encoder, write_hdf5
+from tiny import noise, stopped_at, tiny_encoder, write_hdf5
 
 import offramp
 from offramp import costs
@@ -160,18 +159,9 @@ def test_killed_at_any_moment_and_started_again(tmp_path: Path) -> None:
     moments: list[str] = []
     expected = run(suite, "whole", on_progress=lambda what, done, total: moments.append(what))
 
-    def stop_at(call: int) -> Callable[[str, int, int], None]:
-        left = iter(range(call))
-
-        def progress(what: str, done: int, total: int) -> None:
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-
-        return progress
-
     for call in (0, 1, 2, len(EXITS), 2 * len(EXITS)):
         with pytest.raises(KeyboardInterrupt):
-            run(suite, "cut", on_progress=stop_at(call))
+            run(suite, "cut", on_progress=stopped_at(call))
     again = run(suite, "cut")
     for name, found in again.tasks.items():
         theirs = expected.tasks[name]

@@ -42,7 +42,7 @@ from offramp.policies.selection import affordable
 from offramp.progress import OnStep, of_step
 from offramp.schema.suite import LoadedSuite, Suite
 from offramp.schema.tasks import DegradeSpec, SpectrogramSpec, TaskSpec
-from offramp.scoring.resampling import resampling_units
+from offramp.scoring.resampling import per_seed_scores, resampling_units
 from offramp.transforms import Transform
 
 CALIBRATION_WINDOWS = 1024
@@ -268,7 +268,7 @@ def fit_rows(
 
 def validation_score(problem: Problem, fitted: FittedExit) -> float:
     """Mean over seeds, with its sign: the larger the better."""
-    return float(problem.metric.sign * np.mean(problem.metric.score(fitted.val_sums.sum(1))))
+    return float(problem.metric.sign * per_seed_scores(fitted.val_sums, problem.metric).mean())
 
 
 def positions_of(problem: Problem, encoder: StagedEncoder, tap: tuple[int, ...]) -> NDArray[np.int64] | None:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from offramp.bundle import Head
 from offramp.heads.logistic import fit_logistic
 from offramp.heads.ridge import fit_ridge
-from offramp.heads.rows import FeatureRows, Rows
+from offramp.heads.rows import FeatureRows, Goal, Rows
 
 EPOCHS = 20
 LEAST_STEPS = 500
@@ -64,12 +64,10 @@ def fit_attention(
     Returns:
         One :class:`Head` with a query per strength, with the standardisation folded in.
     """
-    regression = np.issubdtype(targets.dtype, np.floating)
     start = _linear_start(tokens, windows, targets, outputs, strengths, sample_weights)
     mean, scale = _standardisation(tokens, windows)
-    centre = targets.mean(0, dtype=np.float64) if regression else np.zeros(outputs)
-    spread = np.maximum(targets.std(0, dtype=np.float64), 1e-12) if regression else np.ones(outputs)
-    goal = torch.from_numpy((targets - centre) / spread).float() if regression else torch.from_numpy(targets)
+    goal = Goal.of(targets, outputs)
+    centre, spread = goal.centre, goal.spread
     weight = torch.from_numpy(sample_weights) if sample_weights is not None else torch.ones(len(windows))
     inverse = np.where(scale > 0, 1 / np.where(scale > 0, scale, 1), 0)
     matrices = torch.tensor(np.stack([(head.layers[0][0] * inverse).T / spread for head in start]), dtype=torch.float32)
@@ -91,7 +89,7 @@ def fit_attention(
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
         block = torch.from_numpy((tokens[windows[picked.numpy()]] - mean) * scale)
-        loss = _losses(parameters, block, goal[picked], weight[picked])
+        loss = _losses(parameters, block, goal.wanted[picked], weight[picked])
         penalty = 0.5 * decay * (queries.square().sum(1) + matrices.square().sum((1, 2)))
         optimiser.zero_grad()
         torch.autograd.backward((loss + penalty).sum())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from offramp.bundle import Head
 from offramp.heads.modules import MLP_HIDDEN as HIDDEN
-from offramp.heads.rows import Rows
+from offramp.heads.rows import Goal, Rows
 
 EPOCHS = 40
 MINIBATCH = 256
@@ -42,10 +42,7 @@ def fit_mlp(
         One two-layer :class:`Head` per strength, with the standardisation folded in.
     """
     generator = torch.Generator().manual_seed(seed)
-    regression = np.issubdtype(targets.dtype, np.floating)
-    centre = targets.mean(0, dtype=np.float64) if regression else np.zeros(outputs)
-    spread = np.maximum(targets.std(0, dtype=np.float64), 1e-12) if regression else np.ones(outputs)
-    goal = torch.from_numpy((targets - centre) / spread).float() if regression else torch.from_numpy(targets)
+    goal = Goal.of(targets, outputs)
     weight = torch.from_numpy(sample_weights) if sample_weights is not None else torch.ones(rows.count)
     features = torch.cat([block for _, block in rows])
     first = torch.randn(rows.width + 1, HIDDEN, generator=generator) / math.sqrt(rows.width)
@@ -63,7 +60,7 @@ def fit_mlp(
         rate = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / total))
         for group in optimiser.param_groups:
             group["lr"] = rate
-        loss = _losses(parameters, features[picked], goal[picked], weight[picked])
+        loss = _losses(parameters, features[picked], goal.wanted[picked], weight[picked])
         optimiser.zero_grad()
         torch.autograd.backward(loss.sum())
         optimiser.step()
@@ -71,7 +68,7 @@ def fit_mlp(
             for parameter in parameters:
                 parameter[:, :-1] *= 1 - rate * decay
     return tuple(
-        _fold(rows, first.detach().numpy(), second.detach().numpy(), centre, spread)
+        _fold(rows, first.detach().numpy(), second.detach().numpy(), goal.centre, goal.spread)
         for first, second in zip(*parameters, strict=True)
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +32,30 @@ class Standardisation:
 
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """Targets as gradient steps want them: values are standardised over the rows that are trained on, classes stay.
+
+    Attributes:
+        wanted: int64 ``(n,)`` classes, or float32 ``(n, outputs)`` standardised values.
+        centre: What was subtracted, float64 ``(outputs,)``; zeros for classes.
+        spread: What was divided by, float64 ``(outputs,)``; ones for classes.
+    """
+
+    wanted: Tensor
+    centre: NDArray[np.float64]
+    spread: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, targets: NDArray[Any], outputs: int) -> Goal:
+        """Of classes int64 ``(n,)``, or of values float ``(n, outputs)``."""
+        if not np.issubdtype(targets.dtype, np.floating):
+            return cls(torch.from_numpy(targets), np.zeros(outputs), np.ones(outputs))
+        centre = targets.mean(0, dtype=np.float64)
+        spread = np.maximum(targets.std(0, dtype=np.float64), 1e-12)
+        return cls(torch.from_numpy((targets - centre) / spread).float(), centre, spread)
 
 
 class Rows:

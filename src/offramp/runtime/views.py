@@ -54,7 +54,7 @@ class TaskViews:
 
 
 def sharing_a_pass(views: Iterable[TaskView]) -> list[TaskView]:
-    """TaskViews of one encoder, so that one pass with the state of any of them serves all."""
+    """Views of one encoder, so that one pass with the state of any of them serves all."""
     listed = list(views)
     carried = list(dict.fromkeys(view.side for view in listed if view.side is not None))
     return [view if view.carried == tuple(carried) else view.carrying(carried) for view in listed]
