@@ -166,7 +166,9 @@ class StagedEncoder(nn.Module, ABC):
     def tap(self, exit: int, state: State, pooling: str = "default") -> Tensor:
         """The tap at an exit in any pooling: those that :meth:`pool` has, or ``statistics``, ``quantiles`` and ``second_order`` of its tokens.
 
-        ``(N, width)`` float32; ``(N, positions, width)`` for ``tokens``; ``(N, 2 width)`` and ``(N, 5 width)`` of the tokens' width for the others.
+        ``(N, width)`` float32; ``(N, positions, width)`` for ``tokens``; ``(N, 2 width)`` for ``statistics`` and ``(N, 5 width)`` for ``quantiles`` of
+        the tokens' width; ``second_order`` is ``statistics`` and, where :meth:`antenna_maps` has antennas, ``(N, lags x width)`` of
+        :func:`~offramp.encoders.pooling.neighbours`.
         """
         if pooling == "second_order":
             maps = self.antenna_maps(exit, state)

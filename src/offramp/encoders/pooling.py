@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+MOST_LAGS = 3
+"""Distance, in antennas, of what ``second_order`` multiplies."""
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 EPS = 1e-12
 """Under the root, for a gradient at zero."""
@@ -33,9 +35,6 @@ def quantiles(tokens: Tensor) -> Tensor:
         high = min(low + 1, last)
         found.append(ordered[:, low] + (place - low) * (ordered[:, high] - ordered[:, low]))
     return torch.cat(found, dim=1)
-
-
-MOST_LAGS = 3
 
 
 def neighbours(maps: Tensor) -> Tensor:

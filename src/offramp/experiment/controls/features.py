@@ -1,8 +1,7 @@
 """What a score has to be held against: features without a pretrained encoder, put through the same heads.
 
-Every control maps transformed windows to a feature row. ``raw_input`` is the flattened window. The others compute what an
-engineer would compute by hand: ``handmade`` for I/Q (log power spectrum, cumulants, antenna covariance), ``power_only`` (a
-level per antenna, per time block and overall, no phase) and ``dft_power`` (power behind a discrete Fourier transform over antennas).
+``raw_input`` is the flattened window as the encoder takes it. ``handmade``, ``handmade_level_free``, ``power_only`` and ``dft_power`` are the side
+features of :mod:`offramp.encoders.side`, of the window as it was recorded.
 """
 
 from __future__ import annotations
