@@ -18,7 +18,7 @@ from torch.nn import functional
 from offramp.bundle import Head
 from offramp.heads.logistic import fit_logistic
 from offramp.heads.ridge import fit_ridge
-from offramp.heads.rows import FeatureRows, Goal, Rows
+from offramp.heads.rows import FeatureRows, Rows, StandardisedTargets
 
 EPOCHS = 20
 LEAST_STEPS = 500
@@ -66,7 +66,7 @@ def fit_attention(
     """
     start = _linear_start(tokens, windows, targets, outputs, strengths, sample_weights)
     mean, scale = _standardisation(tokens, windows)
-    goal = Goal.of(targets, outputs)
+    goal = StandardisedTargets.of(targets, outputs)
     centre, spread = goal.centre, goal.spread
     weight = torch.from_numpy(sample_weights) if sample_weights is not None else torch.ones(len(windows))
     inverse = np.where(scale > 0, 1 / np.where(scale > 0, scale, 1), 0)

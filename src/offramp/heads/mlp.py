@@ -13,7 +13,7 @@ from torch import Tensor
 
 from offramp.bundle import Head
 from offramp.heads.modules import MLP_HIDDEN as HIDDEN
-from offramp.heads.rows import Goal, Rows
+from offramp.heads.rows import Rows, StandardisedTargets
 
 EPOCHS = 40
 MINIBATCH = 256
@@ -42,7 +42,7 @@ def fit_mlp(
         One two-layer :class:`Head` per strength, with the standardisation folded in.
     """
     generator = torch.Generator().manual_seed(seed)
-    goal = Goal.of(targets, outputs)
+    goal = StandardisedTargets.of(targets, outputs)
     weight = torch.from_numpy(sample_weights) if sample_weights is not None else torch.ones(rows.count)
     features = torch.cat([block for _, block in rows])
     first = torch.randn(rows.width + 1, HIDDEN, generator=generator) / math.sqrt(rows.width)

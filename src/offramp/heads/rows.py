@@ -35,7 +35,7 @@ class Standardisation:
 
 
 @dataclass(frozen=True, eq=False)
-class Goal:
+class StandardisedTargets:
     """Targets as gradient steps want them: values are standardised over the rows that are trained on, classes stay.
 
     Attributes:
@@ -49,7 +49,7 @@ class Goal:
     spread: NDArray[np.float64]
 
     @classmethod
-    def of(cls, targets: NDArray[Any], outputs: int) -> Goal:
+    def of(cls, targets: NDArray[Any], outputs: int) -> StandardisedTargets:
         """Of classes int64 ``(n,)``, or of values float ``(n, outputs)``."""
         if not np.issubdtype(targets.dtype, np.floating):
             return cls(torch.from_numpy(targets), np.zeros(outputs), np.ones(outputs))
