@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
-from plan import BY_HAND, PRETRAINED, RANDOM, SCRATCH_EXITS, SCRATCH_SHOTS, SHOTS, TASKS, StudyTask
+from plan import PRETRAINED, RANDOM, SCRATCH_EXITS, SCRATCH_SHOTS, SHOTS, TASKS, StudyTask
 from summary import Study
 
 from offramp.files import atomic_path
@@ -54,7 +54,7 @@ def _scores_of_task(study: Study, task: StudyTask, shots: int, panel: Axes) -> N
         scratch = 100 * study.scratch(task.name)[:, SCRATCH_SHOTS.index(shots)]
         at = [macs[exits.index(name)] for name in SCRATCH_EXITS]
         panel.plot(at, scratch, "s", color=GREEN, markersize=5, label="from scratch, cut there")
-    by_hand = 100 * study.by_exit(BY_HAND, task.name, shots)[0]
+    by_hand = 100 * study.by_exit(PRETRAINED[0], task.name, shots)[0]
     panel.axhline(by_hand, color=GREY, linestyle=":", label="features by hand")
     panel.set_xscale("log")
     panel.xaxis.set_minor_formatter(NullFormatter())

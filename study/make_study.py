@@ -16,8 +16,8 @@ from choosing import score_criteria
 from energy import joules_per_call
 from layers import layers_over_steps
 from page import write_page
-from plan import BY_HAND, ENCODER, LONG_RUN, OTHERS, PRETRAINED, PRETRAINING, RANDOM, SHOTS, TASKS, StudyTask
-from probing import by_hand, encoder_of, score, taps_of, task_data
+from plan import ABLATIONS, ENCODER, MAIN_RUN, PRETRAINED, PRETRAINING, RANDOM, SHOTS, TASKS, StudyTask
+from probing import encoder_of, score, seen, taps_of, task_data
 from scratch import score_scratch
 
 from offramp import exit_costs, load_encoder
@@ -58,13 +58,13 @@ def _pretrain(runs: Path, only: list[str] | None) -> None:
 def _score(runs: Path, only: list[str] | None) -> None:
     for task in TASKS:
         data = None
-        for name in only or (*PRETRAINED, *RANDOM, *OTHERS, BY_HAND):
+        for name in only or (*PRETRAINED, *RANDOM, *ABLATIONS):
             out = runs / "scores" / f"{name}-{task.name}.npz"
             if out.exists():
                 continue
             data = data or task_data(task)
-            taps = by_hand(data.windows) if name == BY_HAND else taps_of(encoder_of(name, task, runs), data.windows)
-            budgets, probes = SHOTS[-1:] if name in OTHERS else SHOTS, PROBES.get(name, ())
+            taps = taps_of(encoder_of(name, task, runs), data.windows)
+            budgets, probes = SHOTS[-1:] if name in ABLATIONS else SHOTS, PROBES.get(name, ())
             _once(out, lambda path, t=taps, d=data, b=budgets, p=probes: score(t, d, path, b, p))
 
 
@@ -75,8 +75,7 @@ def _scratch(runs: Path, only: list[str] | None) -> None:
 
 
 def _layers(runs: Path, only: list[str] | None) -> None:
-    for name in (LONG_RUN, "masked"):
-        _once(runs / f"layers-{name}.json", lambda path, n=name: layers_over_steps(runs / "pretraining" / n, path))
+    _once(runs / "layers.json", lambda path: layers_over_steps(runs / "pretraining" / MAIN_RUN, path))
 
 
 def _choose(runs: Path, only: list[str] | None) -> None:
@@ -98,7 +97,7 @@ def _costs() -> dict[str, dict[str, dict[str, float | None]]]:
     """MACs, median milliseconds of one window on one thread, and joules, by input shape and exit."""
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for shape in sorted({(2, task.spec.antennas, task.spec.samples) for task in TASKS}):
-        encoder = load_encoder(ENCODER, weights="random").eval()
+        encoder = seen(load_encoder(ENCODER, weights="random").eval(), shape)
         window = torch.zeros(1, *shape)
         found["x".join(map(str, shape))] = {
             name: {

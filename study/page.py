@@ -10,9 +10,9 @@ import numpy as np
 from claims import FEW, ID, MANY, OOD, Claim, claims, listed
 from figures import layers_over_steps, over_random_against_labels, scores_against_macs, similarity
 from plan import (
-    BY_HAND,
+    ABLATIONS,
+    ENCODER,
     LABEL_SEEDS,
-    LONG_RUN,
     MAIN_RUN,
     PRETRAINED,
     PRETRAINING,
@@ -28,6 +28,8 @@ from summary import TOLERANCE, Saving, Study
 from offramp.files import write_text
 from offramp.training.curves import draw_probe
 
+EARLIER = Path(__file__).with_name("earlier_claims.json")
+"""What this page said before heads saw more than a mean and pretraining saw labels."""
 LEVEL = 0.01
 """The ID probe has levelled off if it gains at most one point over the last doubling of steps."""
 
@@ -35,7 +37,7 @@ LEVEL = 0.01
 def write_page(runs: Path, docs: Path) -> None:
     """Write ``docs/study.md`` and its pictures in ``docs/figures/``."""
     study = Study(runs)
-    layers = json.loads((runs / f"layers-{LONG_RUN}.json").read_text())
+    layers = json.loads((runs / "layers.json").read_text())
     figures = docs / "figures"
     figures.mkdir(exist_ok=True)
     scores_against_macs(study, FEW, figures / "study-scores-10.svg")
@@ -67,13 +69,14 @@ def _head() -> str:
 
 Written by `make study` (hours; it goes on after a kill). *Fast Wireless Foundation Models with Early-Exits* (arXiv 2606.29640) claims that an early
 exit saves up to 93% of the FLOPs, and that intermediate exits beat the full encoder on tasks it was not pretrained for. Here both are put
-to the test with `iq-resnet` and simulated signals ([simulation.md](simulation.md)); nothing here is a recording.
+to the test with `{ENCODER}` and simulated signals ([simulation.md](simulation.md)); nothing here is a recording.
 
 - **Tasks**: {len(ID)} ID, {len(OOD)} OOD, those of the embedded suite with more windows. {TEST_WINDOWS:,} test windows each. `fingerprint` is divided by sessions.
 {_no_claims()}- **Labels**: {", ".join(map(str, SHOTS))} per class, five draws of each. The encoder stays frozen.
-- **Head**: logistic regression, as in a run. Its strength and the exit are chosen by accuracy on held-out labels (four folds of ten labels per class; of more, one fold in four),
-  never on test windows. With one label per class nothing can be held out: the exit that ten labels choose stands in.
-- **Encoders**: {len(PRETRAINED)} pretraining runs, {len(RANDOM)} encoders of random weights (BatchNorm statistics measured without labels).
+- **Head**: logistic regression on mean and standard deviation of a stage, with features by hand beside them, as in a run; `input` is the exit before the encoder, with features by
+  hand alone. Random weights get the same heads. Strength and the exit are chosen by accuracy on held-out labels (four folds of ten labels per class; of more, one fold in four),
+  never on test windows.
+- **Encoders**: {len(PRETRAINED)} pretraining runs, {len(RANDOM)} encoders of random weights . BatchNorm statistics of both are measured on the task's windows, without labels.
 - **Intervals**: 95%, resampling test windows (sessions), label draws and runs independently. Three runs are few, so that they say less about a fourth run than about
   further windows.
 
@@ -90,8 +93,23 @@ def _no_claims() -> str:
 
 
 def _verdicts(found: list[Claim]) -> str:
-    rows = [[claim.text, "yes" if claim.holds else "**no**", claim.evidence] for claim in found]
-    return "## In short\n\n" + _table(["claim", "holds here", "evidence (points, 95% interval)"], rows)
+    earlier = json.loads(EARLIER.read_text())
+    rows = []
+    for claim in found:
+        before = earlier.get(claim.text)
+        then = f"{_verdict(before['holds'])}: {before['evidence']}" if before else ""
+        rows.append([claim.text, _verdict(claim.holds), claim.evidence, then])
+    head = [
+        "claim",
+        "holds here",
+        "evidence (points, 95% interval)",
+        "before: `iq-resnet`, contrastive, heads on the mean of a stage",
+    ]
+    return "## In short\n\n" + _table(head, rows)
+
+
+def _verdict(holds: bool) -> str:
+    return "yes" if holds else "**no**"
 
 
 def _curves() -> str:
@@ -105,8 +123,8 @@ def _curves() -> str:
 
 ![Accuracy of every exit against MACs, {MANY} labels per class](figures/study-scores-500.svg)
 
-Bands span the runs. Green squares: the network cut at `{"` and `".join(SCRATCH_EXITS)}` and trained on these labels alone. Dotted: the `handmade` control of
-[numbers.md](numbers.md)."""
+Bands span the runs. Green squares: the network cut at `{"` and `".join(SCRATCH_EXITS)}` and trained on these labels alone. Dotted: the exit `input`, features by hand
+without the encoder."""
 
 
 def _labels(study: Study) -> str:
@@ -140,7 +158,7 @@ def _controls(study: Study) -> str:
             _percent(study.stack(PRETRAINED, task.name, MANY)),
             _percent(study.stack(PRETRAINED, task.name, MANY, probe="neighbour")),
             str(study.over_random(task.name, MANY, probe="neighbour")),
-            _percent(study.stack((BY_HAND,), task.name, MANY)),
+            f"{100 * study.by_hand(task.name, MANY):.1f}",
             *[f"{100 * value:.1f}" for value in scratch[:, SCRATCH_SHOTS.index(MANY)]],
             *[f"{100 * value:.1f}" for value in scratch[:, SCRATCH_SHOTS.index(FEW)]],
         ]
@@ -207,15 +225,17 @@ first exit that is worse and so misses better ones behind it.
 
 
 def _pretraining(study: Study, layers: list[dict[str, Any]]) -> str:
-    names = (*PRETRAINED, LONG_RUN, "masked", "shufflenet", "depth0", "depth1", "depth2", "depth3")
     rows = []
-    for name in names:
+    for name in (*PRETRAINED, *ABLATIONS):
         config = PRETRAINING[name]
-        what = f"{config.encoder}, {config.objective}, {config.steps:,} steps, seed {config.seed}"
-        if config.objective == "contrastive":
-            what += f", projector {config.projection_depth}"
+        what = f"{config.objective}, {config.steps:,} steps, seed {config.seed}"
+        if config.objective != "contrastive":
+            what += f", labels {config.labels}"
+        if config.objective != "supervised":
+            what += f", views {config.views}"
         scores = [
-            f"{_percent(study.stack((name,), task.name, MANY))} ({_relative_depth(study, name, task.name)})"
+            f"{_percent(study.stack((name,), task.name, MANY))} ({_relative_depth(study, name, task.name)}; "
+            f"{study.over_full(task.name, MANY, names=(name,)).mean * 100:+.1f})"
             for task in TASKS
         ]
         rows.append([what, *scores])
@@ -225,24 +245,24 @@ def _pretraining(study: Study, layers: list[dict[str, Any]]) -> str:
         f"{task} {100 * before['probe'][task][-1]:.1f} to {100 * last['probe'][task][-1]:.1f}%"
         for task in last["probe"]
     )
-    length = "; ".join(f"{task.name} {study.between(LONG_RUN, MAIN_RUN, task.name, MANY)}" for task in TASKS)
-    long_gains = "; ".join(f"{t.name} {study.over_full(t.name, MANY, names=(LONG_RUN,))}" for t in TASKS)
     rising = [task for task in last["probe"] if last["probe"][task][-1] - before["probe"][task][-1] > LEVEL]
     levelled = f"{listed(rising)} has not levelled off" if rising else "both have levelled off"
-    return f"""## Pretraining: seeds, length, objective, projector
+    labels = "; ".join(
+        f"{task.name} {study.between('supervised-all', 'supervised-non-task', task.name, MANY)}" for task in TASKS
+    )
+    return f"""## Pretraining: seeds, objective, labels, views
 
-Accuracy in % at {MANY} labels per class at the chosen exits; in brackets the mean position of the chosen exit, 0 the first and 1 the last. The depth of the projector was fixed at 2
-before any OOD score was seen; the short runs compare with each other only.
+Accuracy in % at {MANY} labels per class at the chosen exits; in brackets the mean position of the chosen exit, 0 the first and 1 the last, and what it gains over the last exit, points. The
+runs of {ABLATIONS["mixed"].steps:,} steps compare with each other only. Labels and views: [encoders.md](encoders.md#learning-what-the-generator-drew).
 
-{_table(["encoder", *[task.name for task in TASKS]], rows)}
+{_table(["pretraining", *[task.name for task in TASKS]], rows)}
+
+Supervised by all labels minus supervised by those that are no task's own, points: {labels}.
 
 ![ID probe of every exit against steps](figures/study-pretraining.svg)
 
-The picture and the next section are of the run of {PRETRAINING[LONG_RUN].steps:,} steps, whose weights ship. The ID probe of its last exit over the last doubling
-({before["step"]:,} to {last["step"]:,} steps): {change}. So {levelled}.
-
-Were the three runs of {PRETRAINING[MAIN_RUN].steps:,} steps long enough? The longer one minus the first of them, points: {length}. What its chosen exits gain over its last
-one: {long_gains}."""
+The picture and the next section are of the run `{MAIN_RUN}` of {PRETRAINING[MAIN_RUN].steps:,} steps, whose weights ship. The ID probe of its last exit over the last doubling
+({before["step"]:,} to {last["step"]:,} steps): {change}. So {levelled}."""
 
 
 def _relative_depth(study: Study, name: str, task: str) -> str:
@@ -268,7 +288,7 @@ def _layers(layers: list[dict[str, Any]]) -> str:
 - Effective rank of the last exit: {first["effective_rank"][late]:.1f} before, {last["effective_rank"][late]:.1f} after; of `{last["exits"][early]}`: {first["effective_rank"][early]:.1f} and
   {last["effective_rank"][early]:.1f}.
 - Similarity (CKA, unbiased) of `{last["exits"][early]}` and the last exit: {first["cka"][early][late]:.2f} before, {last["cka"][early][late]:.2f} after.
-- Masked modelling and all numbers: `runs/study/layers-*.json`."""
+- All numbers: `runs/study/layers.json`."""
 
 
 def _choosing(study: Study) -> str:
@@ -302,7 +322,7 @@ def _failures(study: Study, found: list[Claim]) -> str:
     lines = [f"- {claim.text}: {claim.evidence}." for claim in found if not claim.holds]
     for task in TASKS:
         ours = float(study.stack(PRETRAINED, task.name, MANY).mean())
-        by_hand = float(study.stack((BY_HAND,), task.name, MANY).mean())
+        by_hand = study.by_hand(task.name, MANY)
         if by_hand > ours:
             lines.append(
                 f"- Features by hand beat the pretrained encoder on {task.name}: {100 * by_hand:.1f} against {100 * ours:.1f}%."

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from offramp.schema.tasks import Shift, SyntheticSpec
 from offramp.training.config import PretrainingConfig
 
-SHOTS = (1, 10, 50, 100, 500)
+SHOTS = (10, 100, 500)
 LABEL_SEEDS = 5
 TEST_WINDOWS = 2560
-ENCODER = "iq-resnet"
-STEPS = 4500
-SHORT_STEPS = 900
-"""The projector ablation compares short runs with each other; the depths are fixed before any OOD score is looked at."""
+ENCODER = "iq-resnet-small"
+STEPS = 6000
+ABLATION_STEPS = 4500
+"""Ablations compare with each other at equal steps; what ships was chosen before any OOD score was looked at."""
+POOLING, SIDE = "statistics", "handmade"
+"""What every head sees of every exit, as in the embedded suite."""
 
 
 @dataclass(frozen=True)
@@ -83,28 +85,31 @@ TASKS = (
 COUNTED = tuple(task for task in TASKS if task.no_claim is None)
 """Those that claims and means over tasks are about."""
 
-PRETRAINING: dict[str, PretrainingConfig] = {
-    "resnet-s0": PretrainingConfig(encoder=ENCODER, steps=STEPS, seed=0),
-    "resnet-s1": PretrainingConfig(encoder=ENCODER, steps=STEPS, seed=1),
-    "resnet-s2": PretrainingConfig(encoder=ENCODER, steps=STEPS, seed=2),
-    "long": PretrainingConfig(encoder=ENCODER, steps=2 * STEPS, seed=0),
-    "masked": PretrainingConfig(encoder=ENCODER, steps=STEPS, seed=0, objective="masked"),
-    "shufflenet": PretrainingConfig(encoder="iq-shufflenet", steps=STEPS, seed=0),
-    **{
-        f"depth{depth}": PretrainingConfig(encoder=ENCODER, steps=SHORT_STEPS, seed=0, projection_depth=depth)
-        for depth in (0, 1, 2, 3)
-    },
+
+def _ablation(objective: str, labels: str = "general", views: str = "same") -> PretrainingConfig:
+    return PretrainingConfig(encoder=ENCODER, steps=ABLATION_STEPS, objective=objective, labels=labels, views=views)
+
+
+MAIN_RUN = "seed0"
+"""Its weights ship."""
+PRETRAINED = (MAIN_RUN, "seed1", "seed2")
+ABLATIONS: dict[str, PretrainingConfig] = {
+    "contrastive": _ablation("contrastive"),
+    "contrastive-crop": _ablation("contrastive", views="crop"),
+    "contrastive-redrawn": _ablation("contrastive", views="redrawn"),
+    "mixed": _ablation("mixed"),
+    "supervised": _ablation("supervised"),
+    "supervised-non-task": _ablation("supervised", labels="non-task"),
+    "supervised-all": _ablation("supervised", labels="all"),
 }
-"""Runs by name; ``depthD`` has D layers in its projection head."""
-MAIN_RUN = "resnet-s0"
-PRETRAINED = (MAIN_RUN, "resnet-s1", "resnet-s2")
+"""Shorter runs of other objectives, labels and views, by name."""
+PRETRAINING: dict[str, PretrainingConfig] = {
+    name: PretrainingConfig(encoder=ENCODER, steps=STEPS, objective="mixed", labels="general", seed=seed)
+    for seed, name in enumerate(PRETRAINED)
+} | ABLATIONS
+"""All runs by name."""
 RANDOM = ("random-0", "random-1", "random-2")
 """Random weights, BatchNorm statistics measured without labels."""
-LONG_RUN = "long"
-"""Shows whether the others were long enough. Its weights ship."""
-OTHERS = (LONG_RUN, "masked", "shufflenet", "depth0", "depth1", "depth2", "depth3")
-BY_HAND = "handmade"
-"""Features of the control of that name, as if they were an exit."""
 SCRATCH_SHOTS = (10, 100, 500)
 SCRATCH_SEEDS = 3
 SCRATCH_EXITS = ("stage1.1", "stage3.1")

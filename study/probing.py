@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from plan import ENCODER, LABEL_SEEDS, TEST_WINDOWS, StudyTask
+from plan import ENCODER, LABEL_SEEDS, POOLING, SIDE, TEST_WINDOWS, StudyTask
 
 from offramp import load_encoder
 from offramp.bundle import Head
 from offramp.data.simulated import read_synthetic
 from offramp.encoders.base import StagedEncoder
-from offramp.encoders.side import handmade
+from offramp.encoders.recalibration import recalibrated
 from offramp.encoders.taps import freeze
+from offramp.encoders.view import TaskView
 from offramp.experiment.controls.features import random_twin
 from offramp.experiment.features import batch_size
 from offramp.experiment.prepare import CALIBRATION_WINDOWS
@@ -72,15 +73,21 @@ def task_data(task: StudyTask) -> TaskData:
     return TaskData(table.windows.read(everything), labels, groups, everything[:cut], everything[cut:])
 
 
-def encoder_of(name: str, task: StudyTask, runs: Path) -> StagedEncoder:
-    """A frozen encoder by its name in the plan."""
+def encoder_of(name: str, task: StudyTask, runs: Path) -> TaskView:
+    """A frozen encoder by its name in the plan, as the heads see it; its BatchNorm statistics, pretrained or not, are those of the task's windows."""
+    windows = read_synthetic(task.spec).windows
+    spread = np.unique(np.linspace(0, windows.count - 1, CALIBRATION_WINDOWS).astype(np.int64))
+    batches = torch.from_numpy(windows.read(spread)).split(batch_size(windows.shape))
     if name.startswith("random-"):
-        plain = load_encoder(ENCODER, weights="random")
-        windows = read_synthetic(task.spec).windows
-        spread = np.unique(np.linspace(0, windows.count - 1, CALIBRATION_WINDOWS).astype(np.int64))
-        batches = torch.from_numpy(windows.read(spread)).split(batch_size(windows.shape))
-        return random_twin(plain, batches, int(name[-1]))
-    return freeze(load_encoder(str(runs / "pretraining" / name / "encoder")))
+        encoder = random_twin(load_encoder(ENCODER, weights="random"), batches, int(name[-1]))
+    else:
+        encoder = freeze(recalibrated(load_encoder(str(runs / "pretraining" / name / "encoder")), batches))
+    return seen(encoder, windows.shape)
+
+
+def seen(encoder: StagedEncoder, shape: tuple[int, ...]) -> TaskView:
+    """An encoder as the heads see it: statistics over positions at every exit, features by hand in front."""
+    return TaskView(encoder, shape, {exit.name: POOLING for exit in encoder.exits}, SIDE)
 
 
 def taps_of(encoder: StagedEncoder, windows: NDArray[np.float32], batch: int = 256) -> dict[str, NDArray[np.float32]]:
@@ -91,12 +98,6 @@ def taps_of(encoder: StagedEncoder, windows: NDArray[np.float32], batch: int = 2
             for name, tap in encoder.taps(torch.from_numpy(windows[start : start + batch])).items():
                 parts[name].append(tap.numpy())
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
-
-
-def by_hand(windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """The handmade control as if it were an exit."""
-    with torch.inference_mode():
-        return {"handmade": torch.cat([handmade(batch) for batch in torch.from_numpy(windows).split(1024)]).numpy()}
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,10 @@ class Study:
         scores = self.scores(name, task)
         return np.asarray(scores.linear[:, scores.budgets.index(budget)].mean((1, 2)))
 
+    def by_hand(self, task: str, budget: int) -> float:
+        """Accuracy of the exit before the encoder, which is the same whatever the encoder."""
+        return float(self.by_exit(PRETRAINED[0], task, budget)[0])
+
     def stack(self, names: tuple[str, ...], task: str, budget: int, full: bool = False, probe: str = "linear") -> Bools:
         """Correctness ``(encoders, label seeds, M)`` at each one's chosen exits, or at the last."""
         each = [self.scores(name, task) for name in names]

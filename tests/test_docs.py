@@ -36,7 +36,7 @@ from offramp import cli, costs
 from offramp.cli.app import app
 from offramp.encoders import registry
 from offramp.encoders.base import StagedEncoder
-from offramp.encoders.iq_resnet import IQResNet
+from offramp.encoders.iq_resnet import IQResNet, IQResNetSmall
 from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.registry import load_encoder, random_encoder
 from offramp.encoders.storage import save_encoder
@@ -117,6 +117,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages after the quickstart take for granted: its data file, suite and run."""
     folder = tmp_path_factory.mktemp("lab")
     save_encoder(narrow_encoder(), folder / "shipped" / "iq-resnet")
+    save_encoder(random_encoder(IQResNetSmall, NARROW, 0), folder / "shipped" / "iq-resnet-small")
     save_encoder(
         random_encoder(IQShuffleNet, {"channels": [8, 8, 16, 16, 32]}, 0), folder / "shipped" / "iq-shufflenet"
     )
@@ -143,7 +144,10 @@ real_latency = costs.measure_latency
 
 def narrow_encoder(seed: int = 0, **config: Any) -> StagedEncoder:
     """iq-resnet with a third of its channels and less; ``repeats`` leaves out exits."""
-    return random_encoder(IQResNet, {"channels": [8, 8, 12, 16, 24]} | config, seed)
+    return random_encoder(IQResNet, NARROW | config, seed)
+
+
+NARROW: dict[str, Any] = {"channels": [8, 8, 12, 16, 24]}
 
 
 @pytest.fixture

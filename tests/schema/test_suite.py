@@ -135,7 +135,7 @@ def test_absolute_paths_stay(tmp_path: Path) -> None:
 
 def test_the_embedded_default() -> None:
     assert load_suite(None) == load_suite(DEFAULT_SUITE)
-    assert load_suite(None).encoder.name == "iq-resnet"
+    assert load_suite(None).encoder.name == "iq-resnet-small"
     assert {task.name: task.shift for task in load_suite(None).tasks} == {
         "modulation": "id",
         "direction_sector": "id",

@@ -18,7 +18,7 @@ def tones(count: int) -> TaskData:
 
 
 def test_a_cut_network_learns_and_repeats(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(scratch, "STEPS", 30)
+    monkeypatch.setattr(scratch, "STEPS", 80)
     data = tones(200)
     right = scratch.train_from_scratch(data, "stage1.1", 40, seed=1)
     assert right.shape == (100,)
