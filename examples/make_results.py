@@ -86,7 +86,13 @@ READING = {
         "for from 4 of 16 antennas. `beam_gains` chooses by regression of all beams' gains and is scored by the spectral efficiency of its choice over that of the best beam; "
         "`precoding` by that of maximum-ratio transmission on the predicted channel over that on the true one. Positions are in metres.",
     ),
+    "channels-beside": (
+        "Channels over time, with the linear predictor beside every tap",
+        "The per-position tasks again. `input` is the linear predictor's own answer, refined by a linear head: an exit before the encoder. `tap_alone` has the heads of the section before.",
+    ),
 }
+IMPORTS = {"channels-beside": "predictors.beside"}
+"""Modules of this folder whose functions a suite names."""
 ENCODERS = {
     "iq-resnet": (2, 4, 256),
     "iq-resnet-small": (2, 4, 256),
@@ -148,13 +154,14 @@ def make_channels(runs: Path) -> None:
 
 
 VIT_STEPS = "1000"
-BEFORE = {"rtl433-vit": make_vit, "channels": make_channels}
+BEFORE = {"rtl433-vit": make_vit, "channels": make_channels, "channels-beside": make_channels}
 """What a suite needs that does not ship."""
 
 
 def offramp(*words: object) -> None:
-    """Run a command of Offramp."""
-    subprocess.run([sys.executable, "-c", "from offramp.cli import main; main()", *map(str, words)], check=True)
+    """Run a command of Offramp; ``--import`` finds the modules of this folder."""
+    code = f"import sys; sys.path.insert(0, {str(HERE)!r}); from offramp.cli import main; main()"
+    subprocess.run([sys.executable, "-c", code, *map(str, words)], check=True)
 
 
 def main() -> None:
@@ -183,7 +190,8 @@ def main() -> None:
             continue
         out = arguments.runs / name
         if not (out / "results.json").exists():
-            offramp("run", "--out", out, *([suite] if suite else []))
+            imported = ("--import", IMPORTS[name]) if name in IMPORTS else ()
+            offramp("run", "--out", out, *([suite] if suite else []), *imported)
         parts.append(_section(name, load_results(out)))
         if name == "channels":
             parts.append(_prediction(out))

@@ -174,6 +174,17 @@ def test_the_interval_of_an_accuracy_is_binomial() -> None:
     assert (low, high) == pytest.approx(stats.binom.ppf([0.025, 0.975], 400, 0.75) / 400, abs=0.004)
 
 
+def test_an_interval_of_a_share_ends_at_one() -> None:
+    """What is drawn for the seeds is normal, so that near 100% its upper end lies beyond."""
+    hits = np.stack([np.ones(40), np.ones(40), (np.arange(40) < 30).astype(float)])
+    drawn = Resamples.draw(40, 3, 0, 2000, 3.0)
+    sums = np.stack([counted(each) for each in hits])
+    assert interval(drawn.scores(sums, ACCURACY))[1] > 1
+    low, high = summarise(sums, ACCURACY, drawn).ci95
+    assert low == interval(drawn.scores(sums, ACCURACY))[0]
+    assert high == 1.0
+
+
 def test_mean_and_deviation_over_seeds() -> None:
     sums = np.array([[[8.0, 10.0]], [[6.0, 10.0]], [[4.0, 10.0]]])
     score = summarise(sums, ACCURACY)

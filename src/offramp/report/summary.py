@@ -97,11 +97,14 @@ def summary_sentence(results: Results) -> str:
     found = run_summary(results.tasks)
     if not found.tasks:
         return "No task of this run counts for a claim."
-    many = f"{found.leave_early} of {found.tasks} task{'s' * (found.tasks != 1)}"
-    told = f"{many} leave{'s' * (found.leave_early == 1)} before the end"
-    if found.leave_early:
+    alone = found.tasks == 1
+    many = "The task" if alone else f"{found.leave_early} of {found.tasks} tasks"
+    if not found.leave_early:
+        told = "The task runs to the end" if alone else f"{many} leave before the end"
+    else:
         saved = format_percent(found.mean_macs_saved_fraction)
-        told += f", which saves {saved} of the MACs on average over all {found.tasks}"
+        told = f"{many} leave{'s' * (found.leave_early == 1)} before the end, which saves {saved} of the MACs"
+        told += "" if alone else f" on average over all {found.tasks}"
         if any(task.saving_confirmed is not None for task in results.tasks.values()):
             told += f"; savings confirmed on test: {found.confirmed} of {found.leave_early}"
     if found.ood_tasks:

@@ -170,11 +170,14 @@ def per_seed_scores(sums: Array, metric: Metric) -> Array:
 def summarise(sums: Array, metric: Metric, resamples: Resamples | None = None) -> Score:
     """Mean, standard deviation over seeds, and an interval if resamples are given."""
     per_seed = per_seed_scores(sums, metric)
+    ends = interval(resamples.scores(sums, metric)) if resamples else None
+    if ends and metric.bounded:  # what the draws of seeds add knows no bounds
+        ends = max(0.0, ends[0]), min(1.0, ends[1])
     return Score(
         mean=float(per_seed.mean()),
         std=float(per_seed.std(ddof=1)) if len(per_seed) > 1 else 0.0,
         per_seed=[float(score) for score in per_seed],
-        ci95=interval(resamples.scores(sums, metric)) if resamples else None,
+        ci95=ends,
     )
 
 
