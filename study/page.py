@@ -72,7 +72,7 @@ exit saves up to 93% of the FLOPs, and that intermediate exits beat the full enc
 to the test with `{ENCODER}` and simulated signals ([simulation.md](simulation.md)); nothing here is a recording.
 
 - **Tasks**: {len(ID)} ID, {len(OOD)} OOD, those of the embedded suite with more windows. {TEST_WINDOWS:,} test windows each. `fingerprint` is divided by sessions.
-{_no_claims()}- **Labels**: {", ".join(map(str, SHOTS))} per class, five draws of each. The encoder stays frozen.
+{_no_claims()}- **Labels**: {", ".join(map(str, SHOTS))} per class, {LABEL_SEEDS} draws of each. The encoder stays frozen.
 - **Head**: logistic regression on mean and standard deviation of a stage, with features by hand beside them, as in a run; `input` is the exit before the encoder, with features by
   hand alone. Random weights get the same heads. Strength and the exit are chosen by accuracy on held-out labels (four folds of ten labels per class; of more, one fold in four),
   never on test windows.

@@ -8,11 +8,11 @@ from offramp.schema.tasks import Shift, SyntheticSpec
 from offramp.training.config import PretrainingConfig
 
 SHOTS = (10, 100, 500)
-LABEL_SEEDS = 5
+LABEL_SEEDS = 3
 TEST_WINDOWS = 2560
 ENCODER = "iq-resnet-small"
 STEPS = 6000
-ABLATION_STEPS = 4500
+ABLATION_STEPS = 2000
 """Ablations compare with each other at equal steps; what ships was chosen before any OOD score was looked at."""
 POOLING, SIDE = "statistics", "handmade"
 """What every head sees of every exit, as in the embedded suite."""
