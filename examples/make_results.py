@@ -30,6 +30,20 @@ EARLIER = HERE / "earlier_results.json"
 """What this page said of each task before heads saw more than the mean of a stage."""
 SAME = "The same tasks with another encoder."
 READING = {
+    "rtl433-amc-ssl": (
+        "Families of 433 MHz devices, over the air: amc-ssl, contrastive weights of other makers",
+        "Nobody of this project trained the encoder: simulated signals of RadioML, one antenna, no labels. Most families were recorded in one session, so that family and receiver "
+        "noise go together. `family_from_noise_only` has the same labels on stretches without any transmission: whatever it scores is not about the devices.",
+    ),
+    "uwb-amc-ssl": (
+        "Ultra-wideband channel impulse responses in unseen geometries: amc-ssl",
+        "The same weights. Each geometry has one class and one distance, and the responses are aligned to the first path. `power_only` shows what "
+        "mere signal level gives, `constant` what no input at all gives.",
+    ),
+    "embedded-amc-ssl": (
+        "Two tasks of the embedded suite: amc-ssl",
+        "The same weights, on simulated signals of ours; the section below has them with our own encoder.",
+    ),
     "default": (
         "Simulated signals",
         "Two ID tasks, signal type and direction of arrival (as sector and in degrees), and four OOD tasks: other signals (`rml2016`), another question "
@@ -46,13 +60,8 @@ READING = {
         SAME + " It was pretrained on stochastic channels alone (3GPP TR 38.901).",
     ),
     "rtl433": (
-        "Families of 433 MHz devices, over the air: iq-resnet",
-        "Most families were recorded in one session, so that family and receiver noise go together. `family_from_noise_only` "
-        "has the same labels on stretches without any transmission: whatever it scores is not about the devices.",
-    ),
-    "rtl433-amc-ssl": (
-        "433 MHz devices: amc-ssl, contrastive weights of other makers",
-        SAME + " Nobody of this project trained it: simulated signals of RadioML, one antenna, no labels.",
+        "433 MHz devices: iq-resnet",
+        SAME,
     ),
     "rtl433-wavesfm-iq": ("433 MHz devices: WavesFM micro, I/Q", SAME),
     "rtl433-wavesfm-vision": (
@@ -64,11 +73,9 @@ READING = {
         SAME + " A ViT made from a configuration and pretrained on spectrograms of simulated signals by this script.",
     ),
     "uwb": (
-        "Ultra-wideband channel impulse responses in unseen geometries: iq-resnet",
-        "Each geometry has one class and one distance, and the responses are aligned to the first path. `power_only` shows what "
-        "mere signal level gives, `constant` what no input at all gives.",
+        "Ultra-wideband: iq-resnet",
+        SAME,
     ),
-    "uwb-amc-ssl": ("Ultra-wideband: amc-ssl, contrastive weights of other makers", SAME),
     "uwb-wavesfm": ("Ultra-wideband: WavesFM micro, I/Q", SAME),
     "wiar": (
         "Wi-Fi CSI of sixteen activities: iq-shufflenet",

@@ -4,7 +4,7 @@ Every exit of every encoder gets the suite's heads. All scores are of validation
 table: whoever chooses by the other one has no OOD tasks left. Every finished task of an encoder is kept in the output folder, so start
 it again after a kill.
 
-python study/pretraining_objectives.py today=iq-resnet mixed=runs/mixed/encoder [--seeds 2] [--pooling statistics] [--out FOLDER]
+python study/pretraining_objectives.py today=iq-resnet mixed=runs/mixed/encoder [--seeds 2] [--pooling suite default statistics] [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -79,18 +79,30 @@ def main() -> None:
     parser.add_argument("encoders", nargs="+", metavar="LABEL=ENCODER", help="registered name or encoder folder")
     parser.add_argument("--seeds", type=int, default=2, help="draws of training and validation windows")
     parser.add_argument(
-        "--pooling", default=HEAD, help="of every task's head: default, statistics, quantiles; suite: its own"
+        "--pooling",
+        nargs="+",
+        default=[HEAD],
+        help="of every task's head, one row of the tables each: default, statistics, quantiles; suite: its own",
     )
     parser.add_argument("--tasks", nargs="*", help="those of the suite; all if left out")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--page", type=Path, help="where to write the tables; in the output folder if left out")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    suite = asked_suite(load_suite(), arguments.seeds, arguments.pooling, arguments.tasks)
     candidates = [Candidate(*text.partition("=")[::2]) for text in arguments.encoders]
-    scores = {each.label: scores_of(each, suite, arguments.out) for each in candidates}
+    scores: dict[str, dict[str, Scores]] = {}
+    for pooling in arguments.pooling:
+        suite = asked_suite(load_suite(), arguments.seeds, pooling, arguments.tasks)
+        for each in candidates:
+            scores[_row(each.label, pooling, arguments.pooling)] = scores_of(each, suite, arguments.out)
     page = written(candidates, suite.tasks, scores)
-    write_text(arguments.out / "objectives.md", page)
+    write_text(arguments.page or arguments.out / "objectives.md", page)
     print(page)
+
+
+def _row(label: str, pooling: str, poolings: Sequence[str]) -> str:
+    """What a row of the tables is called."""
+    return label if len(poolings) == 1 else f"{label}, {pooling}"
 
 
 def asked_suite(loaded: LoadedSuite, seeds: int, pooling: str, tasks: Sequence[str] | None) -> LoadedSuite:
@@ -161,21 +173,18 @@ def written(candidates: Sequence[Candidate], tasks: Sequence[TaskSpec], scores: 
     lines += ["", "| encoder | made by |", "|---|---|"]
     lines += [f"| {each.label} | {each.made} |" for each in candidates]
     if known:
-        ranked = sorted(candidates, key=lambda each: -mean_accuracy(scores[each.label], known))
+        means = {row: mean_accuracy(of_row, known) for row, of_row in scores.items()}
+        ranked = sorted(means, key=lambda row: -means[row])
         lines += ["", "## ID tasks: choose by these", ""]
-        lines += [
-            f"Mean accuracy of the best exits: {'; '.join(f'{each.label} {mean_accuracy(scores[each.label], known):.3f}' for each in ranked)}."
-        ]
-        lines += _table(candidates, known, scores)
+        lines += [f"Mean accuracy of the best exits: {'; '.join(f'{row} {means[row]:.3f}' for row in ranked)}."]
+        lines += _table(known, scores)
     if unseen:
         lines += ["", "## OOD tasks: to look at, never to choose by"]
-        lines += _table(candidates, unseen, scores)
+        lines += _table(unseen, scores)
     return "\n".join(lines) + "\n"
 
 
-def _table(
-    candidates: Sequence[Candidate], tasks: Sequence[TaskSpec], scores: dict[str, dict[str, Scores]]
-) -> list[str]:
+def _table(tasks: Sequence[TaskSpec], scores: dict[str, dict[str, Scores]]) -> list[str]:
     lines = []
     for task in tasks:
         lines += [
@@ -185,13 +194,11 @@ def _table(
             "| encoder | best exit | full depth | every exit |",
             "|---|---|---|---|",
         ]
-        for each in candidates:
-            of_task = scores[each.label][task.name]
+        for row, of_row in scores.items():
+            of_task = of_row[task.name]
             best, full = best_exit(of_task, task), of_task[-1]
             every = ", ".join(f"{exit.score:.3g} ({exit.share:.0%})" for exit in of_task)
-            lines.append(
-                f"| {each.label} | {best.score:.3f} ({best.exit}, {best.share:.0%}) | {full.score:.3f} | {every} |"
-            )
+            lines.append(f"| {row} | {best.score:.3f} ({best.exit}, {best.share:.0%}) | {full.score:.3f} | {every} |")
     return lines
 
 
