@@ -18,6 +18,7 @@ from plan import (
     PRETRAINING,
     RANDOM,
     SCRATCH_EXITS,
+    SCRATCH_SEEDS,
     SCRATCH_SHOTS,
     SHOTS,
     TASKS,
@@ -168,7 +169,7 @@ def _controls(study: Study) -> str:
     return f"""## Other probes and other ways to get there
 
 {MANY} labels per class unless said otherwise. Nearest neighbours: five, by cosine of standardised taps, at the same exits. From scratch: the network cut at that exit,
-every weight trained on these labels, mean of three runs.
+every weight trained on these labels, mean of {SCRATCH_SEEDS} runs.
 
 {_table(head, rows)}"""
 

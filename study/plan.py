@@ -110,6 +110,6 @@ PRETRAINING: dict[str, PretrainingConfig] = {
 """All runs by name."""
 RANDOM = ("random-0", "random-1", "random-2")
 """Random weights, BatchNorm statistics measured without labels."""
-SCRATCH_SHOTS = (10, 100, 500)
-SCRATCH_SEEDS = 3
+SCRATCH_SHOTS = (10, 500)
+SCRATCH_SEEDS = 2
 SCRATCH_EXITS = ("stage1.1", "stage3.1")
