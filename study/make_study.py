@@ -16,7 +16,7 @@ from choosing import score_criteria
 from energy import joules_per_call
 from layers import layers_over_steps
 from page import write_page
-from plan import ABLATIONS, ENCODER, MAIN_RUN, PRETRAINED, PRETRAINING, RANDOM, SHOTS, TASKS, StudyTask
+from plan import ENCODER, MAIN_RUN, PRETRAINED, PRETRAINING, RANDOM, SHOTS, TASKS, StudyTask
 from probing import encoder_of, score, seen, taps_of, task_data
 from scratch import score_scratch
 
@@ -58,14 +58,14 @@ def _pretrain(runs: Path, only: list[str] | None) -> None:
 def _score(runs: Path, only: list[str] | None) -> None:
     for task in TASKS:
         data = None
-        for name in only or (*PRETRAINED, *RANDOM, *ABLATIONS):
+        for name in only or (*PRETRAINED, *RANDOM):
             out = runs / "scores" / f"{name}-{task.name}.npz"
             if out.exists():
                 continue
             data = data or task_data(task)
             taps = taps_of(encoder_of(name, task, runs), data.windows)
-            budgets, probes = SHOTS[-1:] if name in ABLATIONS else SHOTS, PROBES.get(name, ())
-            _once(out, lambda path, t=taps, d=data, b=budgets, p=probes: score(t, d, path, b, p))
+            probes = PROBES[name]
+            _once(out, lambda path, t=taps, d=data, p=probes: score(t, d, path, SHOTS, p))
 
 
 def _scratch(runs: Path, only: list[str] | None) -> None:

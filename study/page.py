@@ -10,7 +10,6 @@ import numpy as np
 from claims import FEW, ID, MANY, OOD, Claim, claims, listed
 from figures import layers_over_steps, over_random_against_labels, scores_against_macs, similarity
 from plan import (
-    ABLATIONS,
     ENCODER,
     LABEL_SEEDS,
     MAIN_RUN,
@@ -227,13 +226,9 @@ first exit that is worse and so misses better ones behind it.
 
 def _pretraining(study: Study, layers: list[dict[str, Any]]) -> str:
     rows = []
-    for name in (*PRETRAINED, *ABLATIONS):
+    for name in PRETRAINED:
         config = PRETRAINING[name]
-        what = f"{config.objective}, {config.steps:,} steps, seed {config.seed}"
-        if config.objective != "contrastive":
-            what += f", labels {config.labels}"
-        if config.objective != "supervised":
-            what += f", views {config.views}"
+        what = f"{config.objective}, labels {config.labels}, {config.steps:,} steps, seed {config.seed}"
         scores = [
             f"{_percent(study.stack((name,), task.name, MANY))} ({_relative_depth(study, name, task.name)}; "
             f"{study.over_full(task.name, MANY, names=(name,)).mean * 100:+.1f})"
@@ -248,17 +243,12 @@ def _pretraining(study: Study, layers: list[dict[str, Any]]) -> str:
     )
     rising = [task for task in last["probe"] if last["probe"][task][-1] - before["probe"][task][-1] > LEVEL]
     levelled = f"{listed(rising)} has not levelled off" if rising else "both have levelled off"
-    labels = "; ".join(
-        f"{task.name} {study.between('supervised-all', 'supervised-non-task', task.name, MANY)}" for task in TASKS
-    )
-    return f"""## Pretraining: seeds, objective, labels, views
+    return f"""## Pretraining: three seeds
 
-Accuracy in % at {MANY} labels per class at the chosen exits; in brackets the mean position of the chosen exit, 0 the first and 1 the last, and what it gains over the last exit, points. The
-runs of {ABLATIONS["mixed"].steps:,} steps compare with each other only. Labels and views: [encoders.md](encoders.md#learning-what-the-generator-drew).
+Accuracy in % at {MANY} labels per class at the chosen exits; in brackets the mean position of the chosen exit, 0 the first and 1 the last, and what it gains over the last exit, points.
+What other objectives, labels and views give: [objectives.md](objectives.md).
 
 {_table(["pretraining", *[task.name for task in TASKS]], rows)}
-
-Supervised by all labels minus supervised by those that are no task's own, points: {labels}.
 
 ![ID probe of every exit against steps](figures/study-pretraining.svg)
 

@@ -12,8 +12,6 @@ LABEL_SEEDS = 3
 TEST_WINDOWS = 2560
 ENCODER = "iq-resnet-small"
 STEPS = 6000
-ABLATION_STEPS = 2000
-"""Ablations compare with each other at equal steps; what ships was chosen before any OOD score was looked at."""
 POOLING, SIDE = "statistics", "handmade"
 """What every head sees of every exit, as in the embedded suite."""
 
@@ -85,28 +83,13 @@ TASKS = (
 COUNTED = tuple(task for task in TASKS if task.no_claim is None)
 """Those that claims and means over tasks are about."""
 
-
-def _ablation(objective: str, labels: str = "general", views: str = "same") -> PretrainingConfig:
-    return PretrainingConfig(encoder=ENCODER, steps=ABLATION_STEPS, objective=objective, labels=labels, views=views)
-
-
 MAIN_RUN = "seed0"
 """Its weights ship."""
 PRETRAINED = (MAIN_RUN, "seed1", "seed2")
-ABLATIONS: dict[str, PretrainingConfig] = {
-    "contrastive": _ablation("contrastive"),
-    "contrastive-crop": _ablation("contrastive", views="crop"),
-    "contrastive-redrawn": _ablation("contrastive", views="redrawn"),
-    "mixed": _ablation("mixed"),
-    "supervised": _ablation("supervised"),
-    "supervised-non-task": _ablation("supervised", labels="non-task"),
-    "supervised-all": _ablation("supervised", labels="all"),
-}
-"""Shorter runs of other objectives, labels and views, by name."""
 PRETRAINING: dict[str, PretrainingConfig] = {
     name: PretrainingConfig(encoder=ENCODER, steps=STEPS, objective="mixed", labels="general", seed=seed)
     for seed, name in enumerate(PRETRAINED)
-} | ABLATIONS
+}
 """All runs by name."""
 RANDOM = ("random-0", "random-1", "random-2")
 """Random weights, BatchNorm statistics measured without labels."""

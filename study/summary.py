@@ -181,11 +181,6 @@ class Study:
             chosen - self.stack(names, task, budget, full=True, probe=probe), self.scores(names[0], task).groups
         )
 
-    def between(self, name: str, other: str, task: str, budget: int) -> Estimate:
-        """One encoder minus another, each at the exits that it chose."""
-        chosen = self.stack((name,), task, budget).astype(float) - self.stack((other,), task, budget)
-        return crossed_bootstrap(chosen, self.scores(name, task).groups)
-
     def gains_that_hold(self, budget: int) -> dict[str, bool]:
         """Tasks whose gain over the full encoder is above zero after Holm's correction over the tasks that count."""
         estimates = [self.over_full(task.name, budget) for task in COUNTED]

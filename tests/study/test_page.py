@@ -10,7 +10,6 @@ import page
 import pytest
 from claims import claims
 from plan import (
-    ABLATIONS,
     LABEL_SEEDS,
     PRETRAINED,
     RANDOM,
@@ -39,20 +38,19 @@ def runs(tmp_path: Path) -> Path:
     for folder in ("scores", "scratch", "criteria"):
         (tmp_path / folder).mkdir()
     for task in TASKS:
-        for name in (*PRETRAINED, *RANDOM, *ABLATIONS):
+        for name in (*PRETRAINED, *RANDOM):
             if name in RANDOM:
                 accuracy = [0.5] * 8
             else:
                 accuracy = [0.8] * 8 if task.shift == "id" else [0.5, 0.6, 0.7, 0.8, 0.7, 0.7, 0.6, 0.6]
-            budgets = SHOTS[-1:] if name in ABLATIONS else SHOTS
             correct = np.stack([np.arange(2000) % 1000 < 1000 * value for value in accuracy])
             np.savez(
                 tmp_path / "scores" / f"{name}-{task.name}.npz",
                 exits=np.array(EXITS),
-                budgets=np.array(budgets),
+                budgets=np.array(SHOTS),
                 groups=np.arange(TEST),
-                linear=correctness(rng, accuracy, len(budgets), LABEL_SEEDS, TEST),
-                held_out=np.tile(np.array(accuracy)[:, None, None], (1, len(budgets), LABEL_SEEDS)),
+                linear=correctness(rng, accuracy, len(SHOTS), LABEL_SEEDS, TEST),
+                held_out=np.tile(np.array(accuracy)[:, None, None], (1, len(SHOTS), LABEL_SEEDS)),
                 held_out_right=correct[:, None].repeat(LABEL_SEEDS, 1),
                 held_out_groups=np.tile(np.arange(2000), (LABEL_SEEDS, 1)),
                 neighbour=correctness(rng, accuracy, LABEL_SEEDS, TEST),
