@@ -39,14 +39,36 @@ def onnx_bytes(
     """
     require_onnx()
     example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    return traced(network, {INPUT: example}, [True], outputs, properties, optimize)
+
+
+def traced(
+    network: nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    batched: Sequence[bool],
+    outputs: Sequence[str],
+    properties: Mapping[str, str] | None = None,
+    optimize: bool = True,
+) -> bytes:
+    """A network of one input or more as a serialised ONNX graph.
+
+    Args:
+        network: Takes them in their order, as ``forward(*inputs)``.
+        inputs: Examples of at least two windows, by name.
+        batched: Of which of them the first axis is that of the windows, which is dynamic; the others are traced as they are.
+        outputs, properties, optimize: As in :func:`onnx_bytes`.
+    """
+    require_onnx()
+    batch = torch.export.Dim("batch")
+    axes = tuple({0: batch} if dynamic else None for dynamic in batched)
     with _quiet():
         program = torch.onnx.export(
-            network.eval(),
-            (example,),
+            _Spread(network).eval(),
+            tuple(inputs.values()),
             dynamo=True,
-            input_names=[INPUT],
+            input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=(axes,),
             optimize=optimize,
             verbose=False,
         )
@@ -63,6 +85,18 @@ def onnx_bytes(
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
     return bytes(model.SerializeToString())
+
+
+class _Spread(nn.Module):
+    """Takes any number of inputs, so that all networks are traced in one way."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        answer: torch.Tensor | tuple[torch.Tensor, ...] = self.network(*inputs)
+        return answer
 
 
 def cut_graphs(content: bytes, outputs: Sequence[str]) -> dict[str, bytes]:

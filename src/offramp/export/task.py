@@ -20,7 +20,8 @@ from offramp.export.folding import fold_batchnorm
 from offramp.export.int8 import quantise
 from offramp.export.modules import DeployedTask
 from offramp.files import Kind, atomic_path, check_output
-from offramp.runtime.predictor import Predictor, load_bundle_encoder
+from offramp.runtime.predictor import Predictor
+from offramp.runtime.torch_backend import TorchBackend, load_bundle_encoder
 from offramp.runtime.views import TaskViews
 
 GRAPH = Kind("a graph that Offramp exported", mark=b"offramp.version")
@@ -140,7 +141,8 @@ def export_onnx(
         windows = load_examples(folder).get(name)
     if windows is None or not len(windows):
         raise DataError(f"the bundle holds no example windows of task {name!r}: give some to compare the graph on")
-    predictor = Predictor(replace(bundle, tasks={name: chosen}), encoder)
+    alone = replace(bundle, tasks={name: chosen})
+    predictor = Predictor(alone, TorchBackend(alone, encoder))
     raw = predictor.raw_windows(windows)
     expected = predictor.predict(raw, [name])[name].outputs
     compared = np.asarray(raw, np.float32)

@@ -18,8 +18,9 @@ from offramp.data.table import NoWindowsError, SampleRatesError, Table
 from offramp.errors import DataError
 from offramp.files import check_apart, check_output, output_folder, text_output
 from offramp.progress import OnNote, OnStep, silent
+from offramp.runtime.loading import load
 from offramp.runtime.outputs import COLUMNS, PLACE_COLUMNS, ROWS, complete, rows, write_csv, write_jsonl, write_sigmf
-from offramp.runtime.predictor import Prediction, load
+from offramp.runtime.predictor import Prediction
 from offramp.schema.tasks import DataSpec
 
 BLOCK = 1024
