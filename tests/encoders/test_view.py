@@ -187,7 +187,7 @@ def test_tasks_that_share_a_pass_answer_as_they_do_alone(
     for number, (side, poolings, exits) in enumerate(tasks):
         stored = seeing_task(encoder, "t" * (number + 1), exits[0], IQ_SHAPE, poolings, side)
         ones = (1.0,) * len(exits)
-        thresholds = tuple(rng.uniform(-0.8, -0.4, len(exits) - 1).tolist())
+        thresholds = tuple(rng.uniform(0.4, 0.8, len(exits) - 1).tolist())
         policy = Policy("classification", "confidence", exits, thresholds, ones, ones)
         view = TaskView(encoder, IQ_SHAPE, poolings, side)
         cascades.append(Cascade({exit: head_module(stored.heads[exit]) for exit in exits}, policy, view.seen))

@@ -42,6 +42,20 @@ class Format(StrEnum):
     sigmf = "sigmf"
 
 
+class BackendOption(StrEnum):
+    """What runs the encoder."""
+
+    torch = "torch"
+    onnxruntime = "onnxruntime"
+
+
+class Exported(StrEnum):
+    """What export writes."""
+
+    task = "task"
+    segments = "segments"
+
+
 class Schema(StrEnum):
     """Documents that have a JSON Schema."""
 
@@ -139,7 +153,7 @@ def inspect(
 
 @app.command(cls=Command)
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder, or a folder of segments.")],
     file: Annotated[
         Path, typer.Argument(help="Data file, a folder of SigMF recordings, or a pattern in quotes for several.")
     ],
@@ -162,6 +176,12 @@ def predict(
         bool, typer.Option("--allow-outside", help="Read also what files name outside of their folder.")
     ] = False,
     device: Device = "cpu",
+    backend: Annotated[
+        BackendOption | None, typer.Option(help="What runs the encoder; else what the folder is made for.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads that it computes with; else its own choice.")
+    ] = None,
 ) -> None:
     """Predict one task for every window of a file.
 
@@ -172,13 +192,14 @@ def predict(
     """
     from offramp.cli.advice import PREDICT, said_as_options
     from offramp.cli.progress import Steps
-    from offramp.runtime.files import Reading, predict_file
+    from offramp.runtime.files import Reading, Running, predict_file
 
     if resample is not None and not 0 < resample < float("inf"):
         raise SuiteError(f"--resample {resample:g}: give a sample rate in Hz")
     reading = Reading(input, resample, skip_bad, allow_outside)
     with Steps() as steps, said_as_options(PREDICT):
-        predict_file(bundle, file, task, format.value, out, device, steps, policy, reading, steps.note)
+        runs = Running(device, backend.value if backend else None, threads)
+        predict_file(bundle, file, task, format.value, out, runs, steps, policy, reading, steps.note)
 
 
 @app.command(cls=Command)
@@ -224,21 +245,39 @@ def bench(
 @app.command(cls=Command)
 def export(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    out: Annotated[Path, typer.Option(help="The .onnx file to write.", dir_okay=False)],
+    out: Annotated[Path, typer.Option(help="The .onnx file to write; a folder for segments.")],
+    what: Annotated[Exported, typer.Option(help="One task as one graph, or all tasks as segments.")] = Exported.task,
     task: Annotated[str | None, typer.Option(help="Task; may be left out where the bundle has one.")] = None,
-    exit: Annotated[str | None, typer.Option(help="Another exit than the chosen one.")] = None,
+    exit: Annotated[
+        list[str] | None, typer.Option(help="Another exit than the chosen one; for segments further exits to cut at.")
+    ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise weights and activations to 8 bits.")] = False,
 ) -> None:
-    """Write one task as an ONNX file.
+    """Write one task as an ONNX file, or all tasks as segments.
 
-    A static graph of the encoder up to the exit, head and softmax; it is put in place only if it answers as the bundle does.
+    A task is a static graph of the encoder up to the exit, head and softmax. Segments are the encoder cut at every exit in use, one file
+    each, with heads and policies: what several tasks share, and what windows leave one by one. offramp predict runs them without torch.
+    What is written is put in place only if it answers as the bundle does.
 
     Example: offramp export runs/demo/bundle --task modulation --out modulation.onnx
     """
+    exits = exit or []
+    if what is Exported.segments:
+        from offramp.cli.progress import Steps
+        from offramp.export.segments import export_segments
+
+        if task is not None or int8:
+            raise SuiteError(f"--what segments writes all tasks in float32: leave out {'--task' if task else '--int8'}")
+        with Steps() as steps:
+            print(export_segments(bundle, out, exits, steps).sentence)
+        return
     from offramp.export import export_onnx
 
-    done = export_onnx(bundle, task, out, exit, int8=int8)
-    print(done.sentence)
+    if out.is_dir():
+        raise SuiteError(f"{out} is a folder: give the .onnx file to write in --out, or --what segments")
+    if len(exits) > 1:
+        raise SuiteError("--exit: one graph ends at one exit; give it once, or --what segments")
+    print(export_onnx(bundle, task, out, exits[0] if exits else None, int8=int8).sentence)
 
 
 @app.command(cls=Command)
