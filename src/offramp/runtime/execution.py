@@ -32,6 +32,9 @@ RunHead = Callable[[Any], Array]
 class Segments(Protocol):
     """An encoder cut at exits, and a back end that runs the pieces one after the other."""
 
+    def __len__(self) -> int:
+        """How many pieces there are."""
+
     def order(self, exit: str) -> int:
         """Index of an exit by depth. Raises :class:`~offramp.errors.EncoderError` if there is none."""
 
@@ -57,6 +60,15 @@ class Segments(Protocol):
 
     def blank(self, x: Any) -> Any:
         """One window of zeros like those of a batch."""
+
+    def repeated(self, window: Any, count: int) -> Any:
+        """A batch of ``count`` times the same window."""
+
+    def joined(self, at: int, states: Sequence[State]) -> State:
+        """The states behind exit ``at`` (-1: inputs) of several batches as that of one."""
+
+    def divided(self, at: int, state: State, counts: Sequence[int]) -> list[State]:
+        """And back again, into batches of so many windows."""
 
 
 @dataclass(frozen=True, eq=False)

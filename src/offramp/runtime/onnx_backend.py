@@ -31,6 +31,9 @@ class OnnxSegments:
         self._exits = {segment.to: index for index, segment in enumerate(shared.segments)}
         self._outputs = [[part.output for part in segment.state if part.output] for segment in shared.segments]
 
+    def __len__(self) -> int:
+        return len(self._segments)
+
     def order(self, exit: str) -> int:
         if exit not in self._exits:
             raise BundleError(
@@ -67,12 +70,38 @@ class OnnxSegments:
     def blank(self, x: Floats) -> Floats:
         return np.zeros((1, *x.shape[1:]), x.dtype)
 
+    def repeated(self, window: Floats, count: int) -> Floats:
+        return np.repeat(window, count, axis=0)
+
+    def joined(self, at: int, states: Sequence[State]) -> State:
+        if len(states) == 1:
+            return states[0]
+        parts = zip(*states, strict=True)
+        return tuple(
+            part[0] if own else np.concatenate(part) for part, own in zip(parts, self._shared(at), strict=True)
+        )
+
+    def divided(self, at: int, state: State, counts: Sequence[int]) -> list[State]:
+        if len(counts) == 1:
+            return [state]
+        ends = np.cumsum(counts)[:-1]
+        divided = [
+            [part] * len(counts) if own else np.split(part, ends)
+            for part, own in zip(state, self._shared(at), strict=True)
+        ]
+        return list(zip(*divided, strict=True)) if divided else [()] * len(counts)
+
+    def _shared(self, at: int) -> list[bool]:
+        """Which parts of a state all windows share."""
+        return [False] if at < 0 else [part.shared for part in self._segments[at].state]
+
     def _run(self, index: int, state: State, taps: list[str]) -> tuple[State, list[Floats]]:
         segment, wanted = self._segments[index], self._outputs[index]
-        given = self._sessions[index].run([*wanted, *taps], dict(zip(segment.inputs, state, strict=True)))
+        asked = [*wanted, *taps] or [next(iter(segment.taps.values()))]  # ONNX Runtime takes no names for all names
+        given = self._sessions[index].run(asked, dict(zip(segment.inputs, state, strict=True)))
         behind = iter(given)
         following = tuple(state[part.kept] if part.kept is not None else next(behind) for part in segment.state)
-        return following, given[len(wanted) :]
+        return following, given[len(wanted) : len(wanted) + len(taps)]
 
 
 class OnnxBackend:

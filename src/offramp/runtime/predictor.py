@@ -138,19 +138,20 @@ class Predictor:
             sharing.setdefault((task.transform, task.statistics), []).append(task)
         decided: dict[str, list[Decisions]] = {task.name: [] for task in chosen}
         for start in range(0, len(windows), batch_size):
-            batch = _finite(windows[start : start + batch_size], first + start)
-            for (transform, _), together in sharing.items():
-                transformed = transform(batch)
-                check_range(transformed, np.arange(first + start, first + start + len(batch)))
+            batch = windows[start : start + batch_size]
+            for together in sharing.values():
+                inputs = self.backend.inputs(transformed(together[0], batch, first + start))
                 shared = self._sharing(tuple(task.name for task in together))
                 cascades = [
                     Cascade(self._heads[task.name], policies[task.name], seen)
                     for task, seen in zip(together, shared.seen, strict=True)
                 ]
-                found = run_cascades(shared.segments, cascades, self.backend.inputs(transformed), first + start)
+                found = run_cascades(shared.segments, cascades, inputs, first + start)
                 for task, decisions in zip(together, found, strict=True):
                     decided[task.name].append(decisions)
-        return {task.name: _prediction(task, named, policies[task.name], decided[task.name], first) for task in chosen}
+        return {
+            task.name: prediction_of(task, named, policies[task.name], decided[task.name], first) for task in chosen
+        }
 
     def _sharing(self, tasks: tuple[str, ...]) -> SharedPass:
         if tasks not in self._shared:
@@ -196,8 +197,18 @@ class Predictor:
         return chosen
 
 
-def _prediction(task: BundleTask, name: str, policy: Policy, decided: list[Decisions], first: int) -> Prediction:
-    """The answers of all batches; logits become probabilities at the temperature of the exit that gave them."""
+def transformed(task: BundleTask, windows: NDArray[np.generic], first: int = 0) -> NDArray[np.float32]:
+    """Windows behind a task's transform, float32; raises :class:`DataError` that names one which is not finite."""
+    batch = _finite(windows, first)
+    behind = task.transform(batch)
+    check_range(behind, np.arange(first, first + len(batch)))
+    return behind
+
+
+def prediction_of(
+    task: BundleTask, name: str, policy: Policy, decided: Sequence[Decisions], first: int = 0
+) -> Prediction:
+    """The answers of all batches under the policy called ``name``; logits become probabilities at the temperature of the exit that gave them."""
     empty = np.empty((0, task.heads[task.exit].outputs), dtype=np.float32)
     outputs = np.concatenate([empty, *(decisions.outputs for decisions in decided)])
     left = np.concatenate([np.empty(0, np.int64), *(decisions.exit for decisions in decided)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -34,6 +34,11 @@ class TorchSegments:
         self.encoder = encoder
         self.views: Mapping[Hashable, StagedEncoder] = {"default": encoder} if views is None else views
         self.pooling = pooling
+        self._of_two: list[list[bool]] = []
+        self._shape: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.encoder.exits)
 
     def order(self, exit: str) -> int:
         return self.encoder.exit_index(exit)
@@ -42,7 +47,8 @@ class TorchSegments:
         return inference()
 
     def begin(self, x: Tensor) -> State:
-        self.encoder.input.check(tuple(x.shape[1:]))
+        self._shape = tuple(x.shape[1:])
+        self.encoder.input.check(self._shape)
         self.encoder.input.check_values(x)
         return self.encoder.begin(x)
 
@@ -62,6 +68,36 @@ class TorchSegments:
 
     def outputs(self, given: Tensor) -> Array:
         return given.numpy() if decides_on_numpy(given.device) else given
+
+    def repeated(self, window: Tensor, count: int) -> Tensor:
+        return window.repeat_interleave(count, 0)
+
+    def joined(self, at: int, states: Sequence[State]) -> State:
+        if len(states) == 1:
+            return states[0]
+        parts = zip(*states, strict=True)
+        return tuple(
+            part[0] if own else torch.cat(part) for part, own in zip(parts, self._shared(at, states[0]), strict=True)
+        )
+
+    def divided(self, at: int, state: State, counts: Sequence[int]) -> list[State]:
+        if len(counts) == 1:
+            return [state]
+        divided = [
+            (part,) * len(counts) if own else torch.split(part, list(counts))
+            for part, own in zip(state, self._shared(at, state), strict=True)
+        ]
+        return list(zip(*divided, strict=True))
+
+    def _shared(self, at: int, state: State) -> list[bool]:
+        """Which parts of a state all windows share: those that one row of is there for two windows."""
+        if at < 0:
+            return [False] * len(state)
+        if not self._of_two:
+            with inference():
+                pair = self.encoder.input.draw(2, self._shape).to(state[0].device)
+                self._of_two += [[len(part) == 1 for part in each] for _, each in self.encoder.visit(pair)]
+        return self._of_two[at]
 
     def blank(self, x: Tensor) -> Tensor:
         return x.new_zeros(1, *x.shape[1:])
