@@ -131,7 +131,8 @@ class Engine:
         if not len(windows):
             raise DataError("a request of no windows: give at least one")
         by_lane: dict[int, list[ServedTask]] = {}
-        for task in self._chosen(windows.shape[1:], tasks):
+        chosen = self._chosen(windows.shape[1:], tasks)
+        for task in chosen:
             by_lane.setdefault(id(task.lane), []).append(task)
         jobs = []
         for together in by_lane.values():
@@ -140,7 +141,8 @@ class Engine:
             job = WindowsJob((inputs,), np.arange(len(windows)), asks, deadline, level.priority, arrived, slice)
             jobs.append((together[0].lane, job))
         self._admit(jobs, deadline - arrived)
-        return Submission({ask.task.name: ask.future for _, job in jobs for ask in job.asks})
+        futures = {ask.task.name: ask.future for _, job in jobs for ask in job.asks}
+        return Submission({task.stored.name: futures[task.stored.name] for task in chosen})
 
     def predict(self, x: ArrayLike, tasks: Sequence[str] | None = None, slice: str = DEFAULT) -> dict[str, Answer]:
         """Ask and wait; see :meth:`submit`."""
