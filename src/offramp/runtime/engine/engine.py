@@ -15,12 +15,11 @@ from offramp.bundle import BundleTask
 from offramp.errors import DataError, DeadlinePassed, EngineError, OfframpError, Overloaded, SuiteError, TaskRemoved
 from offramp.runtime.engine.lanes import Lane, ServedTask, answer_of, lanes_of, run_segment, served, settle
 from offramp.runtime.engine.levels import DEFAULT, ServiceLevel, Slices
-from offramp.runtime.engine.load import LoadControl
-from offramp.runtime.engine.requests import Answer, Ask, Submission, Why, WindowsJob
+from offramp.runtime.engine.load import LoadControl, Outlook, next_queue, outlook
+from offramp.runtime.engine.requests import Answer, Ask, Submission, WindowsJob
 from offramp.runtime.engine.scheduler import Batch
 from offramp.runtime.execution import Cascade
 from offramp.runtime.predictor import Predictor, transformed
-from offramp.runtime.stored import FIXED
 
 MOST_WINDOWS = 64
 """Of a batch."""
@@ -87,6 +86,7 @@ class Engine:
         self._most_waiting, self._clock = most_waiting, clock
         self._lock, self._wake, self._closing = threading.Lock(), threading.Event(), False
         self._counts = {each.name: 0 for each in fields(EngineCounts)}
+        self._busy_until = float("-inf")
         stored = predictor.bundle.tasks
         self._lanes = lanes_of(list(stored.values()), self._backend, most_windows)
         self._tasks = {name: served(task, self._lanes, self._backend) for name, task in stored.items()}
@@ -220,23 +220,21 @@ class Engine:
         return [tasks[name] for name in dict.fromkeys(names)]
 
     def _ask(self, task: ServedTask, level: ServiceLevel, steps: int, windows: int) -> Ask:
-        policy, named, why = task.policies[FIXED], FIXED, "fixed"
-        if level.policy in task.policies:
-            policy, named, why = task.policies[str(level.policy)], str(level.policy), "policy"
-        elif level.exit in task.heads:
-            policy, why = task.at(str(level.exit)), "budget"
-        if steps:
-            reach = task.exits.index(policy.exits[-1])
-            lower = min(reach + steps, len(task.exits) - 1)
-            if lower > reach:
-                policy, named, why = task.at(task.exits[lower]), FIXED, "load"
+        chosen = task.choose(level, steps)
+        policy, rows = chosen.policy, np.arange(windows)
         consults = {task.lane.segments.order(exit): exit for exit in policy.exits}
         outputs = np.empty((windows, task.stored.heads[policy.exits[-1]].outputs), np.float32)
-        cascade = Cascade(task.heads, policy, task.seen)
-        rows = np.arange(windows)
-        reason: Why = why  # type: ignore[assignment]
         return Ask(
-            task.stored, cascade, consults, named, reason, Future(), rows, policy.start(windows), 0 * rows, outputs
+            task=task.stored,
+            cascade=Cascade(task.heads, policy, task.seen),
+            consults=consults,
+            named=chosen.named,
+            why=chosen.why,
+            future=Future(),
+            rows=rows,
+            memory=policy.start(windows),
+            exit=0 * rows,
+            outputs=outputs,
         )
 
     def _admit(self, jobs: Sequence[tuple[Lane, WindowsJob]], budget: float) -> None:
@@ -245,21 +243,14 @@ class Engine:
         with self._lock:
             if self._closing:
                 raise EngineError("the engine is closed")
-            backlog = sum(lane.queue.backlog for lane in self._lanes.values())
-            own = sum(lane.queue.timing.up_to(0, job.last, job.count) for lane, job in jobs)
-            waiting = sum(len(lane.queue) for lane in self._lanes.values())
-            self._load[slice].observe(backlog, now, max(len(lane.segments) for lane in self._lanes.values()))
-            if waiting + windows > self._most_waiting or backlog + own > budget:
+            queues = [lane.queue for lane in self._lanes.values()]
+            running = max(0.0, self._busy_until - now)
+            met = outlook(queues, [(lane.queue, job) for lane, job in jobs], running)
+            self._load[slice].observe(met.backlog, now, max(len(lane.segments) for lane in self._lanes.values()))
+            full = met.waiting + windows > self._most_waiting
+            if full or not met.in_time(budget):
                 self._counts["refused"] += windows
-                raise _refusal(
-                    waiting,
-                    self._most_waiting,
-                    1e3 * backlog,
-                    1e3 * own,
-                    1e3 * budget,
-                    slice,
-                    waiting + windows > self._most_waiting,
-                )
+                raise _refusal(met, self._most_waiting if full else None, budget, slice)
             for lane, job in jobs:
                 self._counts["shallower"] += job.count if any(ask.why == "load" for ask in job.asks) else 0
                 lane.queue.add(job)
@@ -277,21 +268,16 @@ class Engine:
                 continue
             try:
                 complete = run_segment(lane, batch.segment, batch.jobs)
-            except (
-                Exception
-            ) as error:  # whatever a back end or a head raises is told to who asked, and stops nobody else
-                problem = (
+                now = self._clock()
+                for job, ask in complete:
+                    settle(ask, _answered(ask, job, now))
+            except Exception as error:  # whatever a back end or a head raises stops nobody else
+                told = (
                     error if isinstance(error, OfframpError) else EngineError(f"the engine could not compute: {error}")
                 )
                 for job in batch.jobs:
-                    self._fail(job, problem)
+                    self._fail(job, told)
                 continue
-            now = self._clock()
-            for job, ask in complete:
-                try:
-                    settle(ask, answer_of(ask, job, now))
-                except OfframpError as error:
-                    settle(ask, error)
             self._sort(lane, batch, now)
 
     def _next(self) -> tuple[Lane | None, Batch[WindowsJob] | None]:
@@ -299,22 +285,17 @@ class Engine:
         while True:
             with self._lock:
                 now = self._clock()
-                spare = [(lane.queue.urgency(now), lane) for lane in self._lanes.values()]
-                waiting = [
-                    (urgent[0], -lane.queue.backlog, number, lane)
-                    for number, (urgent, lane) in enumerate(spare)
-                    if urgent
-                ]
-                if not waiting:
+                lanes = {id(lane.queue): lane for lane in self._lanes.values()}
+                found = next_queue((lane.queue for lane in lanes.values()), now)
+                if found is None:
                     return None, None
-                lane = min(waiting)[-1]
-                segment = lane.queue.choose(now)
-                assert segment is not None
-                batch, dropped = lane.queue.take(segment, now)
+                queue, segment = found
+                batch, dropped = queue.take(segment, now)
+                self._busy_until = now + queue.timing.of(segment, batch.windows)
             for job in dropped:
                 self._fail(job, DeadlinePassed("the deadline passed while the request waited"))
             if batch.jobs:
-                return lane, batch
+                return lanes[id(queue)], batch
 
     def _sort(self, lane: Lane, batch: Batch[WindowsJob], now: float) -> None:
         """After a segment: who goes on waits again, and everything is counted."""
@@ -341,15 +322,25 @@ class Engine:
             self._counts["failed"] += len(job.asks[0].exit)
 
 
-def _refusal(waiting: int, most: int, backlog: float, own: float, budget: float, slice: str, full: bool) -> Overloaded:
-    if full:
+def _answered(ask: Ask, job: WindowsJob, now: float) -> Answer | OfframpError:
+    try:
+        return answer_of(ask, job, now)
+    except OfframpError as error:
+        return error
+
+
+def _refusal(met: Outlook, most: int | None, budget: float, slice: str) -> Overloaded:
+    """Why a request is turned away: there is no room for more than ``most`` windows, or no time."""
+    if most is not None:
         return Overloaded(
-            f"{waiting} windows wait already, and at most {most} may: ask again later, or raise most_waiting"
+            f"{met.waiting} windows wait already, and at most {most} may: ask again later, or raise most_waiting"
         )
-    if own > budget:
-        return Overloaded(f"a budget of {budget:.3g} ms cannot be met: this request alone takes {own:.3g} ms")
+    if met.own > budget:
+        return Overloaded(
+            f"a budget of {1e3 * budget:.3g} ms cannot be met: this request alone takes {1e3 * met.own:.3g} ms"
+        )
     return Overloaded(
-        f"{backlog:.3g} ms of work wait, and the budget of slice {slice!r} is {budget:.3g} ms: ask again later"
+        f"{1e3 * met.backlog:.3g} ms of work wait, and the budget of slice {slice!r} is {1e3 * budget:.3g} ms: ask again later"
     )
 
 
@@ -363,18 +354,8 @@ def _check_level(name: str, level: ServiceLevel, tasks: Sequence[ServedTask]) ->
         raise SuiteError(f"slice {name!r}: no task has the policy {level.policy!r}: choose {', '.join(known)}")
     if level.budget_ms is None:
         return
-    least = min(1e3 * task.lane.queue.timing.up_to(0, _least_depth(task, level), 1) for task in tasks)
+    least = min(1e3 * task.lane.queue.timing.up_to(0, task.least_depth(level), 1) for task in tasks)
     if level.budget_ms < least:
         raise SuiteError(
             f"slice {name!r}: a budget of {level.budget_ms:g} ms cannot be met: the least possible is {least:.3g} ms"
         )
-
-
-def _least_depth(task: ServedTask, level: ServiceLevel) -> int:
-    """The shallowest segment at which the level lets a task leave."""
-    exit = task.exits[-1] if level.under_load == "shallower" else task.policies[FIXED].exits[-1]
-    if level.under_load == "refuse" and level.exit in task.heads:
-        exit = str(level.exit)
-    elif level.under_load == "refuse" and level.policy in task.policies:
-        exit = task.policies[str(level.policy)].exits[0]
-    return task.lane.segments.order(exit)

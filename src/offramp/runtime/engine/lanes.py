@@ -15,7 +15,8 @@ from offramp.errors import BundleError, OfframpError
 from offramp.policies.policy import Policy
 from offramp.policies.simulation import Decisions
 from offramp.runtime.backends import Backend
-from offramp.runtime.engine.requests import Answer, Ask, WindowsJob
+from offramp.runtime.engine.levels import ServiceLevel
+from offramp.runtime.engine.requests import Answer, Ask, Why, WindowsJob
 from offramp.runtime.engine.scheduler import PassQueue
 from offramp.runtime.engine.timing import measure
 from offramp.runtime.execution import RunHead, Segments
@@ -58,9 +59,41 @@ class ServedTask:
     lane: Lane
     exits: tuple[str, ...]
 
-    def at(self, exit: str) -> Policy:
-        """Leaving at a fixed exit."""
-        return Policy.fixed(self.policies[FIXED].kind, exit, self.stored.temperatures.get(exit, 1.0))
+    def choose(self, level: ServiceLevel, steps: int = 0) -> Choice:
+        """Where windows of a service level leave, moved by so many exits towards the input."""
+        chosen = Choice(self.policies[FIXED], FIXED, "fixed")
+        if level.policy in self.policies:
+            name = str(level.policy)
+            chosen = Choice(self.policies[name], name, "policy")
+        elif level.exit in self.heads:
+            chosen = self._at(str(level.exit), "budget")
+        reach = self.exits.index(chosen.policy.exits[-1])
+        lower = min(reach + steps, len(self.exits) - 1)
+        return self._at(self.exits[lower], "load") if lower > reach else chosen
+
+    def least_depth(self, level: ServiceLevel) -> int:
+        """The shallowest segment at which a level lets windows leave."""
+        chosen = self.choose(level, len(self.exits) if level.under_load == "shallower" else 0)
+        return self.lane.segments.order(chosen.policy.exits[0])
+
+    def _at(self, exit: str, why: Why) -> Choice:
+        policy = Policy.fixed(self.policies[FIXED].kind, exit, self.stored.temperatures.get(exit, 1.0))
+        return Choice(policy, FIXED, why)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Where windows leave, and why.
+
+    Attributes:
+        policy: It says so.
+        named: Its name in the bundle; ``fixed`` for one exit.
+        why: What made it so.
+    """
+
+    policy: Policy
+    named: str
+    why: Why
 
 
 def lanes_of(tasks: Sequence[BundleTask], backend: Backend, most_windows: int) -> dict[Hashable, Lane]:
