@@ -281,6 +281,44 @@ def export(
 
 
 @app.command(cls=Command)
+def plan(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder, or a folder of segments.")],
+    slices: Annotated[Path, typer.Argument(help="YAML file with the service levels.")],
+    arrivals: Annotated[
+        str,
+        typer.Option(help="poisson:RATE, requests a second in all, or a CSV with the columns seconds, slice, tasks."),
+    ],
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="How long random requests come.")] = 30.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that the back end computes with.")] = None,
+    seed: Annotated[int, typer.Option(help="Of random arrivals.")] = 0,
+    json: Json = False,
+) -> None:
+    """Predict what an engine does under a load.
+
+    Segments are measured on this machine; then the engine's own scheduler and admission are run on these times. Says each slice's p99, the
+    least budget that can be met, and which slice degrades first.
+
+    Example: offramp plan segments slices.yaml --arrivals poisson:500
+    """
+    from offramp.cli.arrivals import arrivals_of
+    from offramp.runtime import load
+    from offramp.runtime.engine import DEFAULT, load_slices
+    from offramp.runtime.engine.plan import plan as planned
+
+    levels = load_slices(slices)
+    predictor = load(bundle, threads=threads)
+    named = [name for name in levels if name != DEFAULT] or [DEFAULT]
+    coming = arrivals_of(arrivals, seconds, named, list(predictor.bundle.tasks), seed)
+    found = planned(predictor, levels, coming)
+    if json:
+        import json as writer
+
+        print(writer.dumps(found.to_dict(), indent=2))
+    else:
+        print("\n".join(found.sentences))
+
+
+@app.command(cls=Command)
 def schema(name: Annotated[Schema, typer.Argument(help="Suite files, or results.json.")]) -> None:
     """Print the JSON Schema of a document.
 
