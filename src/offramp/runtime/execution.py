@@ -119,6 +119,8 @@ def _pass(
     segments: Segments, cascades: Sequence[Cascade], asking: Mapping[int, list[int]], x: Any, first: int
 ) -> list[Decisions]:
     state = segments.begin(x)
+    if all(len(cascade.policy.exits) == 1 for cascade in cascades):
+        return _fixed(segments, cascades, asking, state, len(x), first)
     if len(x) == 1 and len(cascades) == 1:
         return [_one_window(segments, cascades[0], tuple(asking), state, first)]
     present, gone, after, last = segments.numbers(x), [], -1, max(asking)
@@ -145,6 +147,32 @@ def _pass(
         task.part(slice(None), slice(0))
     order = _to_numpy([*gone, present])
     return [task.decisions(order, first) for task in tasks]
+
+
+def _fixed(
+    segments: Segments,
+    cascades: Sequence[Cascade],
+    asking: Mapping[int, list[int]],
+    state: State,
+    count: int,
+    first: int,
+) -> list[Decisions]:
+    """Every task has one exit: nothing is decided, and all windows go to the deepest of them."""
+    answers: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * len(cascades)
+    after = -1
+    for exit, asked in asking.items():
+        state, taps = segments.advance(after, exit, state, {cascades[index].seen for index in asked})
+        after = exit
+        for index in asked:
+            cascade = cascades[index]
+            head = cascade.heads[cascade.policy.exits[0]]
+            answers[index] = _to_numpy([segments.outputs(head(taps[cascade.seen]))])
+    decided = []
+    for cascade, outputs in zip(cascades, answers, strict=True):
+        check_finite(outputs, first)
+        rejected = np.asarray(cascade.policy.rejects(cascade.policy.exits[0], outputs))
+        decided.append(Decisions(np.zeros(count, np.int64), outputs, rejected))
+    return decided
 
 
 def _one_window(segments: Segments, cascade: Cascade, exits: tuple[int, ...], state: State, first: int) -> Decisions:

@@ -37,7 +37,7 @@ class OnnxSegments:
     def order(self, exit: str) -> int:
         if exit not in self._exits:
             raise BundleError(
-                f"there is no segment up to exit {exit!r}, only up to {', '.join(self._exits)}: export it with --exits"
+                f"there is no segment up to exit {exit!r}, only up to {', '.join(self._exits)}: export it with --exit"
             )
         return self._exits[exit]
 

@@ -209,14 +209,16 @@ def prediction_of(
     task: BundleTask, name: str, policy: Policy, decided: Sequence[Decisions], first: int = 0
 ) -> Prediction:
     """The answers of all batches under the policy called ``name``; logits become probabilities at the temperature of the exit that gave them."""
-    empty = np.empty((0, task.heads[task.exit].outputs), dtype=np.float32)
-    outputs = np.concatenate([empty, *(decisions.outputs for decisions in decided)])
-    left = np.concatenate([np.empty(0, np.int64), *(decisions.exit for decisions in decided)])
+    nothing = np.empty((0, task.heads[task.exit].outputs), np.float32)
+    parts = decided or [Decisions(np.empty(0, np.int64), nothing, np.empty(0, np.bool_))]
+    outputs, left, rejected = (
+        columns[0] if len(columns) == 1 else np.concatenate(columns)
+        for columns in zip(*((part.outputs, part.exit, part.rejected) for part in parts), strict=True)
+    )
     if task.kind == "classification" and len(outputs):
         with np.errstate(over="ignore", invalid="ignore"):
             outputs = softmax(outputs / np.asarray(policy.answer_temperatures, np.float32)[left, None])
     check_finite(outputs, first)
-    rejected = np.concatenate([np.empty(0, np.bool_), *(decisions.rejected for decisions in decided)])
     return Prediction(task.name, task.kind, outputs, task.label_names, name, policy.exits, left, rejected)
 
 
