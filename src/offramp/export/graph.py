@@ -16,6 +16,10 @@ from torch import nn
 from offramp.errors import OfframpError
 
 INPUT = "windows"
+FIXED_BATCH = (
+    "the network fixes the batch size when it is traced, so that a graph of it takes no other: in the encoder's begin, advance and pool "
+    "write x.shape[0] for len(x)"
+)
 
 
 def onnx_bytes(
@@ -77,10 +81,7 @@ def traced(
     model = program.model_proto
     given = [entry.type.tensor_type.shape for entry, dynamic in zip(model.graph.input, batched, strict=True) if dynamic]
     if not all(shape.dim[0].dim_param for shape in given):
-        raise OfframpError(
-            "the network fixes the batch size when it is traced, so that a graph of it takes no other: in the encoder's begin, "
-            "advance and pool write x.shape[0] for len(x)"
-        )
+        raise OfframpError(FIXED_BATCH)
     for part in (*model.graph.node, *model.graph.value_info):  # the exporter's notes, among them paths of this machine
         part.ClearField("metadata_props")
     for key, value in (properties or {}).items():
