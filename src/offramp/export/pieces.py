@@ -42,7 +42,7 @@ class Piece(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class CutPiece:
     """A piece and examples of what goes in and comes out.
 
     Attributes:
@@ -58,7 +58,7 @@ class Cut:
     following: State
 
 
-def cut_encoder(views: Sequence[TaskView], exits: Sequence[str], x: Tensor) -> list[Cut]:
+def cut_encoder(views: Sequence[TaskView], exits: Sequence[str], x: Tensor) -> list[CutPiece]:
     """Cut an encoder.
 
     Args:
@@ -75,7 +75,7 @@ def cut_encoder(views: Sequence[TaskView], exits: Sequence[str], x: Tensor) -> l
             following = _followed(first, after, until, state)
         kept = [next((i for i, old in enumerate(state) if new is old), None) for new in following]
         piece = Piece(views, after, until, kept, number == len(exits) - 1).eval()
-        cuts.append(Cut(exit, piece, state, following))
+        cuts.append(CutPiece(exit, piece, state, following))
         after, state = until, tuple(part.clone() for part in following)
     return cuts
 
