@@ -87,7 +87,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else(iq_folder: Path, tmp_pat
 
 
 def test_one_that_differs_is_not_put_in_place(iq_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here since what is traced is another exit than the one that the bundle answers at."""
+    """What is traced here ends at another exit than the one that the bundle answers at."""
     real = exporting._traced
     out = tmp_path / "t.pt2"
 
