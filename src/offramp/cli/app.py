@@ -54,6 +54,17 @@ class Exported(StrEnum):
 
     task = "task"
     segments = "segments"
+    branches = "branches"
+    torch = "torch"
+
+
+UNFIT = {
+    Exported.task: ("ends at one exit, whatever the window", ["--policy"]),
+    Exported.segments: ("writes all tasks with their policies, in float32", ["--task", "--policy", "--int8"]),
+    Exported.branches: ("ends where the policy says, in float32", ["--exit", "--int8"]),
+    Exported.torch: ("ends at one exit, whatever the window, in float32", ["--policy", "--int8"]),
+}
+"""What each export does, and the options that make no sense with it."""
 
 
 class Schema(StrEnum):
@@ -245,39 +256,64 @@ def bench(
 @app.command(cls=Command)
 def export(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    out: Annotated[Path, typer.Option(help="The .onnx file to write; a folder for segments.")],
-    what: Annotated[Exported, typer.Option(help="One task as one graph, or all tasks as segments.")] = Exported.task,
+    out: Annotated[Path, typer.Option(help="The .onnx file to write; a .pt2 file for torch, a folder for segments.")],
+    what: Annotated[
+        Exported,
+        typer.Option(
+            help="One task as one graph, as one graph with branches or as a program of torch; or all tasks as segments."
+        ),
+    ] = Exported.task,
     task: Annotated[str | None, typer.Option(help="Task; may be left out where the bundle has one.")] = None,
     exit: Annotated[
         list[str] | None, typer.Option(help="Another exit than the chosen one; for segments further exits to cut at.")
     ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="For branches: policy of the task that says where the window leaves.")
+    ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise weights and activations to 8 bits.")] = False,
 ) -> None:
-    """Write one task as an ONNX file, or all tasks as segments.
+    """Write one task as an ONNX file or a program of torch, or all tasks as segments.
 
-    A task is a static graph of the encoder up to the exit, head and softmax. Segments are the encoder cut at every exit in use, one file
-    each, with heads and policies: what several tasks share, and what windows leave one by one. offramp predict runs them without torch.
-    What is written is put in place only if it answers as the bundle does.
+    A task is a static graph of the encoder up to the exit, head and softmax; torch, the same for torch.export.load. Branches are one graph
+    for one window, in which nothing runs behind the exit where the policy lets the window leave. Segments are the encoder cut at every exit
+    in use, one file each, with heads and policies: what several tasks share, and what windows leave one by one. offramp predict runs them
+    without torch. What is written is put in place only if it answers as the bundle does.
 
     Example: offramp export runs/demo/bundle --task modulation --out modulation.onnx
     """
     exits = exit or []
+    given = {"--task": task is not None, "--policy": policy is not None, "--exit": bool(exits), "--int8": int8}
+    does, unfit = UNFIT[what]
+    for option in unfit:
+        if given[option]:
+            raise SuiteError(f"--what {what.value} {does}: leave out {option}")
     if what is Exported.segments:
         from offramp.cli.progress import Steps
         from offramp.export.segments import export_segments
 
-        if task is not None or int8:
-            raise SuiteError(f"--what segments writes all tasks in float32: leave out {'--task' if task else '--int8'}")
         with Steps() as steps:
             print(export_segments(bundle, out, exits, steps).sentence)
         return
-    from offramp.export import export_onnx
-
     if out.is_dir():
-        raise SuiteError(f"{out} is a folder: give the .onnx file to write in --out, or --what segments")
+        raise SuiteError(f"{out} is a folder: give the file to write in --out, or --what segments")
+    if what is Exported.branches:
+        from offramp.export.branches import export_branches
+
+        if policy is None:
+            raise SuiteError("--what branches needs a --policy: offramp inspect BUNDLE lists those of the tasks")
+        print(export_branches(bundle, task, policy, out).sentence)
+        return
     if len(exits) > 1:
         raise SuiteError("--exit: one graph ends at one exit; give it once, or --what segments")
-    print(export_onnx(bundle, task, out, exits[0] if exits else None, int8=int8).sentence)
+    end = exits[0] if exits else None
+    if what is Exported.torch:
+        from offramp.export.program import export_program
+
+        print(export_program(bundle, task, out, end).sentence)
+        return
+    from offramp.export import export_onnx
+
+    print(export_onnx(bundle, task, out, end, int8=int8).sentence)
 
 
 @app.command(cls=Command)

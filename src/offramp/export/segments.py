@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from offramp.bundle import Bundle, BundleTask, load_bundle, load_examples, save_bundle, save_examples
-from offramp.encoders.base import StagedEncoder, State
-from offramp.encoders.taps import inference
+from offramp.encoders.base import StagedEncoder
 from offramp.encoders.view import TaskView
 from offramp.errors import BundleError, DataError, OfframpError
 from offramp.export import graph
 from offramp.export.folding import fold_batchnorm
+from offramp.export.pieces import cut_encoder
+from offramp.export.source import scale_of
 from offramp.files import atomic_path, check_apart, output_folder, write_text
 from offramp.progress import OnStep, silent
 from offramp.runtime.loading import load
@@ -148,30 +148,6 @@ def _cuts(tasks: Sequence[BundleTask], further: Sequence[str], views: TaskViews)
     return [exit for exit in known if exit in used or exit in further]
 
 
-class _Piece(nn.Module):
-    """The stages behind one exit up to another, with the taps there: the input or a state to new parts of the state and taps."""
-
-    def __init__(self, encoder: StagedEncoder, views: Sequence[TaskView], after: int, until: int) -> None:
-        super().__init__()
-        self.encoder, self.after, self.until = encoder, after, until
-        self.views = nn.ModuleList(views)
-        self.kept: list[int | None] | None = None
-        self.last = False
-
-    def following(self, state: Sequence[Tensor]) -> State:
-        current: State = self.encoder.begin(state[0]) if self.after < 0 else tuple(state)
-        for stage in range(self.after + 1, self.until + 1):
-            current = self.encoder.advance(stage, current)
-        return current
-
-    def forward(self, *state: Tensor) -> tuple[Tensor, ...]:
-        current = self.following(state)
-        assert self.kept is not None
-        parts = [part for part, kept in zip(current, self.kept, strict=True) if kept is None]
-        taps = [view.tap(self.until, current) for view in self.views]  # type: ignore[operator]
-        return (*([] if self.last else parts), *taps)
-
-
 def _written(
     tasks: Sequence[BundleTask], views: Sequence[TaskView], cuts: Sequence[str], out: Path, prefix: str
 ) -> tuple[SegmentedPass, int]:
@@ -180,22 +156,16 @@ def _written(
     distinct = {view.seen: TaskView(folded, view.shape, view.poolings, view.side, view.carried) for view in views}
     names = {key: f"view{number}" for number, key in enumerate(distinct)}
     first = next(iter(distinct.values()))
-    state: State = (first.input.draw(3, first.shape),)
     inputs, batched = [graph.INPUT], [True]
-    after, total, segments = -1, 0, []
-    for number, exit in enumerate(cuts):
-        to = first.exit_index(exit)
-        piece = _Piece(first, list(distinct.values()), after, to).eval()
-        piece.last = number == len(cuts) - 1
-        with inference():
-            following = piece.following(state)
-        piece.kept = [next((i for i, old in enumerate(state) if new is old), None) for new in following]
-        shared = [len(part) == 1 for part in following]
-        parts = [f"state{number}_{index}" for index in range(len(following))]
+    total, segments = 0, []
+    for number, cut in enumerate(cut_encoder(list(distinct.values()), cuts, first.input.draw(3, first.shape))):
+        piece, exit = cut.piece, cut.exit
+        shared = [len(part) == 1 for part in cut.following]
+        parts = [f"state{number}_{index}" for index in range(len(cut.following))]
         fresh = [name for name, kept in zip(parts, piece.kept, strict=True) if kept is None]
         taps = {name: f"tap{number}_{name}" for name in names.values()}
         given = [*([] if piece.last else fresh), *taps.values()]
-        content = graph.traced(piece, dict(zip(inputs, state, strict=True)), batched, given)
+        content = graph.traced(piece, dict(zip(inputs, cut.state, strict=True)), batched, given)
         file = f"{prefix}-{number}-to-{exit}.onnx"
         with atomic_path(out / file) as temporary:
             temporary.write_bytes(content)
@@ -213,8 +183,8 @@ def _written(
                 taps=taps,
             )
         )
-        after, total, state = to, total + len(content), tuple(part.clone() for part in following)
-        inputs, batched = [f"in{number + 1}_{index}" for index in range(len(following))], [not one for one in shared]
+        total += len(content)
+        inputs, batched = [f"in{number + 1}_{index}" for index in range(len(parts))], [not one for one in shared]
     by_task = {task.name: names[view.seen] for task, view in zip(tasks, views, strict=True)}
     return SegmentedPass(tasks=by_task, shape=list(first.shape), segments=segments), total
 
@@ -243,9 +213,7 @@ def _compared(
             for name in at_exit:
                 windows = examples[name]
                 expected = torch_predictor.predict(windows, [name])[name].outputs
-                scale = (
-                    1.0 if bundle.tasks[name].kind == "classification" else max(float(np.abs(expected).max()), 1e-30)
-                )
+                scale = scale_of(expected, bundle.tasks[name].kind)
                 for size in sorted({1, min(3, len(windows)), len(windows)}):
                     answers = onnx_predictor.predict(windows[:size], [name])[name].outputs
                     difference = float(np.abs(answers - expected[:size]).max()) / scale
