@@ -22,7 +22,7 @@ from offramp.encoders.base import StagedEncoder
 from offramp.encoders.registry import load_encoder, random_encoder
 from offramp.encoders.wavesfm import WavesFM
 from offramp.policies import Policy
-from offramp.runtime.execution import run_cascade
+from offramp.runtime.torch_segments import run_cascade
 
 CHECKPOINT = Path(__file__).parents[2] / "shared" / "data" / "lwm-v1.0.pth"
 BATCHES = {256: 5, 1024: 2}

@@ -14,7 +14,7 @@ from torch import nn
 from offramp.costs import time_interleaved
 from offramp.encoders.registry import load_encoder
 from offramp.policies import Policy
-from offramp.runtime.execution import run_cascade
+from offramp.runtime.torch_segments import run_cascade
 
 SHAPES = {"lwm": (2, 32, 32), "wavesfm": (2, 4, 256), "iq-resnet": (2, 4, 256), "iq-shufflenet": (2, 4, 256)}
 ROUNDS = {1: 300, 64: 15, 256: 7, 1024: 5}

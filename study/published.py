@@ -29,7 +29,7 @@ from offramp.heads.modules import head_module
 from offramp.policies.criteria import Array
 from offramp.policies.policy import Memory, Policy
 from offramp.policies.simulation import Decisions
-from offramp.runtime.execution import run_cascade
+from offramp.runtime.torch_segments import run_cascade
 from offramp.schema.tasks import Kind
 from offramp.training.exits.config import ExitTraining, Method
 from offramp.training.exits.trainer import TrainedExits, train_exits

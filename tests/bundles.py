@@ -20,6 +20,8 @@ from offramp.encoders.registry import random_encoder
 from offramp.encoders.storage import save_encoder
 from offramp.encoders.taps import tap_shapes
 from offramp.encoders.view import TaskView
+from offramp.runtime import Predictor
+from offramp.runtime.torch_backend import TorchBackend
 from offramp.transforms import Transform
 
 IQ_SHAPE, CSI_SHAPE = (2, 2, 96), (2, 32, 32)
@@ -104,6 +106,10 @@ def bundle_of(encoder: StagedEncoder, *tasks: BundleTask) -> Bundle:
         "exits": [asdict(exit) for exit in encoder.exits],
     }
     return Bundle(description, {each.name: each for each in tasks})
+
+
+def predictor_of(bundle: Bundle, encoder: StagedEncoder) -> Predictor:
+    return Predictor(bundle, TorchBackend(bundle, encoder))
 
 
 def write(folder: Path, encoder: StagedEncoder, *tasks: BundleTask) -> Path:

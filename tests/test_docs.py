@@ -41,6 +41,7 @@ from offramp.encoders.iq_shufflenet import IQShuffleNet
 from offramp.encoders.registry import load_encoder, random_encoder
 from offramp.encoders.storage import save_encoder
 from offramp.export import bench as benching
+from offramp.runtime.engine import load_slices
 from offramp.schema.policies import CostSpec, GuaranteeSpec, PoliciesSpec
 from offramp.schema.suite import EncoderSpec, SelectionSpec, Suite, load_suite
 from offramp.schema.tasks import (
@@ -229,7 +230,7 @@ def take_suite(block: Block, where: str) -> None:
     name = re.match(r"# (\S+\.yaml)\n", block.content)
     if name:
         Path(name[1]).write_text(block.content)
-        load_suite(Path(name[1]))
+        (load_slices if "slices" in content else load_suite)(Path(name[1]))
     else:
         assert set(content) <= set(Suite.model_fields) | set(TaskSpec.model_fields), where
         Suite.model_validate(suite_with(content))

@@ -33,7 +33,7 @@ from ways import TASK, Answered, Indices, Ours, Outcome, Task, Theirs
 from offramp.costs import time_interleaved
 from offramp.experiment.features import fill_bank
 from offramp.policies.policy import Policy
-from offramp.runtime.execution import run_cascade
+from offramp.runtime.torch_segments import run_cascade
 from offramp.scoring.resampling import Resamples
 
 LEAN = 0.5

@@ -45,6 +45,22 @@ class PolicyError(OfframpError):
     """A policy, a budget or a guarantee cannot be had as it was asked for."""
 
 
+class EngineError(OfframpError):
+    """A request that an engine does not answer."""
+
+
+class Overloaded(EngineError):
+    """It came when there was more to do than can be done in time, or the queue was full."""
+
+
+class DeadlinePassed(EngineError):
+    """Its time was over before the answer was there."""
+
+
+class TaskRemoved(EngineError):
+    """There is no such task, or not any more."""
+
+
 def one_line(text: str, longest: int = LONGEST) -> str:
     """A message as one line of at most ``longest`` letters that a terminal shows as they are.
 

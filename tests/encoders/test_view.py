@@ -28,6 +28,7 @@ from offramp.errors import EncoderError
 from offramp.heads.modules import head_module
 from offramp.policies import Policy
 from offramp.runtime.execution import Cascade, run_cascades
+from offramp.runtime.torch_segments import TorchSegments
 from offramp.runtime.views import sharing_a_pass
 
 POOLINGS = ("default", "statistics", "quantiles", "second_order")
@@ -182,18 +183,22 @@ def test_tasks_that_share_a_pass_answer_as_they_do_alone(
     """With different side features, poolings, exits and thresholds, windows leaving one after another."""
     encoder, rng = freeze(small_shufflenet()), np.random.default_rng(seed)
     x = encoder.input.draw(count, IQ_SHAPE, seed)
-    cascades = []
+    cascades, alone_views = [], []
     for number, (side, poolings, exits) in enumerate(tasks):
         stored = seeing_task(encoder, "t" * (number + 1), exits[0], IQ_SHAPE, poolings, side)
         ones = (1.0,) * len(exits)
-        thresholds = tuple(rng.uniform(-0.8, -0.4, len(exits) - 1).tolist())
+        thresholds = tuple(rng.uniform(0.4, 0.8, len(exits) - 1).tolist())
         policy = Policy("classification", "confidence", exits, thresholds, ones, ones)
         view = TaskView(encoder, IQ_SHAPE, poolings, side)
-        cascades.append(Cascade({exit: head_module(stored.heads[exit]) for exit in exits}, policy, view=view))
-    alone = [run_cascades(each.view, [each], x)[0] for each in cascades]  # type: ignore[arg-type]
-    views = sharing_a_pass(each.view for each in cascades)  # type: ignore[misc]
-    shared = [Cascade(each.heads, each.policy, view=view) for each, view in zip(cascades, views, strict=True)]
-    for one, together in zip(alone, run_cascades(views[0], shared, x), strict=True):
+        cascades.append(Cascade({exit: head_module(stored.heads[exit]) for exit in exits}, policy, view.seen))
+        alone_views.append(view)
+    alone = [
+        run_cascades(TorchSegments(view, {view.seen: view}), [each], x)[0]
+        for each, view in zip(cascades, alone_views, strict=True)
+    ]
+    views = sharing_a_pass(alone_views)
+    segments = TorchSegments(views[0], {view.seen: view for view in views})
+    for one, together in zip(alone, run_cascades(segments, cascades, x), strict=True):
         np.testing.assert_array_equal(one.exit, together.exit)
         np.testing.assert_allclose(one.outputs, together.outputs, rtol=1e-4, atol=1e-5)
 

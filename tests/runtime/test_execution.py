@@ -28,8 +28,9 @@ from offramp.encoders.wavesfm import WavesFM
 from offramp.errors import DataError, EncoderError, PolicyError
 from offramp.policies import Decisions, Policy, simulate
 from offramp.policies.simulation import certainties
-from offramp.runtime import execution
-from offramp.runtime.execution import Cascade, run_cascade, run_cascades
+from offramp.runtime import torch_segments
+from offramp.runtime.execution import Cascade, run_cascades
+from offramp.runtime.torch_segments import TorchSegments, run_cascade
 
 CLOSE = 1e-5
 """A criterion this near to its threshold, or two classes this near to each other, may be decided either way."""
@@ -113,7 +114,7 @@ def assert_same(found: Decisions, expected: Decisions, policy: Policy, outputs: 
 
 def on_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decide as on an accelerator."""
-    monkeypatch.setattr(execution, "window_numbers", lambda count, device: torch.arange(count))
+    monkeypatch.setattr(torch_segments, "decides_on_numpy", lambda device: False)
 
 
 @pytest.mark.parametrize("path", ["numpy", "torch"])
@@ -263,7 +264,7 @@ def test_several_tasks_share_a_pass(path: str, monkeypatch: pytest.MonkeyPatch):
     ]
     policies = [drawn_policy(criterion, kind, exits, outputs, rng) for criterion, kind, exits in asked]
     encoder = Scripted()
-    found = run_cascades(encoder, [Cascade(encoder.heads(), policy) for policy in policies], script)
+    found = run_cascades(TorchSegments(encoder), [Cascade(encoder.heads(), policy) for policy in policies], script)
     for policy, decisions in zip(policies, found, strict=True):
         alone = simulate(policy, outputs)
         np.testing.assert_array_equal(decisions.exit, alone.exit)
@@ -296,14 +297,14 @@ class TestState:
         encoder, _ = made(name)
         keep = torch.tensor([0, 2, 3, 8])
         for _, state in encoder.visit(drawn(name, 9)):
-            for whole, part in zip(state, execution.compacted(state, keep), strict=True):
+            for whole, part in zip(state, TorchSegments(encoder).keep(state, keep), strict=True):
                 torch.testing.assert_close(part, whole[keep], rtol=0, atol=0)
                 inner = [axis for axis in range(1, whole.dim()) if whole.shape[axis] > 1]
                 assert [part.stride(axis) for axis in inner] == [whole.stride(axis) for axis in inner]
 
     def test_what_windows_share(self):
         shared, expanded = torch.randn(1, 4), torch.randn(1, 4).expand(6, 4)
-        one, other = execution.compacted((shared, expanded), torch.tensor([1, 5]))
+        one, other = TorchSegments(made("lwm")[0]).keep((shared, expanded), torch.tensor([1, 5]))
         assert one is shared
         torch.testing.assert_close(other, expanded[:2])
         assert other.stride(0) == 0

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundles import IQ_SHAPE, STANDARDIZE, bundle_of, small_shufflenet, task, token_task, write
+from bundles import IQ_SHAPE, STANDARDIZE, bundle_of, predictor_of, small_shufflenet, task, token_task, write
 from typer.testing import CliRunner
 
 from offramp.bundle import BundleTask, Head
@@ -24,7 +24,7 @@ from offramp.errors import BundleError, DataError
 from offramp.policies import Policy, simulate
 from offramp.policies.simulation import certainties
 from offramp.runtime import Predictor, load, rows, write_csv, write_jsonl
-from offramp.runtime import predictor as module
+from offramp.runtime import torch_backend as module
 from offramp.runtime.files import predict_file
 
 WINDOWS = np.random.default_rng(0).standard_normal((60, *IQ_SHAPE)).astype(np.float32)
@@ -146,16 +146,16 @@ def test_tasks_with_one_transform_share_a_pass(predictor: Predictor, monkeypatch
     """Nothing runs twice, and nothing runs for windows that all the tasks that share it have answered."""
     alone = {name: predictor.predict(WINDOWS, [name], policy="third")[name] for name in NAMES}
     ran: list[tuple[int, int]] = []
-    advance = type(predictor.encoder).advance
+    advance = type(predictor.backend.encoder).advance
 
     def record(self: StagedEncoder, stage: int, state: Any) -> Any:
         ran.append((stage, len(state[0])))
         return advance(self, stage, state)
 
-    monkeypatch.setattr(type(predictor.encoder), "advance", record)
+    monkeypatch.setattr(type(predictor.backend.encoder), "advance", record)
     together = predictor.predict(WINDOWS, ["angle", "modulation"], policy="third")
     assert list(together) == ["angle", "modulation"]
-    depths = {exit.name: exit.index for exit in predictor.encoder.exits}
+    depths = {exit.name: exit.index for exit in predictor.backend.encoder.exits}
     last = np.max([[depths[exit] for exit in each.exits] for each in together.values()], axis=0)
     assert [stage for stage, _ in ran] == list(range(5))
     assert all(count == (last >= stage).sum() for stage, count in ran)
@@ -178,9 +178,9 @@ def test_heads_on_tokens():
     plain = token_task(encoder, "channel", "stage2.1", IQ_SHAPE, (2, 3, 48))
     ones = (1.0,) * 2
     policy = Policy("regression", "agreement", ("stem", "stage3.0"), (np.inf,), ones, ones)
-    predictor = Predictor(bundle_of(encoder, replace(plain, policies={"p": policy.to_dict()})), encoder)
+    predictor = predictor_of(bundle_of(encoder, replace(plain, policies={"p": policy.to_dict()})), encoder)
     found = predictor.predict(WINDOWS[:5], policy="p")["channel"].outputs
-    fixed = Predictor(bundle_of(encoder, replace(plain, exit="stage3.0")), encoder).predict(WINDOWS[:5])["channel"]
+    fixed = predictor_of(bundle_of(encoder, replace(plain, exit="stage3.0")), encoder).predict(WINDOWS[:5])["channel"]
     np.testing.assert_array_equal(found, fixed.outputs)
 
 
@@ -203,7 +203,7 @@ def test_an_answer_that_is_not_finite_names_the_window(monkeypatch: pytest.Monke
 
     usual = module.head_module
     monkeypatch.setattr(module, "head_module", lambda h: Broken() if h is each.heads["conv5"] else usual(h))
-    predictor = Predictor(bundle_of(encoder, replace(each, policies={"p": policy.to_dict()})), encoder)
+    predictor = predictor_of(bundle_of(encoder, replace(each, policies={"p": policy.to_dict()})), encoder)
     with pytest.raises(DataError, match="window 13: the outputs are not finite"):
         predictor.predict(WINDOWS, batch_size=4, policy="p")
 
@@ -321,6 +321,6 @@ def test_a_damaged_policy_is_one_clear_line(changes: dict[str, Any], message: st
     policy = Policy("classification", "confidence", ("stem", "conv5"), (0.5,), ones, ones)
     each = replace(task(encoder, "a", "stem", IQ_SHAPE, ("x", "y")), policies={"p": {**policy.to_dict(), **changes}})
     with pytest.raises(BundleError, match=message) as caught:
-        Predictor(bundle_of(encoder, each), encoder)
+        predictor_of(bundle_of(encoder, each), encoder)
     assert str(caught.value).startswith("policy 'p' of task 'a' is damaged")
     assert "\n" not in str(caught.value)

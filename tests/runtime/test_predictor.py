@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundles import IQ_SHAPE, STANDARDIZE, small_lwm, small_shufflenet, task, token_task, write
+from bundles import IQ_SHAPE, STANDARDIZE, predictor_of, small_lwm, small_shufflenet, task, token_task, write
 from safetensors.numpy import load_file, save_file
 
 from offramp.bundle import load_bundle
@@ -27,13 +27,13 @@ def predictor(iq_folder: Path) -> Predictor:
 def advanced_stages(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Fills up with the stages that run."""
     stages: list[int] = []
-    advance = type(predictor.encoder).advance
+    advance = type(predictor.backend.encoder).advance
 
     def record(self: StagedEncoder, stage: int, state):
         stages.append(stage)
         return advance(self, stage, state)
 
-    monkeypatch.setattr(type(predictor.encoder), "advance", record)
+    monkeypatch.setattr(type(predictor.backend.encoder), "advance", record)
     return stages
 
 
@@ -107,9 +107,9 @@ def test_empty_batch(predictor: Predictor):
 
 def test_encoder_is_frozen_and_unchanged(predictor: Predictor):
     predictor.predict(WINDOWS)
-    assert not predictor.encoder.training
-    assert not any(parameter.requires_grad for parameter in predictor.encoder.parameters())
-    assert predictor.encoder.fingerprint() == predictor.bundle.encoder["sha256"]
+    assert not predictor.backend.encoder.training
+    assert not any(parameter.requires_grad for parameter in predictor.backend.encoder.parameters())
+    assert predictor.backend.encoder.fingerprint() == predictor.bundle.encoder["sha256"]
 
 
 def test_regression_has_no_labels(predictor: Predictor):
@@ -183,7 +183,7 @@ def test_an_answer_that_is_not_finite_names_its_window(iq_folder: Path):
     largest = np.float32(np.finfo(np.float32).max / (5e5 * (first[feature] + second[feature])))
     layers = ((hidden, np.zeros(1, np.float32)), (np.array([[0], [largest]], np.float32), np.zeros(2, np.float32)))
     task = replace(stored, heads=stored.heads | {stored.exit: replace(stored.heads[stored.exit], layers=layers)})
-    predictor = Predictor(replace(bundle, tasks={"device": task}), small_shufflenet())
+    predictor = predictor_of(replace(bundle, tasks={"device": task}), small_shufflenet())
     assert np.isfinite(predictor.predict(np.delete(WINDOWS, window, axis=0))["device"].outputs).all()
     with pytest.raises(DataError, match=f"window {window}: the outputs are not finite"):
         predictor.predict(WINDOWS, batch_size=3)

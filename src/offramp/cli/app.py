@@ -42,6 +42,31 @@ class Format(StrEnum):
     sigmf = "sigmf"
 
 
+class BackendOption(StrEnum):
+    """What runs the encoder."""
+
+    torch = "torch"
+    onnxruntime = "onnxruntime"
+
+
+class Exported(StrEnum):
+    """What export writes."""
+
+    task = "task"
+    segments = "segments"
+    branches = "branches"
+    torch = "torch"
+
+
+UNFIT = {
+    Exported.task: ("ends at one exit, whatever the window", ["--policy"]),
+    Exported.segments: ("writes all tasks with their policies, in float32", ["--task", "--policy", "--int8"]),
+    Exported.branches: ("ends where the policy says, in float32", ["--exit", "--int8"]),
+    Exported.torch: ("ends at one exit, whatever the window, in float32", ["--policy", "--int8"]),
+}
+"""What each export does, and the options that make no sense with it."""
+
+
 class Schema(StrEnum):
     """Documents that have a JSON Schema."""
 
@@ -139,7 +164,7 @@ def inspect(
 
 @app.command(cls=Command)
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder, or a folder of segments.")],
     file: Annotated[
         Path, typer.Argument(help="Data file, a folder of SigMF recordings, or a pattern in quotes for several.")
     ],
@@ -162,6 +187,12 @@ def predict(
         bool, typer.Option("--allow-outside", help="Read also what files name outside of their folder.")
     ] = False,
     device: Device = "cpu",
+    backend: Annotated[
+        BackendOption | None, typer.Option(help="What runs the encoder; else what the folder is made for.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads that it computes with; else its own choice.")
+    ] = None,
 ) -> None:
     """Predict one task for every window of a file.
 
@@ -172,13 +203,14 @@ def predict(
     """
     from offramp.cli.advice import PREDICT, said_as_options
     from offramp.cli.progress import Steps
-    from offramp.runtime.files import Reading, predict_file
+    from offramp.runtime.files import Reading, Running, predict_file
 
     if resample is not None and not 0 < resample < float("inf"):
         raise SuiteError(f"--resample {resample:g}: give a sample rate in Hz")
     reading = Reading(input, resample, skip_bad, allow_outside)
     with Steps() as steps, said_as_options(PREDICT):
-        predict_file(bundle, file, task, format.value, out, device, steps, policy, reading, steps.note)
+        runs = Running(device, backend.value if backend else None, threads)
+        predict_file(bundle, file, task, format.value, out, runs, steps, policy, reading, steps.note)
 
 
 @app.command(cls=Command)
@@ -224,21 +256,102 @@ def bench(
 @app.command(cls=Command)
 def export(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    out: Annotated[Path, typer.Option(help="The .onnx file to write.", dir_okay=False)],
+    out: Annotated[Path, typer.Option(help="The .onnx file to write; a .pt2 file for torch, a folder for segments.")],
+    what: Annotated[
+        Exported,
+        typer.Option(
+            help="One task as one graph, as one graph with branches or as a program of torch; or all tasks as segments."
+        ),
+    ] = Exported.task,
     task: Annotated[str | None, typer.Option(help="Task; may be left out where the bundle has one.")] = None,
-    exit: Annotated[str | None, typer.Option(help="Another exit than the chosen one.")] = None,
+    exit: Annotated[
+        list[str] | None, typer.Option(help="Another exit than the chosen one; for segments further exits to cut at.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="For branches: policy of the task that says where the window leaves.")
+    ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise weights and activations to 8 bits.")] = False,
 ) -> None:
-    """Write one task as an ONNX file.
+    """Write one task as an ONNX file or a program of torch, or all tasks as segments.
 
-    A static graph of the encoder up to the exit, head and softmax; it is put in place only if it answers as the bundle does.
+    A task is a static graph of the encoder up to the exit, head and softmax; torch, the same for torch.export.load. Branches are one graph
+    for one window, in which nothing runs behind the exit where the policy lets the window leave. Segments are the encoder cut at every exit
+    in use, one file each, with heads and policies: what several tasks share, and what windows leave one by one. offramp predict runs them
+    without torch. What is written is put in place only if it answers as the bundle does.
 
     Example: offramp export runs/demo/bundle --task modulation --out modulation.onnx
     """
+    exits = exit or []
+    given = {"--task": task is not None, "--policy": policy is not None, "--exit": bool(exits), "--int8": int8}
+    does, unfit = UNFIT[what]
+    for option in unfit:
+        if given[option]:
+            raise SuiteError(f"--what {what.value} {does}: leave out {option}")
+    if what is Exported.segments:
+        from offramp.cli.progress import Steps
+        from offramp.export.segments import export_segments
+
+        with Steps() as steps:
+            print(export_segments(bundle, out, exits, steps).sentence)
+        return
+    if out.is_dir():
+        raise SuiteError(f"{out} is a folder: give the file to write in --out, or --what segments")
+    if what is Exported.branches:
+        from offramp.export.branches import export_branches
+
+        if policy is None:
+            raise SuiteError("--what branches needs a --policy: offramp inspect BUNDLE lists those of the tasks")
+        print(export_branches(bundle, task, policy, out).sentence)
+        return
+    if len(exits) > 1:
+        raise SuiteError("--exit: one graph ends at one exit; give it once, or --what segments")
+    end = exits[0] if exits else None
+    if what is Exported.torch:
+        from offramp.export.program import export_program
+
+        print(export_program(bundle, task, out, end).sentence)
+        return
     from offramp.export import export_onnx
 
-    done = export_onnx(bundle, task, out, exit, int8=int8)
-    print(done.sentence)
+    print(export_onnx(bundle, task, out, end, int8=int8).sentence)
+
+
+@app.command(cls=Command)
+def plan(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder, or a folder of segments.")],
+    slices: Annotated[Path, typer.Argument(help="YAML file with the service levels.")],
+    arrivals: Annotated[
+        str,
+        typer.Option(help="poisson:RATE, requests a second in all, or a CSV with the columns seconds, slice, tasks."),
+    ],
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="How long random requests come.")] = 30.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that the back end computes with.")] = None,
+    seed: Annotated[int, typer.Option(help="Of random arrivals.")] = 0,
+    json: Json = False,
+) -> None:
+    """Predict what an engine does under a load.
+
+    Segments are measured on this machine; then the engine's own scheduler and admission are run on these times. Says each slice's p99, the
+    least budget that can be met, and which slice degrades first.
+
+    Example: offramp plan segments slices.yaml --arrivals poisson:500
+    """
+    from offramp.cli.arrivals import arrivals_of
+    from offramp.runtime import load
+    from offramp.runtime.engine import DEFAULT, load_slices
+    from offramp.runtime.engine.plan import plan as planned
+
+    levels = load_slices(slices)
+    predictor = load(bundle, threads=threads)
+    named = [name for name in levels if name != DEFAULT] or [DEFAULT]
+    coming = arrivals_of(arrivals, seconds, named, list(predictor.bundle.tasks), seed)
+    found = planned(predictor, levels, coming)
+    if json:
+        import json as writer
+
+        print(writer.dumps(found.to_dict(), indent=2))
+    else:
+        print("\n".join(found.sentences))
 
 
 @app.command(cls=Command)

@@ -23,7 +23,7 @@ from offramp.export.folding import fold_batchnorm
 from offramp.export.graph import INPUT, cut_graphs, onnx_bytes, open_session
 from offramp.export.modules import EveryExit
 from offramp.heads.modules import head_module
-from offramp.runtime.predictor import load_bundle_encoder
+from offramp.runtime.torch_backend import load_bundle_encoder
 from offramp.runtime.views import TaskViews
 from offramp.schema.results import Latency
 

@@ -16,6 +16,10 @@ from torch import nn
 from offramp.errors import OfframpError
 
 INPUT = "windows"
+FIXED_BATCH = (
+    "the network fixes the batch size when it is traced, so that a graph of it takes no other: in the encoder's begin, advance and pool "
+    "write x.shape[0] for len(x)"
+)
 
 
 def onnx_bytes(
@@ -39,30 +43,63 @@ def onnx_bytes(
     """
     require_onnx()
     example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    with _quiet():
+    return traced(network, {INPUT: example}, [True], outputs, properties, optimize)
+
+
+def traced(
+    network: nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    batched: Sequence[bool],
+    outputs: Sequence[str],
+    properties: Mapping[str, str] | None = None,
+    optimize: bool = True,
+) -> bytes:
+    """A network of one input or more as a serialised ONNX graph.
+
+    Args:
+        network: Takes them in their order, as ``forward(*inputs)``.
+        inputs: Examples by name, of at least two windows where their number is dynamic.
+        batched: Of which of them the first axis is that of the windows, which is dynamic; the others are traced as they are. With none
+            the graph takes as many windows as the examples are, which may be one.
+        outputs, properties, optimize: As in :func:`onnx_bytes`.
+    """
+    require_onnx()
+    batch = torch.export.Dim("batch")
+    axes = tuple({0: batch} if dynamic else None for dynamic in batched)
+    with quiet():
         program = torch.onnx.export(
-            network.eval(),
-            (example,),
+            _Spread(network).eval(),
+            tuple(inputs.values()),
             dynamo=True,
-            input_names=[INPUT],
+            input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=(axes,),
             optimize=optimize,
             verbose=False,
         )
     assert program is not None
     model = program.model_proto
-    if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
-        raise OfframpError(
-            "the network fixes the batch size when it is traced, so that a graph of it takes no other: in the encoder's begin, "
-            "advance and pool write x.shape[0] for len(x)"
-        )
+    given = [entry.type.tensor_type.shape for entry, dynamic in zip(model.graph.input, batched, strict=True) if dynamic]
+    if not all(shape.dim[0].dim_param for shape in given):
+        raise OfframpError(FIXED_BATCH)
     for part in (*model.graph.node, *model.graph.value_info):  # the exporter's notes, among them paths of this machine
         part.ClearField("metadata_props")
     for key, value in (properties or {}).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
     return bytes(model.SerializeToString())
+
+
+class _Spread(nn.Module):
+    """Takes any number of inputs, so that all networks are traced in one way."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        answer: torch.Tensor | tuple[torch.Tensor, ...] = self.network(*inputs)
+        return answer
 
 
 def cut_graphs(content: bytes, outputs: Sequence[str]) -> dict[str, bytes]:
@@ -110,8 +147,8 @@ def require_onnx() -> ModuleType:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter prints, logs and warns about its own insides."""
+def quiet() -> Iterator[None]:
+    """Within, torch's exporters do not print, log and warn about their own insides."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

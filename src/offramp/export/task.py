@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.bundle import Bundle, BundleTask, load_bundle, load_examples
+from offramp.bundle import BundleTask
 from offramp.costs import time_interleaved
-from offramp.errors import DataError, OfframpError
+from offramp.errors import OfframpError
 from offramp.export import graph
-from offramp.export.folding import fold_batchnorm
 from offramp.export.int8 import quantise
-from offramp.export.modules import DeployedTask
-from offramp.files import Kind, atomic_path, check_output
-from offramp.runtime.predictor import Predictor, load_bundle_encoder
-from offramp.runtime.views import TaskViews
+from offramp.export.source import GRAPH, largest_difference, read_source
+from offramp.files import atomic_path, check_output
 
-GRAPH = Kind("a graph that Offramp exported", mark=b"offramp.version")
-
-TOLERANCE = 1e-4
-"""Largest difference between a float32 graph and the bundle."""
 NEARLY = {"classification": 0.1, "regression": 0.05}
 """How far an answer in int8 may lie from the bundle's to agree with it: so much less probable a class, in the bundle's own words, or a
 value so far off, relative to the largest. Two classes that are as good as tied change places with any rounding."""
@@ -128,38 +119,20 @@ def export_onnx(
     graph.require_onnx()
     folder, out = Path(folder), Path(out)
     check_output(out, GRAPH, [folder])
-    bundle = load_bundle(folder)
-    chosen = bundle.choose(task)
-    name = chosen.name
-    encoder = load_bundle_encoder(bundle, folder)
-    view = TaskViews(bundle, encoder).of(chosen)
-    if exit is not None:
-        view.exit_index(exit)
-        chosen = replace(chosen, exit=exit)
-    if windows is None:
-        windows = load_examples(folder).get(name)
-    if windows is None or not len(windows):
-        raise DataError(f"the bundle holds no example windows of task {name!r}: give some to compare the graph on")
-    predictor = Predictor(replace(bundle, tasks={name: chosen}), encoder)
-    raw = predictor.raw_windows(windows)
-    expected = predictor.predict(raw, [name])[name].outputs
-    compared = np.asarray(raw, np.float32)
-    network = DeployedTask(fold_batchnorm(view.truncate(chosen.exit)), chosen, chosen.exit)
-    output = "probabilities" if chosen.kind == "classification" else "values"
-    content = graph.onnx_bytes(network, chosen.window_shape, [output], _properties(bundle, chosen))
-    difference, window = _largest_difference(content, compared, expected, chosen.kind)
-    if not difference <= TOLERANCE:
-        raise OfframpError(
-            f"the exported graph of task {name!r} differs from the bundle by {difference:.2g} at window {window}, more than "
-            f"{TOLERANCE:g}: nothing was written"
-        )
+    source = read_source(folder, task, exit, windows)
+    chosen, compared, expected = source.task, source.windows, source.expected()
+    content = graph.onnx_bytes(source.network(), chosen.window_shape, [source.output], source.properties)
+    difference, window = largest_difference(_runner(content), compared, expected, chosen.kind)
+    source.check(difference, window)
     against = None
     if int8:
         content, against = _in_int8(content, chosen, compared, expected)
-        difference, _ = _largest_difference(content, compared, expected, chosen.kind)
+        difference, _ = largest_difference(_runner(content), compared, expected, chosen.kind)
     with atomic_path(out) as temporary:
         temporary.write_bytes(content)
-    return ExportReport(str(out), name, chosen.exit, output, len(content), len(compared), difference, against)
+    return ExportReport(
+        str(out), chosen.name, chosen.exit, source.output, len(content), len(compared), difference, against
+    )
 
 
 def _in_int8(
@@ -195,27 +168,6 @@ def _one_window(session: Any, windows: NDArray[np.float32]) -> Callable[[], obje
     return lambda: session.run(None, {graph.INPUT: windows[:1]})
 
 
-def _properties(bundle: Bundle, task: BundleTask) -> dict[str, str]:
-    return {
-        "offramp.version": importlib.metadata.version("offramp"),
-        "offramp.task": task.name,
-        "offramp.kind": task.kind,
-        "offramp.exit": task.exit,
-        "offramp.labels": json.dumps(task.label_names),
-        "offramp.encoder": bundle.encoder["architecture"],
-        "offramp.encoder_sha256": bundle.encoder["sha256"],
-    }
-
-
-def _largest_difference(
-    content: bytes, windows: NDArray[np.float32], expected: NDArray[np.float32], kind: str
-) -> tuple[float, int]:
-    """And the window where it is; NaN where an answer is not finite."""
+def _runner(content: bytes) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     session = graph.open_session(content)
-    scale = 1.0 if kind == "classification" else max(float(np.abs(expected).max()), 1e-30)
-    found = np.zeros(len(windows))
-    for size in {1, min(3, len(windows)), len(windows)}:
-        answers = session.run(None, {graph.INPUT: windows[:size]})[0]
-        found[:size] = np.maximum(found[:size], np.abs(answers - expected[:size]).max(1) / scale)  # NaN stays
-    worst = int(np.argmax(found))
-    return float(found[worst]), worst
+    return lambda windows: session.run(None, {graph.INPUT: windows})[0]

@@ -115,6 +115,8 @@ class Policy:
 
     def rejects(self, exit: str, outputs: Array) -> Array:
         """Which of the windows that leave at an exit are rejected instead of answered, bool ``(n,)``."""
+        if self.reject_below is None and isinstance(outputs, np.ndarray):
+            return np.zeros(len(outputs), dtype=np.bool_)
         if self.reject_below is None or exit != self.exits[-1]:
             xp = array_namespace(outputs)
             return xp.zeros_like(outputs[:, 0], dtype=xp.bool)

@@ -77,6 +77,9 @@ def leaving(certain: NDArray[np.float32], thresholds: NDArray[np.float64]) -> ND
 
 def check_finite(answers: NDArray[np.float32], first: int = 0) -> None:
     """Raise :class:`DataError` that names the first window whose answer is not finite; ``first`` is the number of row 0."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(answers.sum()):  # one pass in the usual case; a sum of finite values may overflow
+            return
     finite = np.isfinite(answers).all(axis=1)
     if not finite.all():
         raise DataError(

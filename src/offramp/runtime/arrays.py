@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from typing import TYPE_CHECKING, TypeGuard
+
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from offramp.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def array_of(x: ArrayLike | Tensor) -> NDArray[np.generic]:
@@ -17,7 +21,7 @@ def array_of(x: ArrayLike | Tensor) -> NDArray[np.generic]:
         DataError: Lists of unequal length, objects that are no array, masked entries; a sparse, quantised or nested tensor, or one
             without values.
     """
-    if isinstance(x, Tensor):
+    if _is_tensor(x):
         return _array_of_tensor(x)
     if np.ma.is_masked(x):
         raise DataError("windows hold masked entries: fill them, or leave those windows out")
@@ -28,7 +32,15 @@ def array_of(x: ArrayLike | Tensor) -> NDArray[np.generic]:
         raise DataError(f"windows are no array of numbers (N, ...), all of one shape: {reason}") from None
 
 
+def _is_tensor(x: object) -> TypeGuard[Tensor]:
+    """Without importing torch: where it is not, there are no tensors."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
 def _array_of_tensor(x: Tensor) -> NDArray[np.generic]:
+    import torch
+
     if x.is_quantized:
         kind = "quantised: give x.dequantize()"
     elif x.is_nested:

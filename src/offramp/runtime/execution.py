@@ -1,24 +1,21 @@
 """Inference under policies that really stops: windows that leave are taken out of the batch, and nothing runs for them any more.
 
 At each exit that a policy consults, and at no other, a head answers for the windows that are still there. Those that stay are put
-together into a smaller batch, the encoder's whole state with what is remembered of them, and the pass goes on with it.
+together into a smaller batch, the encoder's whole state with what is remembered of them, and the pass goes on with it. What runs the
+pieces of the encoder is a back end, see :class:`Segments`; this loop is the same for all of them, and knows nothing of torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from offramp.encoders.base import StagedEncoder, State
-from offramp.encoders.taps import inference
-from offramp.encoders.view import TaskView
 from offramp.errors import PolicyError
 from offramp.policies.criteria import Array
 from offramp.policies.policy import Memory, Policy
@@ -26,6 +23,52 @@ from offramp.policies.simulation import Decisions, check_finite
 
 Indices = Array | slice
 """Windows by their places in the present batch."""
+State = tuple[Any, ...]
+"""What goes from one segment to the next: arrays of the back end, the batch first."""
+RunHead = Callable[[Any], Array]
+"""From a tap to logits ``(n, classes)`` or values ``(n, dimensions)``."""
+
+
+class Segments(Protocol):
+    """An encoder cut at exits, and a back end that runs the pieces one after the other."""
+
+    def __len__(self) -> int:
+        """How many pieces there are."""
+
+    def order(self, exit: str) -> int:
+        """Index of an exit by depth. Raises :class:`~offramp.errors.EncoderError` if there is none."""
+
+    def running(self) -> AbstractContextManager[None]:
+        """Entered around a pass."""
+
+    def begin(self, x: Any) -> State:
+        """The state before the first stage; windows that the encoder does not take are refused."""
+
+    def advance(
+        self, after: int, to: int, state: State, seen: Collection[Hashable]
+    ) -> tuple[State, dict[Hashable, Any]]:
+        """From the state at exit ``after`` (-1: the beginning) to that at exit ``to``, with its tap as each of ``seen`` has it."""
+
+    def keep(self, state: State, stay: Array) -> State:
+        """The state of the windows that stay."""
+
+    def numbers(self, x: Any) -> Array:
+        """0, 1, ... for the windows of a batch, as an array of the kind that decisions are made on."""
+
+    def outputs(self, given: Array) -> Array:
+        """What a head gave, as an array of that kind."""
+
+    def blank(self, x: Any) -> Any:
+        """One window of zeros like those of a batch."""
+
+    def repeated(self, window: Any, count: int) -> Any:
+        """A batch of ``count`` times the same window."""
+
+    def joined(self, at: int, states: Sequence[State]) -> State:
+        """The states behind exit ``at`` (-1: inputs) of several batches as that of one."""
+
+    def divided(self, at: int, state: State, counts: Sequence[int]) -> list[State]:
+        """And back again, into batches of so many windows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,84 +76,59 @@ class Cascade:
     """What one task brings to a pass.
 
     Attributes:
-        heads: For each exit that the policy consults, from its tap to logits ``(n, classes)`` or values ``(n, dimensions)``.
+        heads: For each exit that the policy consults.
         policy: Decides where windows leave.
-        pooling: Of the taps that the heads take.
-        view: The encoder as the task sees it; its state is that of the encoder of the pass. That encoder itself if None.
+        seen: Names what the heads see of the encoder's state; tasks that see the same share their taps.
     """
 
-    heads: Mapping[str, nn.Module]
+    heads: Mapping[str, RunHead]
     policy: Policy
-    pooling: str = "default"
-    view: TaskView | None = None
-
-    @property
-    def seen(self) -> Hashable:
-        """Tasks that see the same share their taps."""
-        return self.pooling if self.view is None else self.view.seen
-
-    def tap(self, encoder: StagedEncoder, exit: int, state: State) -> Tensor:
-        """What its heads take at an exit."""
-        return (self.view or encoder).tap(exit, state, self.pooling)
+    seen: Hashable = "default"
 
 
-def run_cascade(
-    encoder: StagedEncoder,
-    heads: Mapping[str, nn.Module],
-    policy: Policy,
-    x: Tensor,
-    pooling: str = "default",
-    first: int = 0,
-) -> Decisions:
-    """Answer windows under a policy, each at the exit where it leaves.
+def run_cascades(segments: Segments, cascades: Sequence[Cascade], x: Any, first: int = 0) -> list[Decisions]:
+    """Answer several tasks from one pass: a window leaves the batch once all of them have answered it.
 
     The answers are those that :func:`~offramp.policies.simulation.simulate` finds in the outputs of all exits, computed no further
-    than needed. On a processor the policy works on NumPy views of the outputs. On an accelerator it works there, and one number is
-    read back per exit consulted: how many windows stay.
+    than needed. On a processor policies work on NumPy arrays. On an accelerator they work there, and one number is read back per exit
+    consulted: how many windows stay.
 
     Args:
-        encoder: In evaluation mode.
-        heads: A head on the encoder's device for each exit that the policy consults.
-        policy: Decides where windows leave.
-        x: Input ``(N, *encoder.input.shape)`` on the encoder's device; N may be 0.
-        pooling: Of the taps that the heads take.
+        segments: The encoder.
+        cascades: The tasks.
+        x: Input ``(N, *shape)`` as the back end has it; N may be 0.
         first: Number of the first window, for messages.
 
     Returns:
-        Exits, outputs as the heads give them, and rejections, in the order of the windows.
+        By task exits, outputs as the heads give them, and rejections, in the order of the windows.
 
     Raises:
-        PolicyError: An exit that the policy consults has no head, or the exits are not in order of depth.
+        PolicyError: An exit that a policy consults has no head, or the exits are not in order of depth.
         EncoderError: The encoder lacks an exit, or the input has another shape or dtype.
         DataError: A window's answer is not finite.
     """
-    return run_cascades(encoder, [Cascade(heads, policy, pooling)], x, first)[0]
+    asking = _asking(segments, cascades)
+    with segments.running():
+        if not len(x):  # not every encoder runs on no windows, and one window shows how wide the answers are
+            decided = _pass(segments, cascades, asking, segments.blank(x), first)
+            return [Decisions(each.exit[:0], each.outputs[:0], each.rejected[:0]) for each in decided]
+        return _pass(segments, cascades, asking, x, first)
 
 
-@inference()
-def run_cascades(encoder: StagedEncoder, cascades: Sequence[Cascade], x: Tensor, first: int = 0) -> list[Decisions]:
-    """Answer several tasks from one pass: a window leaves the batch once all of them have answered it.
-
-    Arguments and errors are those of :func:`run_cascade`.
-    """
-    asking = _asking(encoder, cascades)
-    encoder.input.check(tuple(x.shape[1:]))
-    if not len(x):  # not every encoder runs on no windows, and one window shows how wide the answers are
-        decided = run_cascades(encoder, cascades, x.new_zeros(1, *x.shape[1:]))
-        return [Decisions(each.exit[:0], each.outputs[:0], each.rejected[:0]) for each in decided]
-    encoder.input.check_values(x)
+def _pass(
+    segments: Segments, cascades: Sequence[Cascade], asking: Mapping[int, list[int]], x: Any, first: int
+) -> list[Decisions]:
+    state = segments.begin(x)
+    if all(len(cascade.policy.exits) == 1 for cascade in cascades):
+        return _fixed(segments, cascades, asking, state, len(x), first)
     if len(x) == 1 and len(cascades) == 1:
-        return [_one_window(encoder, cascades[0], tuple(asking), x, first)]
-    present, gone = window_numbers(len(x), x.device), []
-    tasks = [_Task(cascade, present) for cascade in cascades]
-    state, stages, last = encoder.begin(x), 0, max(asking)
+        return [_one_window(segments, cascades[0], tuple(asking), state, first)]
+    present, gone, after, last = segments.numbers(x), [], -1, max(asking)
+    tasks = [_Task(segments, cascade, present) for cascade in cascades]
     for exit, asked in asking.items():
-        for stage in range(stages, exit + 1):
-            state = encoder.advance(stage, state)
-        stages = exit + 1
-        seen = {cascades[index].seen: cascades[index] for index in asked}
-        taps = {key: cascade.tap(encoder, exit, state) for key, cascade in seen.items()}
-        answered = [tasks[index].consult(encoder.exits[exit].name, taps) for index in asked]
+        state, taps = segments.advance(after, exit, state, {cascades[index].seen for index in asked})
+        after = exit
+        answered = [tasks[index].consult(exit, taps) for index in asked]
         if exit == last:
             break
         if not any(answered):
@@ -124,24 +142,47 @@ def run_cascades(encoder: StagedEncoder, cascades: Sequence[Cascade], x: Tensor,
         present = present[stay]
         if not len(present):
             break
-        state = compacted(state, stay)
+        state = segments.keep(state, stay)
     for task in tasks:
         task.part(slice(None), slice(0))
     order = _to_numpy([*gone, present])
     return [task.decisions(order, first) for task in tasks]
 
 
-def _one_window(encoder: StagedEncoder, cascade: Cascade, exits: tuple[int, ...], x: Tensor, first: int) -> Decisions:
+def _fixed(
+    segments: Segments,
+    cascades: Sequence[Cascade],
+    asking: Mapping[int, list[int]],
+    state: State,
+    count: int,
+    first: int,
+) -> list[Decisions]:
+    """Every task has one exit: nothing is decided, and all windows go to the deepest of them."""
+    answers: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * len(cascades)
+    after = -1
+    for exit, asked in asking.items():
+        state, taps = segments.advance(after, exit, state, {cascades[index].seen for index in asked})
+        after = exit
+        for index in asked:
+            cascade = cascades[index]
+            head = cascade.heads[cascade.policy.exits[0]]
+            answers[index] = _to_numpy([segments.outputs(head(taps[cascade.seen]))])
+    decided = []
+    for cascade, outputs in zip(cascades, answers, strict=True):
+        check_finite(outputs, first)
+        rejected = np.asarray(cascade.policy.rejects(cascade.policy.exits[0], outputs))
+        decided.append(Decisions(np.zeros(count, np.int64), outputs, rejected))
+    return decided
+
+
+def _one_window(segments: Segments, cascade: Cascade, exits: tuple[int, ...], state: State, first: int) -> Decisions:
     """One window leaves or stays: there is no batch to keep account of, which would cost more than small stages do."""
-    policy, state, stages = cascade.policy, encoder.begin(x), 0
+    policy, after, seen = cascade.policy, -1, (cascade.seen,)
     memory = policy.start(1)
     for exit, name in zip(exits, policy.exits, strict=True):
-        for stage in range(stages, exit + 1):
-            state = encoder.advance(stage, state)
-        stages = exit + 1
-        outputs: Array = cascade.heads[name](cascade.tap(encoder, exit, state))
-        if outputs.device.type == "cpu":
-            outputs = outputs.numpy()
+        state, taps = segments.advance(after, exit, state, seen)
+        after = exit
+        outputs = segments.outputs(cascade.heads[name](taps[cascade.seen]))
         leave, memory = policy.step(name, outputs, memory)
         if leave[0]:
             break
@@ -153,8 +194,9 @@ def _one_window(encoder: StagedEncoder, cascade: Cascade, exits: tuple[int, ...]
 class _Task:
     """A task's part in a pass: what it knows of the windows in the present batch, and its answers for those gone."""
 
-    def __init__(self, cascade: Cascade, present: Array) -> None:
-        self.cascade = cascade
+    def __init__(self, segments: Segments, cascade: Cascade, present: Array) -> None:
+        self.segments, self.cascade = segments, cascade
+        self.names = {segments.order(exit): exit for exit in cascade.policy.exits}
         self.exit = 0 * present - 1
         """Index into the policy's exits, -1 for windows that are not answered."""
         self.outputs: Array | None = None
@@ -162,18 +204,16 @@ class _Task:
         self.memory = _memory_beside(present, cascade.policy.start(len(present)))
         self.gone: list[tuple[Array, Array]] = []
 
-    def consult(self, exit: str, taps: Mapping[Hashable, Tensor]) -> bool:
+    def consult(self, exit: int, taps: Mapping[Hashable, Any]) -> bool:
         """Answer the windows that leave at an exit. False if there are none, which is not looked up on an accelerator."""
-        policy = self.cascade.policy
-        outputs: Array = self.cascade.heads[exit](taps[self.cascade.seen])
-        if isinstance(self.exit, np.ndarray):
-            outputs = outputs.numpy()
-        leave, self.memory = policy.step(exit, outputs, self.memory)
+        policy, name = self.cascade.policy, self.names[exit]
+        outputs = self.segments.outputs(self.cascade.heads[name](taps[self.cascade.seen]))
+        leave, self.memory = policy.step(name, outputs, self.memory)
         if isinstance(leave, np.ndarray) and not leave.any():
             return False
         xp = array_namespace(outputs)
         now = leave & (self.exit < 0)
-        self.exit = self.exit + now * (policy.exits.index(exit) + 1)
+        self.exit = self.exit + now * (policy.exits.index(name) + 1)
         self.outputs = outputs if self.outputs is None else xp.where(now[:, None], outputs, self.outputs)
         return True
 
@@ -200,12 +240,12 @@ class _Task:
         return Decisions(exit, answers, rejected)
 
 
-def _asking(encoder: StagedEncoder, cascades: Sequence[Cascade]) -> dict[int, list[int]]:
+def _asking(segments: Segments, cascades: Sequence[Cascade]) -> dict[int, list[int]]:
     """Which cascades consult an exit, by index of the exit, in order of depth."""
     asking: dict[int, list[int]] = {}
     for number, cascade in enumerate(cascades):
         exits = cascade.policy.exits
-        indices = [encoder.exit_index(exit) for exit in exits]
+        indices = [segments.order(exit) for exit in exits]
         if indices != sorted(indices):
             raise PolicyError(f"the policy consults {', '.join(exits)}: name the exits in order of depth")
         if missing := [exit for exit in exits if exit not in cascade.heads]:
@@ -222,43 +262,22 @@ def _parted(tasks: Sequence[_Task]) -> tuple[Array, Array]:
         answered = answered & (task.exit >= 0)
     if isinstance(answered, np.ndarray):
         return np.flatnonzero(answered), np.flatnonzero(~answered)
-    order = torch.argsort(answered.to(torch.uint8), stable=True)
+    xp = array_namespace(answered)
+    order = xp.argsort(xp.astype(answered, xp.uint8), stable=True)
     count = len(answered) - int(answered.sum())  # the one number that is read back
     return order[count:], order[:count]
-
-
-def compacted(state: State, stay: Array) -> State:
-    """The state of the windows that stay."""
-    keep = stay if isinstance(stay, Tensor) else torch.from_numpy(stay)
-    return tuple(_selected(part, keep) for part in state)
-
-
-def _selected(part: Tensor, keep: Tensor) -> Tensor:
-    """Rows of a batch, laid out in memory as the batch is: ``index_select`` alone would undo channels_last, and cost more."""
-    if len(part) == 1:  # shared by all windows, for a batch of one is never compacted
-        return part
-    if part.stride(0) == 0:  # one row, expanded
-        return part[: len(keep)]
-    order = sorted(range(part.dim()), key=part.stride, reverse=True)
-    if order == list(range(part.dim())):
-        return part.index_select(0, keep)
-    rows = part.permute(order).index_select(order.index(0), keep)
-    return rows.permute([order.index(axis) for axis in range(part.dim())])
-
-
-def window_numbers(count: int, device: torch.device) -> Array:
-    """0, 1, ... as an array of the kind that decisions are made on: NumPy on a processor, for small operations are faster there."""
-    return np.arange(count) if device.type == "cpu" else torch.arange(count, device=device)
 
 
 def _memory_beside(present: Array, memory: Memory) -> Memory:
     if isinstance(present, np.ndarray):
         return memory
-    streak, previous = (torch.from_numpy(part).to(present.device) for part in memory)
+    xp = array_namespace(present)
+    streak, previous = (xp.asarray(part, device=present.device) for part in memory)
     return streak, previous
 
 
 def _to_numpy(parts: Sequence[Array]) -> NDArray[Any]:
-    if isinstance(parts[0], Tensor):
-        return torch.cat(list(parts)).cpu().numpy()
-    return np.concatenate(parts)
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    host: NDArray[Any] = array_namespace(parts[0]).concat(list(parts)).cpu().numpy()
+    return host

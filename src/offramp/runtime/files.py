@@ -18,8 +18,9 @@ from offramp.data.table import NoWindowsError, SampleRatesError, Table
 from offramp.errors import DataError
 from offramp.files import check_apart, check_output, output_folder, text_output
 from offramp.progress import OnNote, OnStep, silent
+from offramp.runtime.loading import BackendName, load
 from offramp.runtime.outputs import COLUMNS, PLACE_COLUMNS, ROWS, complete, rows, write_csv, write_jsonl, write_sigmf
-from offramp.runtime.predictor import Prediction, load
+from offramp.runtime.predictor import Prediction
 from offramp.schema.tasks import DataSpec
 
 BLOCK = 1024
@@ -42,13 +43,22 @@ class Reading:
     allow_outside: bool = False
 
 
+@dataclass(frozen=True)
+class Running:
+    """What runs the encoder; see :func:`offramp.runtime.load`."""
+
+    device: str = "cpu"
+    backend: BackendName | None = None
+    threads: int | None = None
+
+
 def predict_file(
     bundle: Path,
     file: Path,
     task: str | None,
     output: str,
     out: Path | None,
-    device: str = "cpu",
+    running: Running = Running(),
     on_progress: OnStep = silent,
     policy: str | None = None,
     reading: Reading = Reading(),
@@ -64,7 +74,7 @@ def predict_file(
         task: Name of the task; None where the bundle has one.
         output: ``csv``, ``jsonl`` or ``sigmf``.
         out: Where to write, a folder for ``sigmf``; standard output if None.
-        device: Where the encoder runs.
+        running: What runs the encoder.
         on_progress: Called with what is being done, how much is done and how much there is.
         policy: Name of one of the task's policies, which then says where each window leaves; None for the fixed exit.
         reading: How the file differs from the training data.
@@ -77,7 +87,7 @@ def predict_file(
         raise DataError("--format sigmf writes a file per recording: give a folder in --out")
     if out is not None and output != "sigmf" and out.is_dir():
         raise DataError(f"{out} is a folder: choose a file for --out")
-    predictor = load(bundle, device)
+    predictor = load(bundle, running.device, running.backend, running.threads)
     chosen = predictor.bundle.choose(task)
     if policy is not None:
         predictor.policy(chosen.name, policy)

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
 
-from offramp.bundle import ENCODER, Bundle, BundleTask, load_bundle
-from offramp.encoders.base import StagedEncoder
-from offramp.encoders.registry import checkpoint_options, load_encoder
-from offramp.encoders.view import TaskView
+from offramp.bundle import Bundle, BundleTask
 from offramp.errors import BundleError, DataError, OfframpError
-from offramp.heads.modules import head_module
 from offramp.policies.criteria import softmax
 from offramp.policies.policy import Policy
 from offramp.policies.simulation import Decisions, check_finite
 from offramp.runtime.arrays import array_of
-from offramp.runtime.execution import Cascade, run_cascades
+from offramp.runtime.backends import Backend, SharedPass
+from offramp.runtime.execution import Cascade, RunHead, run_cascades
 from offramp.runtime.stored import FIXED, policies_of
-from offramp.runtime.views import TaskViews, sharing_a_pass
 from offramp.transforms import Transform, check_range, iq_of_complex, with_antenna
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,24 +85,19 @@ class Prediction:
 
 
 class Predictor:
-    """A bundle with its encoder, ready to run. Made by :func:`load`."""
+    """A bundle and what runs its encoder, ready to answer. Made by :func:`~offramp.runtime.loading.load`."""
 
-    def __init__(self, bundle: Bundle, encoder: StagedEncoder) -> None:
-        """Take a bundle and the encoder that belongs to it; the encoder is frozen in evaluation mode."""
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        """Take a bundle and the back end that has its encoder."""
         self.bundle = bundle
-        self.encoder = encoder.eval().requires_grad_(False)
-        self.device = next(encoder.parameters()).device
+        self.backend = backend
         self._policies: dict[str, dict[str, Policy]] = {}
-        self._heads: dict[str, dict[str, nn.Module]] = {}
-        views = TaskViews(bundle, self.encoder)
-        self._views = {task.name: views.of(task) for task in bundle.tasks.values()}
-        self._shared: dict[tuple[str, ...], list[TaskView]] = {}
+        self._heads: dict[str, dict[str, RunHead]] = {}
+        self._shared: dict[tuple[str, ...], SharedPass] = {}
         for task in bundle.tasks.values():
             policies = self._policies[task.name] = policies_of(task)
             exits = {exit for policy in policies.values() for exit in policy.exits}
-            self._heads[task.name] = {
-                exit: head_module(task.heads[exit]).requires_grad_(False).to(self.device) for exit in exits
-            }
+            self._heads[task.name] = {exit: backend.head(task, exit) for exit in exits}
 
     def predict(
         self,
@@ -146,24 +138,24 @@ class Predictor:
             sharing.setdefault((task.transform, task.statistics), []).append(task)
         decided: dict[str, list[Decisions]] = {task.name: [] for task in chosen}
         for start in range(0, len(windows), batch_size):
-            batch = _finite(windows[start : start + batch_size], first + start)
-            for (transform, _), together in sharing.items():
-                transformed = transform(batch)
-                check_range(transformed, np.arange(first + start, first + start + len(batch)))
-                inputs = torch.from_numpy(transformed).to(self.device)
-                views = self._sharing(tuple(task.name for task in together))
+            batch = windows[start : start + batch_size]
+            for together in sharing.values():
+                inputs = self.backend.inputs(transformed(together[0], batch, first + start))
+                shared = self._sharing(tuple(task.name for task in together))
                 cascades = [
-                    Cascade(self._heads[task.name], policies[task.name], view=view)
-                    for task, view in zip(together, views, strict=True)
+                    Cascade(self._heads[task.name], policies[task.name], seen)
+                    for task, seen in zip(together, shared.seen, strict=True)
                 ]
-                found = run_cascades(views[0], cascades, inputs, first + start)
+                found = run_cascades(shared.segments, cascades, inputs, first + start)
                 for task, decisions in zip(together, found, strict=True):
                     decided[task.name].append(decisions)
-        return {task.name: _prediction(task, named, policies[task.name], decided[task.name], first) for task in chosen}
+        return {
+            task.name: prediction_of(task, named, policies[task.name], decided[task.name], first) for task in chosen
+        }
 
-    def _sharing(self, tasks: tuple[str, ...]) -> list[TaskView]:
+    def _sharing(self, tasks: tuple[str, ...]) -> SharedPass:
         if tasks not in self._shared:
-            self._shared[tasks] = sharing_a_pass(self._views[task] for task in tasks)
+            self._shared[tasks] = self.backend.together(tasks)
         return self._shared[tasks]
 
     def policy(self, task: str, name: str) -> Policy:
@@ -205,52 +197,29 @@ class Predictor:
         return chosen
 
 
-def _prediction(task: BundleTask, name: str, policy: Policy, decided: list[Decisions], first: int) -> Prediction:
-    """The answers of all batches; logits become probabilities at the temperature of the exit that gave them."""
-    empty = np.empty((0, task.heads[task.exit].outputs), dtype=np.float32)
-    outputs = np.concatenate([empty, *(decisions.outputs for decisions in decided)])
-    left = np.concatenate([np.empty(0, np.int64), *(decisions.exit for decisions in decided)])
+def transformed(task: BundleTask, windows: NDArray[np.generic], first: int = 0) -> NDArray[np.float32]:
+    """Windows behind a task's transform, float32; raises :class:`DataError` that names one which is not finite."""
+    batch = _finite(windows, first)
+    behind = task.transform(batch)
+    check_range(behind, np.arange(first, first + len(batch)))
+    return behind
+
+
+def prediction_of(
+    task: BundleTask, name: str, policy: Policy, decided: Sequence[Decisions], first: int = 0
+) -> Prediction:
+    """The answers of all batches under the policy called ``name``; logits become probabilities at the temperature of the exit that gave them."""
+    nothing = np.empty((0, task.heads[task.exit].outputs), np.float32)
+    parts = decided or [Decisions(np.empty(0, np.int64), nothing, np.empty(0, np.bool_))]
+    outputs, left, rejected = (
+        columns[0] if len(columns) == 1 else np.concatenate(columns)
+        for columns in zip(*((part.outputs, part.exit, part.rejected) for part in parts), strict=True)
+    )
     if task.kind == "classification" and len(outputs):
         with np.errstate(over="ignore", invalid="ignore"):
             outputs = softmax(outputs / np.asarray(policy.answer_temperatures, np.float32)[left, None])
     check_finite(outputs, first)
-    rejected = np.concatenate([np.empty(0, np.bool_), *(decisions.rejected for decisions in decided)])
     return Prediction(task.name, task.kind, outputs, task.label_names, name, policy.exits, left, rejected)
-
-
-def load(folder: str | Path, device: str = "cpu") -> Predictor:
-    """Load a bundle, so that it can predict.
-
-    Raises:
-        BundleError: The folder is not a whole bundle, or its encoder is missing or has other weights than the heads were
-            fitted on.
-        EncoderError: The encoder cannot be read, or ``device`` cannot be used.
-    """
-    folder = Path(folder)
-    bundle = load_bundle(folder)
-    return Predictor(bundle, load_bundle_encoder(bundle, folder, device))
-
-
-def load_bundle_encoder(bundle: Bundle, folder: Path, device: str = "cpu") -> StagedEncoder:
-    """The encoder of a bundle that was read from ``folder``, in evaluation mode; its hash is checked."""
-    path = folder / (bundle.encoder_path or ENCODER)
-    if not path.exists():
-        raise BundleError(f"the bundle's encoder is missing: {path} does not exist")
-    if path.is_dir():
-        encoder = load_encoder(path, device=device)
-    else:
-        name, config = bundle.encoder["architecture"], bundle.encoder["config"]
-        options = {option: config[option] for option in checkpoint_options(name) if option in config}
-        encoder = load_encoder(name, checkpoint=path, device=device, **options)
-    found, expected = encoder.fingerprint(), bundle.encoder["sha256"]
-    if found != expected:
-        raise BundleError(
-            f"{path} is another encoder: its hash is {found}, the bundle's heads were fitted on {expected}"
-        )
-    described = [(exit["name"], exit["width"]) for exit in bundle.encoder["exits"]]
-    if described != [(exit.name, exit.width) for exit in encoder.exits]:
-        raise BundleError(f"{folder} describes other exits than {path} has: save the bundle again")
-    return encoder.eval().requires_grad_(False)
 
 
 def _as_array(x: ArrayLike | Tensor) -> NDArray[np.generic]:

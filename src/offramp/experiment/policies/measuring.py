@@ -18,7 +18,7 @@ from offramp.experiment.policies.budgets import Budget, Contest, run_contest
 from offramp.policies.costs import CascadeCosts
 from offramp.policies.policy import Policy
 from offramp.policies.search import with_answer_temperatures
-from offramp.runtime.execution import run_cascade
+from offramp.runtime.torch_segments import run_cascade
 from offramp.schema.policies import PoliciesSpec
 from offramp.schema.results import Arrivals, BudgetRow, MeasuredPolicies, MeasuredRow
 from offramp.scoring.metrics import Array

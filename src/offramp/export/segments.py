@@ -1,0 +1,226 @@
+"""A bundle as segments: the encoder cut at the exits in use, one ONNX file each, with heads and policies beside them.
+
+One graph with all exits would compute all of them. Segments are what a pass that several tasks share needs, and one that windows leave.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.bundle import Bundle, BundleTask, load_bundle, load_examples, save_bundle, save_examples
+from offramp.encoders.base import StagedEncoder
+from offramp.encoders.view import TaskView
+from offramp.errors import BundleError, DataError, OfframpError
+from offramp.export import graph
+from offramp.export.folding import fold_batchnorm
+from offramp.export.pieces import cut_encoder
+from offramp.export.source import scale_of
+from offramp.files import atomic_path, check_apart, output_folder, write_text
+from offramp.progress import OnStep, silent
+from offramp.runtime.loading import load
+from offramp.runtime.predictor import Predictor
+from offramp.runtime.segment_files import MANIFEST, SCHEMA, SegmentedPass, SegmentFile, StatePart, sha256_of
+from offramp.runtime.stored import policies_of
+from offramp.runtime.torch_backend import TorchBackend, load_bundle_encoder
+from offramp.runtime.views import TaskViews, sharing_a_pass
+
+TOLERANCE = 1e-4
+"""Largest difference between the segments and the bundle."""
+CARD = """# Segments of a bundle
+
+Exported by `offramp export --what segments`: the encoder cut at the exits in use (`*.onnx`, `segments.json`), heads and policies of every task. `offramp.load` runs them in ONNX Runtime.
+"""
+
+
+@dataclass(frozen=True)
+class SegmentsReport:
+    """What was exported.
+
+    Attributes:
+        path: The folder.
+        exits: Where the encoder is cut, by pass.
+        bytes: Size of all graphs.
+        windows: How many windows the segments and the bundle were compared on, over all tasks.
+        max_difference: Largest difference found; absolute for probabilities, relative to the largest value for values.
+    """
+
+    path: str
+    exits: tuple[tuple[str, ...], ...]
+    bytes: int
+    windows: int
+    max_difference: float
+
+    @property
+    def sentence(self) -> str:
+        """What the command line says."""
+        cuts = "; ".join(", ".join(exits) for exits in self.exits)
+        return (
+            f"{self.path}: segments up to {cuts}, {self.bytes / 1e6:.2f} MB; within {self.max_difference:.1e} of the bundle on "
+            f"{self.windows} windows"
+        )
+
+
+def export_segments(
+    folder: str | Path, out: str | Path, exits: Sequence[str] = (), on_step: OnStep = silent
+) -> SegmentsReport:
+    """Write a bundle as segments, which run without torch.
+
+    The manifest is put in place last, and only if ONNX Runtime answers within 1e-4 of the bundle for every task at every exit where it
+    can leave, on batches of 1, 3 and all example windows.
+
+    Args:
+        folder: The bundle.
+        out: The folder to write; what an earlier export left there is replaced.
+        exits: Further exits to cut at, beside those that fixed exits and policies use: a server may want to leave earlier.
+        on_step: Called with what is being done, how much is done and how much there is.
+
+    Raises:
+        BundleError: The bundle cannot be used, or has no such exit.
+        DataError: It holds no example windows to compare on.
+        OfframpError: The ``onnx`` extra is missing, the answers differ, or the folder cannot be written.
+    """
+    graph.require_onnx()
+    folder, out = Path(folder), Path(out)
+    bundle = load_bundle(folder)
+    examples = load_examples(folder)
+    for task in bundle.tasks:
+        if not len(examples.get(task, ())):
+            raise DataError(
+                f"the bundle holds no example windows of task {task!r}: there is nothing to compare segments on"
+            )
+    check_apart([out], [folder])
+    encoder = load_bundle_encoder(bundle, folder)
+    views = TaskViews(bundle, encoder)
+    groups = _groups(bundle)
+    output_folder(out)
+    (out / MANIFEST).unlink(missing_ok=True)  # from here to the end there is no whole export in this folder
+    for stale in out.glob("pass-*.onnx"):
+        stale.unlink()
+    save_bundle(replace(bundle, encoder_path=None), out, CARD)
+    save_examples(examples, out)
+    passes, total = [], 0
+    for number, tasks in enumerate(groups):
+        cuts = _cuts(tasks, exits, views)
+        seen = sharing_a_pass([views.of(task) for task in tasks])
+        on_step("exporting", number, len(groups))
+        shared, size = _written(tasks, seen, cuts, out, f"pass-{number}")
+        passes.append(shared)
+        total += size
+    manifest = {
+        "schema": SCHEMA,
+        "encoder": bundle.encoder["sha256"],
+        "passes": [each.model_dump() for each in passes],
+    }
+    write_text(out / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    try:
+        difference = _compared(bundle, encoder, out, passes, examples)
+    except BaseException:
+        (out / MANIFEST).unlink()
+        raise
+    on_step("exporting", len(groups), len(groups))
+    named = tuple(tuple(segment.to for segment in each.segments) for each in passes)
+    return SegmentsReport(str(out), named, total, sum(len(examples[task]) for task in bundle.tasks), difference)
+
+
+def _groups(bundle: Bundle) -> list[list[BundleTask]]:
+    """Tasks that can share a pass."""
+    groups: dict[object, list[BundleTask]] = {}
+    for task in bundle.tasks.values():
+        key = (task.transform, task.statistics, task.window_shape)
+        groups.setdefault(key, []).append(task)
+    return list(groups.values())
+
+
+def _cuts(tasks: Sequence[BundleTask], further: Sequence[str], views: TaskViews) -> list[str]:
+    """The exits in use, by depth."""
+    view = views.of(tasks[0])
+    known = [exit.name for exit in sharing_a_pass([views.of(task) for task in tasks])[0].exits]
+    for exit in further:
+        if exit not in known and exit not in [own.name for own in view.encoder.exits]:
+            raise BundleError(f"unknown exit {exit!r}: the bundle has {', '.join(known)}")
+    used = {exit for task in tasks for policy in policies_of(task).values() for exit in policy.exits}
+    return [exit for exit in known if exit in used or exit in further]
+
+
+def _written(
+    tasks: Sequence[BundleTask], views: Sequence[TaskView], cuts: Sequence[str], out: Path, prefix: str
+) -> tuple[SegmentedPass, int]:
+    """The graphs of one pass, written; and their size."""
+    folded = fold_batchnorm(views[0].encoder)
+    distinct = {view.seen: TaskView(folded, view.shape, view.poolings, view.side, view.carried) for view in views}
+    names = {key: f"view{number}" for number, key in enumerate(distinct)}
+    first = next(iter(distinct.values()))
+    inputs, batched = [graph.INPUT], [True]
+    total, segments = 0, []
+    for number, cut in enumerate(cut_encoder(list(distinct.values()), cuts, first.input.draw(3, first.shape))):
+        piece, exit = cut.piece, cut.exit
+        shared = [len(part) == 1 for part in cut.following]
+        parts = [f"state{number}_{index}" for index in range(len(cut.following))]
+        fresh = [name for name, kept in zip(parts, piece.kept, strict=True) if kept is None]
+        taps = {name: f"tap{number}_{name}" for name in names.values()}
+        given = [*([] if piece.last else fresh), *taps.values()]
+        content = graph.traced(piece, dict(zip(inputs, cut.state, strict=True)), batched, given)
+        file = f"{prefix}-{number}-to-{exit}.onnx"
+        with atomic_path(out / file) as temporary:
+            temporary.write_bytes(content)
+        described = [
+            StatePart(output=None if kept is not None else name, kept=kept, shared=common)
+            for name, kept, common in zip(parts, piece.kept, shared, strict=True)
+        ]
+        segments.append(
+            SegmentFile(
+                file=file,
+                sha256=sha256_of(content),
+                to=exit,
+                inputs=inputs,
+                state=[] if piece.last else described,
+                taps=taps,
+            )
+        )
+        total += len(content)
+        inputs, batched = [f"in{number + 1}_{index}" for index in range(len(parts))], [not one for one in shared]
+    by_task = {task.name: names[view.seen] for task, view in zip(tasks, views, strict=True)}
+    return SegmentedPass(tasks=by_task, shape=list(first.shape), segments=segments), total
+
+
+def _compared(
+    bundle: Bundle,
+    encoder: StagedEncoder,
+    out: Path,
+    passes: Sequence[SegmentedPass],
+    examples: dict[str, NDArray[np.float32]],
+) -> float:
+    """Largest difference of any task's answers at any exit that is cut."""
+    segments, worst = load(out), 0.0
+    for shared in passes:
+        for cut in shared.segments:
+            at_exit = {
+                name: replace(bundle.tasks[name], exit=cut.to, policies={})
+                for name in shared.tasks
+                if cut.to in bundle.tasks[name].heads
+            }
+            if not at_exit:
+                continue
+            alone = replace(bundle, tasks=at_exit)
+            torch_predictor = Predictor(alone, TorchBackend(alone, encoder))
+            onnx_predictor = Predictor(alone, segments.backend)
+            for name in at_exit:
+                windows = examples[name]
+                expected = torch_predictor.predict(windows, [name])[name].outputs
+                scale = scale_of(expected, bundle.tasks[name].kind)
+                for size in sorted({1, min(3, len(windows)), len(windows)}):
+                    answers = onnx_predictor.predict(windows[:size], [name])[name].outputs
+                    difference = float(np.abs(answers - expected[:size]).max()) / scale
+                    if not difference <= TOLERANCE:
+                        raise OfframpError(
+                            f"the segments differ from the bundle by {difference:.2g} for task {name!r} at exit {cut.to!r}, more than "
+                            f"{TOLERANCE:g}: nothing was put in place"
+                        )
+                    worst = max(worst, difference)
+    return worst

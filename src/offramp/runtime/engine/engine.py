@@ -1,0 +1,361 @@
+"""One engine for any set of tasks: requests of different tasks, depths and service levels share segments, and leave one by one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from offramp.bundle import BundleTask
+from offramp.errors import DataError, DeadlinePassed, EngineError, OfframpError, Overloaded, SuiteError, TaskRemoved
+from offramp.runtime.engine.lanes import Lane, ServedTask, answer_of, lanes_of, run_segment, served, settle
+from offramp.runtime.engine.levels import DEFAULT, ServiceLevel, Slices
+from offramp.runtime.engine.load import LoadControl, Outlook, next_queue, outlook
+from offramp.runtime.engine.requests import Answer, Ask, Submission, WindowsJob
+from offramp.runtime.engine.scheduler import Batch
+from offramp.runtime.execution import Cascade
+from offramp.runtime.predictor import Predictor, transformed
+
+MOST_WINDOWS = 64
+"""Of a batch."""
+MOST_WAITING = 4096
+"""Windows that may wait in an engine."""
+
+
+@dataclass(frozen=True)
+class EngineCounts:
+    """What an engine did since it started, in windows, which count once per pass that their tasks need.
+
+    Attributes:
+        submitted: Accepted.
+        refused: Turned away at once: too much to do, or no room.
+        answered: All tasks have answered.
+        late: Of these, after the deadline.
+        failed: Expired, cancelled, or not to be computed.
+        shallower: That load moved to a shallower exit.
+        computed: That segments ran for, over all segments.
+        in_vain: Of these, that nobody waited for any more when the segment ended.
+        batches: That segments ran.
+    """
+
+    submitted: int = 0
+    refused: int = 0
+    answered: int = 0
+    late: int = 0
+    failed: int = 0
+    shallower: int = 0
+    computed: int = 0
+    in_vain: int = 0
+    batches: int = 0
+
+
+class Engine:
+    """Runs tasks of one bundle for many callers at once.
+
+    One thread computes; callers may be any, and no lock is held while it does. A request waits in the queue of a segment, is batched there
+    with whatever else waits, and each of its tasks gets its answer as soon as its exit is reached. Use it as a context manager, or call
+    :meth:`close`.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        slices: Slices | None = None,
+        most_windows: int = MOST_WINDOWS,
+        most_waiting: int = MOST_WAITING,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start. Segments are timed first, which may take some seconds.
+
+        Args:
+            predictor: A loaded bundle or folder of segments; see :func:`offramp.runtime.load`.
+            slices: Service levels by name.
+            most_windows: Of a batch.
+            most_waiting: Windows that may wait; more are refused.
+            clock: Seconds, never going back.
+
+        Raises:
+            SuiteError: A level names an exit or a policy that no task has, or a budget that no task can meet.
+        """
+        self._predictor, self._backend = predictor, predictor.backend
+        self._most_waiting, self._clock = most_waiting, clock
+        self._lock, self._wake, self._closing = threading.Lock(), threading.Event(), False
+        self._counts = {each.name: 0 for each in fields(EngineCounts)}
+        self._busy_until = float("-inf")
+        stored = predictor.bundle.tasks
+        self._lanes = lanes_of(list(stored.values()), self._backend, most_windows)
+        self._tasks = {name: served(task, self._lanes, self._backend) for name, task in stored.items()}
+        self.slices: dict[str, ServiceLevel] = {DEFAULT: ServiceLevel()} | dict(slices or {})
+        for name, level in self.slices.items():
+            _check_level(name, level, list(self._tasks.values()))
+        self._load = {name: LoadControl(level) for name, level in self.slices.items()}
+        self._thread = threading.Thread(target=self._work, name="offramp-engine", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        x: ArrayLike,
+        tasks: Sequence[str] | None = None,
+        slice: str = DEFAULT,
+        budget_ms: float | None = None,
+    ) -> Submission:
+        """Ask some tasks about some windows.
+
+        Args:
+            x: Raw windows ``(N, *window_shape)`` in any form that :meth:`offramp.runtime.Predictor.predict` takes.
+            tasks: Names of tasks; all whose windows have this shape if None.
+            slice: Name of a service level.
+            budget_ms: From now to the answers, instead of that of the level.
+
+        Raises:
+            Overloaded: There is more to do than can be done in time.
+            DeadlinePassed: The budget is not above zero.
+            TaskRemoved: There is no such task.
+            EngineError: There is no such level, or the engine is closed.
+            DataError: The windows cannot be used.
+        """
+        arrived = self._clock()
+        if slice not in self.slices:
+            raise EngineError(f"unknown slice {slice!r}: choose {', '.join(self.slices)}")
+        level = self.slices[slice]
+        budget = level.budget_ms if budget_ms is None else budget_ms
+        if budget is not None and not budget > 0:
+            raise DeadlinePassed(f"budget_ms={budget:g}: the deadline has already passed")
+        deadline = np.inf if budget is None else arrived + budget / 1e3
+        windows = self._predictor.raw_windows(x)
+        if not len(windows):
+            raise DataError("a request of no windows: give at least one")
+        by_lane: dict[int, list[ServedTask]] = {}
+        chosen = self._chosen(windows.shape[1:], tasks)
+        for task in chosen:
+            by_lane.setdefault(id(task.lane), []).append(task)
+        jobs = []
+        for together in by_lane.values():
+            inputs = self._backend.inputs(transformed(together[0].stored, windows))
+            asks = [self._ask(task, level, self._load[slice].steps, len(windows)) for task in together]
+            job = WindowsJob((inputs,), np.arange(len(windows)), asks, deadline, level.priority, arrived, slice)
+            jobs.append((together[0].lane, job))
+        self._admit(jobs, deadline - arrived)
+        futures = {ask.task.name: ask.future for _, job in jobs for ask in job.asks}
+        return Submission({task.stored.name: futures[task.stored.name] for task in chosen})
+
+    def predict(self, x: ArrayLike, tasks: Sequence[str] | None = None, slice: str = DEFAULT) -> dict[str, Answer]:
+        """Ask and wait; see :meth:`submit`."""
+        return self.submit(x, tasks, slice).result()
+
+    def put(self, task: BundleTask) -> None:
+        """Add a task, or replace the one of its name; what was submitted before is answered by the old one.
+
+        Raises:
+            BundleError: It does not fit the encoder of this engine, or its exits are not cut.
+        """
+        prepared = served(task, self._lanes, self._backend)
+        with self._lock:
+            self._tasks = self._tasks | {task.name: prepared}
+
+    def remove(self, name: str) -> None:
+        """Take a task away; what was submitted before is still answered.
+
+        Raises:
+            TaskRemoved: There is none of that name.
+        """
+        with self._lock:
+            if name not in self._tasks:
+                raise self._no_task(name)
+            self._tasks = {other: task for other, task in self._tasks.items() if other != name}
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks."""
+        return tuple(self._tasks)
+
+    @property
+    def counts(self) -> EngineCounts:
+        """What was done so far."""
+        with self._lock:
+            return EngineCounts(**self._counts)
+
+    def close(self) -> None:
+        """Compute nothing any more; who still waits is told so."""
+        with self._lock:
+            self._closing = True
+        self._wake.set()
+        self._thread.join()
+        for lane in self._lanes.values():
+            for job in lane.queue.clear():
+                self._fail(job, EngineError("the engine was closed"))
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- from a request to a job
+
+    def _no_task(self, name: object) -> TaskRemoved:
+        return TaskRemoved(f"there is no task {name!r}: the engine has {', '.join(self._tasks) or 'none'}")
+
+    def _chosen(self, shape: tuple[int, ...], names: Sequence[str] | None) -> list[ServedTask]:
+        tasks = self._tasks  # replaced as a whole, never changed
+        if names is None:
+            names = [name for name, task in tasks.items() if task.stored.window_shape == shape]
+        if not names:
+            raise DataError(
+                f"no task takes windows of shape (N, {', '.join(map(str, shape))}): the engine has {', '.join(tasks) or 'none'}"
+            )
+        for name in names:
+            if name not in tasks:
+                raise self._no_task(name)
+            if tasks[name].stored.window_shape != shape:
+                expected = ", ".join(map(str, tasks[name].stored.window_shape))
+                raise DataError(
+                    f"task {name!r} takes windows of shape (N, {expected}), not (N, {', '.join(map(str, shape))})"
+                )
+        return [tasks[name] for name in dict.fromkeys(names)]
+
+    def _ask(self, task: ServedTask, level: ServiceLevel, steps: int, windows: int) -> Ask:
+        chosen = task.choose(level, steps)
+        policy, rows = chosen.policy, np.arange(windows)
+        consults = {task.lane.segments.order(exit): exit for exit in policy.exits}
+        outputs = np.empty((windows, task.stored.heads[policy.exits[-1]].outputs), np.float32)
+        return Ask(
+            task=task.stored,
+            cascade=Cascade(task.heads, policy, task.seen),
+            consults=consults,
+            named=chosen.named,
+            why=chosen.why,
+            future=Future(),
+            rows=rows,
+            memory=policy.start(windows),
+            exit=0 * rows,
+            outputs=outputs,
+        )
+
+    def _admit(self, jobs: Sequence[tuple[Lane, WindowsJob]], budget: float) -> None:
+        """Let jobs wait, all of a request or none; what cannot be done in time is refused now, not when it is too late."""
+        windows, slice, now = sum(job.count for _, job in jobs), jobs[0][1].slice, jobs[0][1].arrived
+        with self._lock:
+            if self._closing:
+                raise EngineError("the engine is closed")
+            queues = [lane.queue for lane in self._lanes.values()]
+            running = max(0.0, self._busy_until - now)
+            met = outlook(queues, [(lane.queue, job) for lane, job in jobs], running)
+            self._load[slice].observe(met.backlog, now, max(len(lane.segments) for lane in self._lanes.values()))
+            full = met.waiting + windows > self._most_waiting
+            if full or not met.in_time(budget):
+                self._counts["refused"] += windows
+                raise _refusal(met, self._most_waiting if full else None, budget, slice)
+            for lane, job in jobs:
+                self._counts["shallower"] += job.count if any(ask.why == "load" for ask in job.asks) else 0
+                lane.queue.add(job)
+            self._counts["submitted"] += sum(job.count for _, job in jobs)
+        self._wake.set()
+
+    # --- computing, in a thread of its own
+
+    def _work(self) -> None:
+        while not self._closing:
+            lane, batch = self._next()
+            if lane is None or batch is None:
+                self._wake.wait()
+                self._wake.clear()
+                continue
+            try:
+                complete = run_segment(lane, batch.segment, batch.jobs)
+                now = self._clock()
+                for job, ask in complete:
+                    settle(ask, _answered(ask, job, now))
+            except Exception as error:  # whatever a back end or a head raises stops nobody else
+                told = (
+                    error if isinstance(error, OfframpError) else EngineError(f"the engine could not compute: {error}")
+                )
+                for job in batch.jobs:
+                    self._fail(job, told)
+                continue
+            self._sort(lane, batch, now)
+
+    def _next(self) -> tuple[Lane | None, Batch[WindowsJob] | None]:
+        """The batch to run; what nobody waits for, or whose time is over, is let go on the way and never computed."""
+        while True:
+            with self._lock:
+                now = self._clock()
+                lanes = {id(lane.queue): lane for lane in self._lanes.values()}
+                found = next_queue((lane.queue for lane in lanes.values()), now)
+                if found is None:
+                    return None, None
+                queue, segment = found
+                batch, dropped = queue.take(segment, now)
+                self._busy_until = now + queue.timing.of(segment, batch.windows)
+            for job in dropped:
+                self._fail(job, DeadlinePassed("the deadline passed while the request waited"))
+            if batch.jobs:
+                return lanes[id(queue)], batch
+
+    def _sort(self, lane: Lane, batch: Batch[WindowsJob], now: float) -> None:
+        """After a segment: who goes on waits again, and everything is counted."""
+        with self._lock:
+            counts = self._counts
+            counts["batches"] += 1
+            for job in batch.jobs:
+                ran = job.count
+                counts["computed"] += ran
+                if job.wanted:
+                    counts["in_vain"] += ran if job.deadline <= now else 0
+                    lane.queue.add(job)
+                elif all(ask.future.cancelled() for ask in job.asks):
+                    counts["failed"] += ran
+                    counts["in_vain"] += ran
+                else:
+                    counts["answered"] += len(job.asks[0].exit)
+                    counts["late"] += len(job.asks[0].exit) if job.deadline < now else 0
+
+    def _fail(self, job: WindowsJob, error: OfframpError) -> None:
+        for ask in job.asks:
+            settle(ask, error)
+        with self._lock:
+            self._counts["failed"] += len(job.asks[0].exit)
+
+
+def _answered(ask: Ask, job: WindowsJob, now: float) -> Answer | OfframpError:
+    try:
+        return answer_of(ask, job, now)
+    except OfframpError as error:
+        return error
+
+
+def _refusal(met: Outlook, most: int | None, budget: float, slice: str) -> Overloaded:
+    """Why a request is turned away: there is no room for more than ``most`` windows, or no time."""
+    if most is not None:
+        return Overloaded(
+            f"{met.waiting} windows wait already, and at most {most} may: ask again later, or raise most_waiting"
+        )
+    if met.own > budget:
+        return Overloaded(
+            f"a budget of {1e3 * budget:.3g} ms cannot be met: this request alone takes {1e3 * met.own:.3g} ms"
+        )
+    return Overloaded(
+        f"{1e3 * met.backlog:.3g} ms of work wait, and the budget of slice {slice!r} is {1e3 * budget:.3g} ms: ask again later"
+    )
+
+
+def _check_level(name: str, level: ServiceLevel, tasks: Sequence[ServedTask]) -> None:
+    """Raise SuiteError for a level that no task can keep."""
+    if level.exit is not None and not any(level.exit in task.heads for task in tasks):
+        known = dict.fromkeys(exit for task in tasks for exit in reversed(task.exits))
+        raise SuiteError(f"slice {name!r}: no task can leave at {level.exit!r}: choose {', '.join(known)}")
+    if level.policy is not None and not any(level.policy in task.policies for task in tasks):
+        known = dict.fromkeys(policy for task in tasks for policy in task.policies)
+        raise SuiteError(f"slice {name!r}: no task has the policy {level.policy!r}: choose {', '.join(known)}")
+    if level.budget_ms is None:
+        return
+    least = min(1e3 * task.lane.queue.timing.up_to(0, task.least_depth(level), 1) for task in tasks)
+    if level.budget_ms < least:
+        raise SuiteError(
+            f"slice {name!r}: a budget of {level.budget_ms:g} ms cannot be met: the least possible is {least:.3g} ms"
+        )

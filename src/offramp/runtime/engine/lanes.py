@@ -1,0 +1,254 @@
+"""The passes of an engine: which tasks share one, and what a batch does in one of its segments."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import InvalidStateError
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.bundle import BundleTask
+from offramp.errors import BundleError, OfframpError
+from offramp.policies.policy import Policy
+from offramp.policies.simulation import Decisions
+from offramp.runtime.backends import Backend
+from offramp.runtime.engine.levels import ServiceLevel
+from offramp.runtime.engine.requests import Answer, Ask, Why, WindowsJob
+from offramp.runtime.engine.scheduler import PassQueue
+from offramp.runtime.engine.timing import measure
+from offramp.runtime.execution import RunHead, Segments
+from offramp.runtime.predictor import prediction_of
+from offramp.runtime.stored import FIXED, policies_of
+
+
+@dataclass(frozen=True, eq=False)
+class Lane:
+    """One pass: tasks with the same transform, BatchNorm statistics and window shape.
+
+    Attributes:
+        segments: The encoder.
+        queue: What waits for each of its segments.
+        seen: Names of views, by what a task must have in common to have that view.
+    """
+
+    segments: Segments
+    queue: PassQueue[WindowsJob]
+    seen: Mapping[Hashable, Hashable]
+
+
+@dataclass(frozen=True, eq=False)
+class ServedTask:
+    """A task as requests see it; it is replaced as a whole.
+
+    Attributes:
+        stored: From the bundle.
+        policies: By name.
+        heads: By exit that is cut.
+        seen: Its view of the state.
+        lane: Its pass.
+        exits: Those with heads, from the deepest to the shallowest.
+    """
+
+    stored: BundleTask
+    policies: Mapping[str, Policy]
+    heads: Mapping[str, RunHead]
+    seen: Hashable
+    lane: Lane
+    exits: tuple[str, ...]
+
+    def choose(self, level: ServiceLevel, steps: int = 0) -> Choice:
+        """Where windows of a service level leave, moved by so many exits towards the input."""
+        chosen = Choice(self.policies[FIXED], FIXED, "fixed")
+        if level.policy in self.policies:
+            name = str(level.policy)
+            chosen = Choice(self.policies[name], name, "policy")
+        elif level.exit in self.heads:
+            chosen = self._at(str(level.exit), "budget")
+        reach = self.exits.index(chosen.policy.exits[-1])
+        lower = min(reach + steps, len(self.exits) - 1)
+        return self._at(self.exits[lower], "load") if lower > reach else chosen
+
+    def least_depth(self, level: ServiceLevel) -> int:
+        """The shallowest segment at which a level lets windows leave."""
+        chosen = self.choose(level, len(self.exits) if level.under_load == "shallower" else 0)
+        return self.lane.segments.order(chosen.policy.exits[0])
+
+    def _at(self, exit: str, why: Why) -> Choice:
+        policy = Policy.fixed(self.policies[FIXED].kind, exit, self.stored.temperatures.get(exit, 1.0))
+        return Choice(policy, FIXED, why)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Where windows leave, and why.
+
+    Attributes:
+        policy: It says so.
+        named: Its name in the bundle; ``fixed`` for one exit.
+        why: What made it so.
+    """
+
+    policy: Policy
+    named: str
+    why: Why
+
+
+def lanes_of(tasks: Sequence[BundleTask], backend: Backend, most_windows: int) -> dict[Hashable, Lane]:
+    """A lane for all tasks that can share one, its segments timed."""
+    together: dict[Hashable, list[BundleTask]] = {}
+    for task in tasks:
+        together.setdefault(_pass_of(task), []).append(task)
+    lanes = {}
+    for key, sharing in together.items():
+        shared = backend.together([task.name for task in sharing])
+        example = sharing[0].transform(np.zeros((1, *sharing[0].window_shape), np.float32))
+        timing = measure(shared.segments, len(shared.segments), backend.inputs(example))
+        seen = {_view_of(task): name for task, name in zip(sharing, shared.seen, strict=True)}
+        lanes[key] = Lane(shared.segments, PassQueue(timing, most_windows), seen)
+    return lanes
+
+
+def served(task: BundleTask, lanes: Mapping[Hashable, Lane], backend: Backend) -> ServedTask:
+    """A task in its lane.
+
+    Raises:
+        BundleError: None of the lanes has its transform, statistics, window shape and view, or cuts at its exits; its policies are
+            damaged.
+    """
+    lane = lanes.get(_pass_of(task))
+    if lane is None or _view_of(task) not in lane.seen:
+        raise BundleError(
+            f"task {task.name!r} sees windows as no task of this engine does (transform, window shape, statistics, poolings, side "
+            "features): load a bundle that has it"
+        )
+    policies = policies_of(task)
+    heads = {}
+    for exit in reversed(task.heads):
+        try:
+            lane.segments.order(exit)
+        except OfframpError:
+            continue
+        heads[exit] = backend.head(task, exit)
+    for policy in policies.values():
+        for exit in policy.exits:
+            if exit not in heads:
+                raise BundleError(
+                    f"task {task.name!r} leaves at {exit!r}, where the engine's encoder is not cut: export it with --exit"
+                )
+    return ServedTask(task, policies, heads, lane.seen[_view_of(task)], lane, tuple(heads))
+
+
+def run_segment(lane: Lane, index: int, jobs: Sequence[WindowsJob]) -> list[tuple[WindowsJob, Ask]]:
+    """Run a segment for some jobs together, let windows leave, and return whose answers are complete.
+
+    Afterwards each job has the windows that stay, and the state behind the segment.
+    """
+    segments = lane.segments
+    counts = [job.count for job in jobs]
+    asking = [
+        (place, job, ask) for place, job in enumerate(jobs) for ask in job.asks if ask.open and index in ask.consults
+    ]
+    with segments.running():
+        state = segments.joined(index - 1, [job.state for job in jobs])
+        if index == 0:
+            state = segments.begin(state[0])
+        state, taps = segments.advance(index - 1, index, state, {ask.cascade.seen for _, _, ask in asking})
+        outputs = _outputs(segments, index, asking, taps, counts)
+        further = [job for job in jobs if job.last > index]
+        if further:
+            divided = dict(zip(map(id, jobs), segments.divided(index, state, counts), strict=True))
+        complete = []
+        for (_, job, ask), given in zip(asking, outputs, strict=True):
+            if _consult(job, ask, index, given):
+                complete.append((job, ask))
+        for job in jobs:
+            job.segment = index + 1
+        for job in further:
+            job.state = divided[id(job)]
+            _leave(segments, job)
+    return complete
+
+
+def answer_of(ask: Ask, job: WindowsJob, now: float) -> Answer:
+    """The answer of a task whose windows have all left. Raises :class:`~offramp.errors.DataError` where it is not finite."""
+    policy = ask.cascade.policy
+    rejected = np.zeros(len(ask.exit), dtype=np.bool_)
+    if policy.reject_below is not None:
+        last = np.flatnonzero(ask.exit == len(policy.exits) - 1)
+        rejected[last] = policy.rejects(policy.exits[-1], ask.outputs[last])
+    prediction = prediction_of(ask.task, ask.named, policy, [Decisions(ask.exit, ask.outputs, rejected)])
+    return Answer(prediction, ask.why, job.slice, 1e3 * (now - job.arrived))
+
+
+def settle(ask: Ask, answer: Answer | OfframpError) -> None:
+    """Tell who waits; nobody does any more if the caller cancelled meanwhile."""
+    try:
+        if isinstance(answer, OfframpError):
+            ask.future.set_exception(answer)
+        else:
+            ask.future.set_result(answer)
+    except InvalidStateError:
+        pass
+
+
+def _pass_of(task: BundleTask) -> Hashable:
+    return task.transform, task.statistics, task.window_shape
+
+
+def _view_of(task: BundleTask) -> Hashable:
+    return task.side, tuple(sorted(task.poolings.items()))
+
+
+def _outputs(
+    segments: Segments,
+    index: int,
+    asking: Sequence[tuple[int, WindowsJob, Ask]],
+    taps: Mapping[Hashable, Any],
+    counts: Sequence[int],
+) -> list[NDArray[np.float32]]:
+    """What each one's head gives for the windows of its job: one head runs once for all jobs that ask it."""
+    ends = np.cumsum(counts)
+    parts: list[NDArray[np.float32] | None] = [None] * len(asking)
+    by_head: dict[tuple[int, Hashable], list[int]] = {}
+    for number, (_, _, ask) in enumerate(asking):
+        head = ask.cascade.heads[ask.consults[index]]
+        by_head.setdefault((id(head), ask.cascade.seen), []).append(number)
+    for (_, seen), numbers in by_head.items():
+        ask = asking[numbers[0]][2]
+        head, tap = ask.cascade.heads[ask.consults[index]], taps[seen]
+        spans = [(ends[place] - counts[place], ends[place]) for place in (asking[number][0] for number in numbers)]
+        first, stop = spans[0][0], spans[-1][1]
+        given = _host(segments.outputs(head(tap[first:stop])))
+        for number, (start, end) in zip(numbers, spans, strict=True):
+            parts[number] = given[start - first : end - first]
+    return [part for part in parts if part is not None]
+
+
+def _host(outputs: Any) -> NDArray[np.float32]:
+    host: NDArray[np.float32] = outputs if isinstance(outputs, np.ndarray) else outputs.cpu().numpy()
+    return host
+
+
+def _consult(job: WindowsJob, ask: Ask, index: int, outputs: NDArray[np.float32]) -> bool:
+    """Let windows of one task leave; whether all have. ``outputs`` are of all windows that are present."""
+    policy, exit = ask.cascade.policy, ask.consults[index]
+    if len(ask.rows) < job.count:
+        outputs = outputs[np.isin(job.present, ask.rows, assume_unique=True)]
+    leave, ask.memory = policy.step(exit, outputs, ask.memory)
+    gone = ask.rows[leave]
+    ask.outputs[gone], ask.exit[gone] = outputs[leave], policy.exits.index(exit)
+    ask.rows = ask.rows[~leave]
+    ask.memory = (ask.memory[0][~leave], ask.memory[1][~leave])
+    return not len(ask.rows)
+
+
+def _leave(segments: Segments, job: WindowsJob) -> None:
+    """Take windows that all tasks have answered out of a job's state."""
+    rows = [ask.rows for ask in job.asks if ask.open and len(ask.rows)]
+    wanted = rows[0] if len(rows) == 1 else np.unique(np.concatenate([*rows, np.zeros(0, np.int64)]))
+    if len(wanted) < job.count:
+        stay = np.flatnonzero(np.isin(job.present, wanted, assume_unique=True))
+        job.state, job.present = segments.keep(job.state, stay), job.present[stay]

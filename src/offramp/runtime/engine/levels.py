@@ -1,0 +1,72 @@
+"""Service levels: what a slice of the traffic is promised, and what it gives up under load. A YAML file, documented in docs/engine.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from offramp.errors import SuiteError
+from offramp.opening import read_text
+from offramp.schema.problems import first_problem
+
+SLICE_BYTES = 1 << 20
+
+
+class ServiceLevel(BaseModel):
+    """What one slice is promised.
+
+    Attributes:
+        budget_ms: From arrival to answer, in milliseconds; None for whenever there is time.
+        priority: The lower the more important.
+        exit: Where its windows leave instead of each task's own exit.
+        policy: By which its windows leave instead of a fixed exit.
+        under_load: ``shallower``: leave earlier before refusing; ``refuse``: keep the exit.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    budget_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    priority: int = 0
+    exit: str | None = None
+    policy: str | None = None
+    under_load: Literal["shallower", "refuse"] = "refuse"
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ServiceLevel:
+        if self.exit is not None and self.policy is not None:
+            raise ValueError("give an exit or a policy, not both")
+        return self
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    slices: dict[str, ServiceLevel] = Field(min_length=1)
+
+
+DEFAULT = "default"
+Slices = Mapping[str, ServiceLevel]
+
+
+def load_slices(path: str | Path) -> dict[str, ServiceLevel]:
+    """Read ``slices:`` of a YAML file; a level called ``default`` is for requests that name none, and is there anyway.
+
+    Raises:
+        SuiteError: The file is missing or broken, or a level says something that cannot be.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(read_text(path, SuiteError, "slices are YAML", SLICE_BYTES))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise SuiteError(f"{path} is not valid YAML{where}: {getattr(error, 'problem', error)}") from None
+    try:
+        found = _File.model_validate(content).slices
+    except ValidationError as error:
+        raise SuiteError(f"{path}: {first_problem(error)}") from None
+    return {DEFAULT: ServiceLevel()} | found

@@ -1,0 +1,152 @@
+"""A bundle's encoder run by ONNX Runtime, piece by piece. Nothing of torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.bundle import BundleTask
+from offramp.errors import BundleError, EncoderError, OfframpError
+from offramp.runtime.backends import SharedPass
+from offramp.runtime.execution import RunHead, State
+from offramp.runtime.segment_files import Manifest, SegmentedPass, SegmentFile
+
+Floats = NDArray[np.float32]
+
+
+class OnnxSegments:
+    """Segments as ONNX Runtime sessions; see :class:`~offramp.runtime.execution.Segments`. An exit's index is that of its segment."""
+
+    def __init__(self, shared: SegmentedPass, sessions: Sequence[Any]) -> None:
+        """Take a pass of a manifest and an open session for each of its segments."""
+        self._shape = tuple(shared.shape)
+        self._segments = shared.segments
+        self._sessions = sessions
+        self._exits = {segment.to: index for index, segment in enumerate(shared.segments)}
+        self._outputs = [[part.output for part in segment.state if part.output] for segment in shared.segments]
+
+    def __len__(self) -> int:
+        return len(self._segments)
+
+    def order(self, exit: str) -> int:
+        if exit not in self._exits:
+            raise BundleError(
+                f"there is no segment up to exit {exit!r}, only up to {', '.join(self._exits)}: export it with --exit"
+            )
+        return self._exits[exit]
+
+    def running(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def begin(self, x: Floats) -> State:
+        if x.shape[1:] != self._shape:
+            raise EncoderError(f"the segments take windows {('N', *self._shape)}, not {('N', *x.shape[1:])}")
+        return (x,)
+
+    def advance(
+        self, after: int, to: int, state: State, seen: Collection[Hashable]
+    ) -> tuple[State, dict[Hashable, Floats]]:
+        for index in range(after + 1, to):
+            state = self._run(index, state, [])[0]
+        taps = self._segments[to].taps
+        state, given = self._run(to, state, [taps[str(view)] for view in seen])
+        return state, dict(zip(seen, given, strict=True))
+
+    def keep(self, state: State, stay: NDArray[np.int64]) -> State:
+        return tuple(part if len(part) == 1 else part[stay] for part in state)
+
+    def numbers(self, x: Floats) -> NDArray[np.int64]:
+        return np.arange(len(x))
+
+    def outputs(self, given: Floats) -> Floats:
+        return given
+
+    def blank(self, x: Floats) -> Floats:
+        return np.zeros((1, *x.shape[1:]), x.dtype)
+
+    def repeated(self, window: Floats, count: int) -> Floats:
+        return np.repeat(window, count, axis=0)
+
+    def joined(self, at: int, states: Sequence[State]) -> State:
+        if len(states) == 1:
+            return states[0]
+        parts = zip(*states, strict=True)
+        return tuple(
+            part[0] if own else np.concatenate(part) for part, own in zip(parts, self._shared(at), strict=True)
+        )
+
+    def divided(self, at: int, state: State, counts: Sequence[int]) -> list[State]:
+        if len(counts) == 1:
+            return [state]
+        ends = np.cumsum(counts)[:-1]
+        divided = [
+            [part] * len(counts) if own else np.split(part, ends)
+            for part, own in zip(state, self._shared(at), strict=True)
+        ]
+        return list(zip(*divided, strict=True)) if divided else [()] * len(counts)
+
+    def _shared(self, at: int) -> list[bool]:
+        """Which parts of a state all windows share."""
+        return [False] if at < 0 else [part.shared for part in self._segments[at].state]
+
+    def _run(self, index: int, state: State, taps: list[str]) -> tuple[State, list[Floats]]:
+        segment, wanted = self._segments[index], self._outputs[index]
+        asked = [*wanted, *taps] or [next(iter(segment.taps.values()))]  # ONNX Runtime takes no names for all names
+        given = self._sessions[index].run(asked, dict(zip(segment.inputs, state, strict=True)))
+        behind = iter(given)
+        following = tuple(state[part.kept] if part.kept is not None else next(behind) for part in segment.state)
+        return following, given[len(wanted) : len(wanted) + len(taps)]
+
+
+class OnnxBackend:
+    """See :class:`~offramp.runtime.backends.Backend`. Sessions open when a task is first asked for."""
+
+    name = "onnxruntime"
+
+    def __init__(self, manifest: Manifest, folder: Path, threads: int = 1) -> None:
+        """Take a manifest and the folder of its files.
+
+        Raises:
+            OfframpError: ONNX Runtime is not installed.
+        """
+        self._runtime = onnx_runtime()
+        self._folder, self._threads = folder, threads
+        self._passes = {task: each for each in manifest.passes for task in each.tasks}
+        self._open: dict[int, OnnxSegments] = {}
+
+    def together(self, tasks: Sequence[str]) -> SharedPass:
+        shared = self._passes[tasks[0]]
+        if id(shared) not in self._open:
+            self._open[id(shared)] = OnnxSegments(shared, [self._session(segment) for segment in shared.segments])
+        return SharedPass(self._open[id(shared)], tuple(shared.tasks[task] for task in tasks))
+
+    def head(self, task: BundleTask, exit: str) -> RunHead:
+        return task.heads[exit]
+
+    def inputs(self, windows: Floats) -> Floats:
+        return windows
+
+    def _session(self, segment: SegmentFile) -> Any:
+        settings = self._runtime.SessionOptions()
+        settings.intra_op_num_threads, settings.inter_op_num_threads = self._threads, 1
+        settings.log_severity_level = 3
+        path = self._folder / segment.file
+        try:
+            return self._runtime.InferenceSession(path.read_bytes(), settings, providers=["CPUExecutionProvider"])
+        except Exception as error:  # whatever ONNX Runtime raises on a graph
+            raise BundleError(f"{path}: ONNX Runtime refuses it: {str(error).splitlines()[0]}") from None
+
+
+def onnx_runtime() -> ModuleType:
+    """The module ``onnxruntime``. Raises :class:`OfframpError` where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise OfframpError("segments need the package onnxruntime: pip install offramp[onnx]") from None
+    return onnxruntime  # type: ignore[no-any-return]

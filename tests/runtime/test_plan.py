@@ -1,0 +1,218 @@
+"""The scheduler by itself, and plans: against queues worked out by hand, and against what the engine then does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundles import IQ_SHAPE, bundle_of, predictor_of, small_shufflenet, task
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offramp.errors import DataError
+from offramp.runtime import Predictor
+from offramp.runtime.engine import Engine, ServiceLevel
+from offramp.runtime.engine import lanes as lanes_module
+from offramp.runtime.engine.plan import OVERHEAD_S, Arrival, plan, poisson, read_trace
+from offramp.runtime.engine.scheduler import PassQueue
+from offramp.runtime.engine.timing import SegmentTiming
+
+TIMING = SegmentTiming((1, 4), ((1.0, 2.0), (2.0, 2.5), (1.0, 4.0)))
+"""Three segments: the first two are cheaper in batches, the third is not."""
+
+
+@dataclass(eq=False)
+class Waiting:
+    name: str
+    segment: int = 0
+    last: int = 2
+    deadline: float = float("inf")
+    priority: int = 0
+    count: int = 1
+    wanted: bool = True
+
+
+def queue_of(*jobs: Waiting, most: int = 4) -> PassQueue[Waiting]:
+    queue: PassQueue[Waiting] = PassQueue(TIMING, most)
+    for job in jobs:
+        queue.add(job)
+    return queue
+
+
+class TestTiming:
+    def test_between_and_beyond_what_was_measured(self) -> None:
+        assert [TIMING.of(0, n) for n in (1, 2, 4, 8)] == pytest.approx([1, 4 / 3, 2, 4])
+        assert TIMING.up_to(0, 2, 1) == 4
+
+    def test_a_batch_is_worth_waiting_for_where_windows_get_cheaper(self) -> None:
+        assert [TIMING.worth_waiting_for(segment) for segment in range(3)] == [4, 4, 1]
+
+    def test_stored_and_read(self) -> None:
+        assert SegmentTiming.from_dict(TIMING.to_dict()) == TIMING
+
+
+class TestChoice:
+    def test_the_deepest_queue_that_fills_a_batch_runs_first(self) -> None:
+        deep = [Waiting(str(n), segment=1) for n in range(4)]
+        assert queue_of(Waiting("new"), *deep).choose(0) == 1
+        assert queue_of(Waiting("new"), *deep[:3]).choose(0) == 0, (
+            "not full: a shallow answer leaves before deep work starts"
+        )
+        assert queue_of(*deep[:3]).choose(0) == 1, "nothing else to do"
+        assert queue_of().choose(0) is None
+
+    def test_whoever_would_be_late_goes_first(self) -> None:
+        late = Waiting("late", segment=2, deadline=10)
+        full = [Waiting(str(n)) for n in range(4)]
+        assert queue_of(late, *full).choose(0) == 2, "the deepest full queue: one window fills it"
+        urgent = Waiting("urgent", segment=0, last=0, deadline=3)
+        deep = [Waiting(str(n), segment=1) for n in range(4)]
+        assert queue_of(urgent, *deep).choose(0) == 0
+        assert queue_of(Waiting("calm", last=0, deadline=100), *deep).choose(0) == 1
+
+    def test_importance_then_deadlines_order_a_queue(self) -> None:
+        jobs = [
+            Waiting("c", deadline=9),
+            Waiting("b", deadline=5),
+            Waiting("a", deadline=50, priority=-1),
+            Waiting("d"),
+        ]
+        batch, dropped = queue_of(*jobs, most=3).take(0, 0)
+        assert [job.name for job in batch.jobs] == ["a", "b", "c"]
+        assert not dropped
+
+    def test_expired_and_unwanted_jobs_are_dropped_not_run(self) -> None:
+        queue = queue_of(Waiting("gone", wanted=False), Waiting("late", deadline=1), Waiting("fine", deadline=8))
+        batch, dropped = queue.take(0, 2)
+        assert [job.name for job in batch.jobs] == ["fine"]
+        assert {job.name for job in dropped} == {"gone", "late"}
+        assert len(queue) == 0
+
+    def test_a_large_job_runs_alone(self) -> None:
+        queue = queue_of(Waiting("large", count=9), Waiting("small"))
+        assert queue.take(0, 0)[0].windows == 9
+        assert queue.take(0, 0)[0].windows == 1
+
+    @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 6), st.floats(0, 20)), max_size=30), st.floats(0, 10))
+    def test_nothing_is_lost_and_nothing_runs_twice(self, drawn: list[tuple[int, int, float]], now: float) -> None:
+        jobs = [Waiting(str(n), segment=s, count=c, deadline=d) for n, (s, c, d) in enumerate(drawn)]
+        queue, seen = queue_of(*jobs), []
+        while (segment := queue.choose(now)) is not None:
+            batch, dropped = queue.take(segment, now)
+            assert all(job.segment == segment for job in batch.jobs)
+            assert len(batch.jobs) <= 1 or batch.windows <= 4
+            seen += [*batch.jobs, *dropped]
+        assert sorted(job.name for job in seen) == sorted(job.name for job in jobs)
+        assert len(queue) == 0
+        assert queue.backlog == 0
+
+    def test_backlog_is_the_work_at_full_batches(self) -> None:
+        assert queue_of(*[Waiting(str(n)) for n in range(8)]).backlog == pytest.approx(8 * (2 / 4 + 2.5 / 4 + 1))
+        assert queue_of(Waiting("deep", segment=2)).backlog == pytest.approx(1)
+
+
+@pytest.fixture
+def predictor(monkeypatch: pytest.MonkeyPatch) -> Predictor:
+    """Two tasks; every stage takes one millisecond, whatever the batch."""
+    encoder = small_shufflenet()
+    stages = len(encoder.exits)
+    made = SegmentTiming((1, 64), ((1e-3, 1e-3),) * stages)
+    monkeypatch.setattr(lanes_module, "measure", lambda *_: made)
+    tasks = [task(encoder, "near", "stem", IQ_SHAPE, ("x", "y")), task(encoder, "far", "conv5", IQ_SHAPE, ("x", "y"))]
+    return predictor_of(bundle_of(encoder, *tasks), encoder)
+
+
+class TestPlan:
+    def test_one_request_alone_takes_its_segments(self, predictor: Predictor) -> None:
+        found = plan(predictor, {}, [Arrival(0.0, "default", ("far",)), Arrival(1.0, "default", ("near",))])
+        stages = len(predictor.bundle.encoder["exits"])
+        default = found.slices["default"]
+        times = 1e3 * np.array([stages * (1e-3 + OVERHEAD_S), 1e-3 + OVERHEAD_S])
+        assert default.p50_ms == pytest.approx(np.median(times), rel=1e-6)
+        assert default.p99_ms == pytest.approx(np.quantile(times, 0.99), rel=1e-6)
+        assert default.least_ms == pytest.approx(1.0)
+        assert (default.refused, default.shallower, found.degrades_first) == (0, 0, None)
+
+    def test_a_shallow_request_overtakes_a_deep_one(self, predictor: Predictor) -> None:
+        slices = {"deep": ServiceLevel(), "shallow": ServiceLevel()}
+        arrivals = [Arrival(0.0, "deep", ("far",)), Arrival(0.0005, "shallow", ("near",))]
+        found = plan(predictor, slices, arrivals)
+        assert found.slices["shallow"].p50_ms == pytest.approx(2 * (1 + 1e3 * OVERHEAD_S) - 0.5, rel=1e-6)
+
+    def test_too_much_is_refused_or_moved_and_the_first_is_named(self, predictor: Predictor) -> None:
+        hard = {"hard": ServiceLevel(budget_ms=40)}
+        soft = {"soft": ServiceLevel(budget_ms=40, under_load="shallower")}
+        crowd = [Arrival(n * 1e-5, name, ("far",), 64) for name in ("hard",) for n in range(100)]
+        refused = plan(predictor, hard, crowd, most_waiting=10**6)
+        assert refused.degrades_first == "hard"
+        assert refused.slices["hard"].refused > 0.5
+        assert refused.slices["hard"].p99_ms is not None
+        assert refused.slices["hard"].p99_ms <= 40 * 1.3
+        moved = plan(predictor, soft, [Arrival(n * 2e-3, "soft", ("far",), 64) for n in range(300)], most_waiting=10**6)
+        assert moved.degrades_first == "soft"
+        assert moved.slices["soft"].shallower > 0
+        assert (
+            moved.slices["soft"].refused
+            < plan(predictor, hard, [Arrival(n * 2e-3, "hard", ("far",), 64) for n in range(300)], most_waiting=10**6)
+            .slices["hard"]
+            .refused
+        )
+
+    def test_full_queues_refuse(self, predictor: Predictor) -> None:
+        found = plan(predictor, {}, [Arrival(0.0, "default", ("far",))] * 10, most_waiting=4)
+        assert found.slices["default"].refused > 0
+
+    def test_unknown_names(self, predictor: Predictor) -> None:
+        with pytest.raises(DataError, match="names the slice 'gold': choose default"):
+            plan(predictor, {}, [Arrival(0.0, "gold", ("far",))])
+        with pytest.raises(DataError, match="names the task 'other': choose near, far"):
+            plan(predictor, {}, [Arrival(0.0, "default", ("other",))])
+
+    def test_sentences(self, predictor: Predictor) -> None:
+        lines = plan(predictor, {"idle": ServiceLevel(budget_ms=5)}, poisson(50, 2, ["default"], ["near"])).sentences
+        assert lines[0].startswith("default: p50 1.1")
+        assert lines[1] == "idle: no requests; the least budget that can be met is 1 ms"
+        assert lines[-1].startswith("no slice degrades; ")
+
+    def test_the_engine_refuses_and_answers_by_the_same_rules(self, predictor: Predictor) -> None:
+        """What the plan calls the least possible budget, the engine's own check calls so too."""
+        least = plan(predictor, {"a": ServiceLevel(budget_ms=5)}, []).slices["a"].least_ms
+        with pytest.raises(Exception, match=f"the least possible is {least:.3g} ms"):
+            Engine(predictor, {"a": ServiceLevel(budget_ms=least / 2)})
+
+
+class TestArrivals:
+    def test_poisson_has_its_rate(self) -> None:
+        found = poisson(200, 10, ["a", "b"], ["x"], seed=1)
+        assert len(found) == pytest.approx(2000, rel=0.1)
+        assert sum(each.slice == "a" for each in found) == pytest.approx(1000, rel=0.15)
+        assert [each.seconds for each in found] == sorted(each.seconds for each in found)
+        assert poisson(200, 10, ["a", "b"], ["x"], seed=1) == found
+
+    def test_a_trace(self, tmp_path: Path) -> None:
+        path = tmp_path / "trace.csv"
+        path.write_text("seconds,slice,tasks,windows\n0.5,a,x y,3\n0.1,,x,\n")
+        assert read_trace(path) == [Arrival(0.1, "default", ("x",)), Arrival(0.5, "a", ("x", "y"), 3)]
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("seconds,slice\n1,a\n", "has no column 'tasks'"),
+            ("seconds,slice,tasks\n", "has no requests"),
+            ("", "has no column"),
+            ("seconds,slice,tasks\nsoon,a,x\n", "line 2: seconds and windows are numbers"),
+            ("seconds,slice,tasks\nnan,a,x\n", "line 2: a request comes at 0 s or later"),
+            ("seconds,slice,tasks\n-1,a,x\n", "line 2"),
+            ("seconds,slice,tasks\n1,a,\n", "line 2"),
+            ("seconds,slice,tasks,windows\n1,a,x,0\n", "line 2"),
+        ],
+    )
+    def test_a_trace_that_is_none(self, tmp_path: Path, text: str, words: str) -> None:
+        path = tmp_path / "trace.csv"
+        path.write_text(text)
+        with pytest.raises(DataError, match=words):
+            read_trace(path)
+        with pytest.raises(DataError):
+            read_trace(tmp_path / "absent.csv")
