@@ -161,6 +161,7 @@ def make_channels(runs: Path) -> None:
 
 
 VIT_STEPS = "1000"
+PRACTICE = "Against the field's own practice"
 BEFORE = {"rtl433-vit": make_vit, "channels": make_channels, "channels-beside": make_channels}
 """What a suite needs that does not ship."""
 
@@ -175,8 +176,16 @@ def main() -> None:
     """Run what is missing and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=Path, default=Path("runs/results"))
-    parser.add_argument("--only", nargs="*", choices=list(READING), default=list(READING))
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        choices=list(READING),
+        default=list(READING),
+        help="the sections of others stay as they are",
+    )
     arguments = parser.parse_args()
+    page = HERE.parent / "docs" / "results.md"
+    known = sections(page.read_text(encoding="utf-8")) if page.exists() else {}
     parts = [
         "# Results\n",
         "Written by `make results`. Scores are means over the suite's seeds, five or three, on test groups that no seed saw; intervals are 95% and "
@@ -185,7 +194,10 @@ def main() -> None:
         "A saving is confirmed where the test interval stays above minus the tolerance of the suite. How each number "
         "is made: [numbers.md](numbers.md).\n",
     ]
-    for name in arguments.only:
+    for name, (title, _) in READING.items():
+        if name not in arguments.only:
+            parts += [known[title]] if title in known else []
+            continue
         suite = None if name == "default" else HERE / f"{name}.yaml"
         if name in BEFORE:
             BEFORE[name](arguments.runs)
@@ -194,6 +206,7 @@ def main() -> None:
         ]
         if missing:
             print(f"{name}: skipped, {missing[0]} is not there", file=sys.stderr)
+            parts += [known[title]] if title in known else []
             continue
         out = arguments.runs / name
         if not (out / "results.json").exists():
@@ -202,10 +215,16 @@ def main() -> None:
         parts.append(_section(name, load_results(out)))
         if name == "channels":
             parts.append(_prediction(out))
-    parts += [_costs(), _practice(arguments.runs)]
-    write_text(HERE.parent / "docs" / "results.md", "\n".join(parts))
+    everything = len(arguments.only) == len(READING)
+    parts += [_costs(), _practice(arguments.runs) if everything or PRACTICE not in known else known[PRACTICE]]
+    write_text(page, "\n".join(parts))
     if "default" in arguments.only:
         write_readme(load_results(arguments.runs / "default"), HERE.parent / "README.md")
+
+
+def sections(page: str) -> dict[str, str]:
+    """The sections of the page by title, as they stand."""
+    return {part.partition("\n")[0]: f"## {part.rstrip()}\n" for part in page.split("\n## ")[1:]}
 
 
 def _section(name: str, results: Results) -> str:
@@ -331,7 +350,7 @@ def _practice(runs: Path) -> str:
         if name in names
     )
     speedup, seconds = found["speedup"], found["seconds_practice"]
-    return f"""## Against the field's own practice
+    return f"""## {PRACTICE}
 
 `python benchmarks/probing_practice.py --measured-epochs {found["measured_epochs"]} --draws {found["optimism"]["draws"]}`: a linear probe of the last exit, trained in a loop of {found["epochs"]} epochs that runs the frozen encoder
 again in every epoch and reports its best epoch on the split that it reports; against one pass and heads of all {found["exits"]} exits, {found["seeds"]} seeds and {found["strengths"]} strengths

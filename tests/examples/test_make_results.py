@@ -26,3 +26,11 @@ def test_every_suite_on_the_page_is_one() -> None:
     for name in make_results.READING:
         suite = None if name == "default" else Path(make_results.__file__).parent / f"{name}.yaml"
         assert load_suite(suite).tasks
+
+
+def test_sections_of_suites_that_are_not_run_stay_as_they_are() -> None:
+    page = "# Results\n\nWritten.\n\n## One\n\nA table.\n\n### Below\n\nMore.\n\n## Two\n\nThe end.\n"
+    assert make_results.sections(page) == {
+        "One": "## One\n\nA table.\n\n### Below\n\nMore.\n",
+        "Two": "## Two\n\nThe end.\n",
+    }
