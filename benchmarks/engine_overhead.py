@@ -29,10 +29,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="per way and batch")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        bundle, segments, windows = make(folder, (EXIT,))
-        bare = graph_session(bundle, "task0", EXIT, folder / "bare.onnx")
-        predictor = load(segments)
+        made = make(Path(place), exits=(EXIT,))
+        bare, windows = graph_session(made, "task0", EXIT), made.windows
+        predictor = load(made.segments)
         report = {"encoder": predictor.bundle.encoder["architecture"], "exit": EXIT}
         with Engine(predictor) as engine:
             for batch in arguments.batch:

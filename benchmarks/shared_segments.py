@@ -1,6 +1,6 @@
 """Eight tasks at mixed exits from one window or batch: one pass through segments against the deepest task alone, eight graphs, and one full pass.
 
-python benchmarks/shared_segments.py [--batch 1 64]
+python benchmarks/shared_segments.py [--encoder lwm] [--batch 1 64]
 
 Prints one JSON line. All ratios are of times measured in turn within this run, on one thread, ONNX Runtime throughout; the engine adds nothing here, it is
 the predictor's own pass.
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from serving.made import MIXED, graph_session, make
+from serving.made import SHAPES, graph_session, make
 
 from offramp import load
 from offramp.costs import time_interleaved
@@ -23,24 +23,18 @@ from offramp.costs import time_interleaved
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--encoder", choices=list(SHAPES), default="iq-resnet-small")
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 64])
     parser.add_argument("--seconds", type=float, default=3.0, help="per way and batch")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        bundle, segments, windows = make(folder)
-        predictor = load(segments)
-        deepest = graph_session(bundle, "task7", MIXED[-1], folder / "deepest.onnx")
-        last = predictor.bundle.encoder["exits"][-1]["name"]
-        full = [
-            graph_session(bundle, f"task{number}", last, folder / f"full{number}.onnx") for number in range(len(MIXED))
-        ]
-        everyone, _, _ = make(folder / "full", (last,) * len(MIXED))
-        from offramp.export.segments import export_segments
-
-        export_segments(everyone, folder / "shared")
-        shared_full = load(folder / "shared")
-        report = {"encoder": predictor.bundle.encoder["architecture"], "exits": MIXED}
+        made = make(Path(place) / "mixed", arguments.encoder)
+        predictor = load(made.segments)
+        deepest = graph_session(made, "task7", made.exits[-1])
+        full = [graph_session(made, f"task{number}", made.last) for number in range(len(made.exits))]
+        shared_full = load(make(Path(place) / "full", arguments.encoder, (made.last,) * len(made.exits)).segments)
+        windows = made.windows
+        report = {"encoder": arguments.encoder, "exits": made.exits}
         for batch in arguments.batch:
             x = windows[:batch]
             times = time_interleaved(

@@ -1,8 +1,8 @@
-"""A bundle of eight tasks at mixed exits on the shipped encoder, with random heads, and its segments; and whole graphs to compare with."""
+"""A bundle of eight tasks at mixed exits, with random heads, and its segments; and whole graphs to compare with."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +10,55 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.bundle import ENCODER, Bundle, BundleTask, Head, save_bundle, save_examples
-from offramp.encoders.registry import load_encoder
+from offramp.encoders.registry import load_encoder, packaged_weights
 from offramp.encoders.taps import freeze
 from offramp.export import export_onnx
 from offramp.export.segments import export_segments
 from offramp.transforms import Transform
 
-SHAPE = (2, 4, 256)
-NAME = "iq-resnet-small"
-MIXED = ("stem", "mixing.1", "stage1.0", "stage1.1", "stage1.1", "stage2.1", "stage2.1", "stage3.0")
+SHAPES = {"iq-resnet-small": (2, 4, 256), "lwm": (2, 32, 32)}
+MIXED = {
+    "iq-resnet-small": ("stem", "mixing.1", "stage1.0", "stage1.1", "stage1.1", "stage2.1", "stage2.1", "stage3.0"),
+    "lwm": ("embedding", "layer1", "layer2", "layer3", "layer3", "layer6", "layer6", "layer11"),
+}
 """Where the eight tasks leave."""
 CLASSES = 8
 
 
-def make(folder: Path, exits: tuple[str, ...] = MIXED) -> tuple[Path, Path, NDArray[np.float32]]:
-    """Bundle, segments, and 256 windows."""
-    encoder, rng = freeze(load_encoder(NAME)), np.random.default_rng(0)
-    windows = rng.standard_normal((256, *SHAPE)).astype(np.float32)
+@dataclass(frozen=True)
+class Made:
+    """What was written.
+
+    Attributes:
+        bundle: Folder.
+        segments: Folder.
+        windows: 256 of them.
+        exits: Of the tasks ``task0`` to ``task7``.
+        last: Full depth.
+    """
+
+    bundle: Path
+    segments: Path
+    windows: NDArray[np.float32]
+    exits: tuple[str, ...]
+    last: str
+
+
+def make(folder: Path, name: str = "iq-resnet-small", exits: tuple[str, ...] | None = None) -> Made:
+    """Bundle, segments and windows; random weights where none ship, which take as long."""
+    encoder = freeze(load_encoder(name, weights="pretrained" if packaged_weights(name) else "random"))
+    shape, exits, rng = SHAPES[name], exits or MIXED[name], np.random.default_rng(0)
+    windows = rng.standard_normal((256, *shape)).astype(np.float32)
     tasks = {}
     for number, exit in enumerate(exits):
-        heads = {
-            each.name: Head(
-                ((rng.standard_normal((CLASSES, each.width)).astype(np.float32), np.zeros(CLASSES, np.float32)),)
-            )
-            for each in encoder.exits
-        }
-        name = f"task{number}"
+        heads = {}
+        for each in encoder.exits:
+            weight = rng.standard_normal((CLASSES, each.width)).astype(np.float32) / each.width
+            heads[each.name] = Head(((weight, np.zeros(CLASSES, np.float32)),))
         labels = tuple(map(str, range(CLASSES)))
         val = dict.fromkeys(heads, 0.5)
-        tasks[name] = BundleTask(name, "classification", "accuracy", exit, labels, Transform(), SHAPE, heads, val)
+        task = BundleTask(f"task{number}", "classification", "accuracy", exit, labels, Transform(), shape, heads, val)
+        tasks[task.name] = task
     described = {
         "architecture": encoder.architecture,
         "config": encoder.config,
@@ -51,14 +71,15 @@ def make(folder: Path, exits: tuple[str, ...] = MIXED) -> tuple[Path, Path, NDAr
     save_bundle(Bundle(described, tasks), bundle, "# Eight tasks\n")
     save_examples(dict.fromkeys(tasks, windows[:4]), bundle)
     export_segments(bundle, folder / "segments")
-    return bundle, folder / "segments", windows
+    return Made(bundle, folder / "segments", windows, exits, encoder.exits[-1].name)
 
 
-def graph_session(bundle: Path, task: str, exit: str, out: Path) -> Any:
+def graph_session(made: Made, task: str, exit: str) -> Any:
     """One task's own graph up to an exit, in ONNX Runtime on one thread."""
     import onnxruntime
 
-    export_onnx(bundle, task, out, exit)
+    out = made.bundle.parent / f"{task}-{exit}.onnx"
+    export_onnx(made.bundle, task, out, exit)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(out, settings, providers=["CPUExecutionProvider"])

@@ -16,7 +16,7 @@ from offramp.runtime import Predictor
 from offramp.runtime.engine import Engine, ServiceLevel
 from offramp.runtime.engine import lanes as lanes_module
 from offramp.runtime.engine.plan import OVERHEAD_S, Arrival, plan, poisson, read_trace
-from offramp.runtime.engine.scheduler import PassQueue
+from offramp.runtime.engine.scheduler import NextSegment, PassQueue
 from offramp.runtime.engine.timing import SegmentTiming
 
 TIMING = SegmentTiming((1, 4), ((1.0, 2.0), (2.0, 2.5), (1.0, 4.0)))
@@ -32,6 +32,9 @@ class Waiting:
     priority: int = 0
     count: int = 1
     wanted: bool = True
+
+
+FIRST = NextSegment((2, 0, 0.0), 0)
 
 
 def queue_of(*jobs: Waiting, most: int = 4) -> PassQueue[Waiting]:
@@ -56,21 +59,21 @@ class TestTiming:
 class TestChoice:
     def test_the_deepest_queue_that_fills_a_batch_runs_first(self) -> None:
         deep = [Waiting(str(n), segment=1) for n in range(4)]
-        assert queue_of(Waiting("new"), *deep).choose(0) == 1
-        assert queue_of(Waiting("new"), *deep[:3]).choose(0) == 0, (
+        assert queue_of(Waiting("new"), *deep).choose(0).segment == 1
+        assert queue_of(Waiting("new"), *deep[:3]).choose(0).segment == 0, (
             "not full: a shallow answer leaves before deep work starts"
         )
-        assert queue_of(*deep[:3]).choose(0) == 1, "nothing else to do"
+        assert queue_of(*deep[:3]).choose(0).segment == 1, "nothing else to do"
         assert queue_of().choose(0) is None
 
     def test_whoever_would_be_late_goes_first(self) -> None:
         late = Waiting("late", segment=2, deadline=10)
         full = [Waiting(str(n)) for n in range(4)]
-        assert queue_of(late, *full).choose(0) == 2, "the deepest full queue: one window fills it"
+        assert queue_of(late, *full).choose(0).segment == 2, "the deepest full queue: one window fills it"
         urgent = Waiting("urgent", segment=0, last=0, deadline=3)
         deep = [Waiting(str(n), segment=1) for n in range(4)]
-        assert queue_of(urgent, *deep).choose(0) == 0
-        assert queue_of(Waiting("calm", last=0, deadline=100), *deep).choose(0) == 1
+        assert queue_of(urgent, *deep).choose(0).segment == 0
+        assert queue_of(Waiting("calm", last=0, deadline=100), *deep).choose(0).segment == 1
 
     def test_importance_then_deadlines_order_a_queue(self) -> None:
         jobs = [
@@ -79,38 +82,38 @@ class TestChoice:
             Waiting("a", deadline=50, priority=-1),
             Waiting("d"),
         ]
-        batch, dropped = queue_of(*jobs, most=3).take(0, 0)
+        batch, dropped = queue_of(*jobs, most=3).take(FIRST, 0)
         assert [job.name for job in batch.jobs] == ["a", "b", "c"]
         assert not dropped
 
     def test_expired_and_unwanted_jobs_are_dropped_not_run(self) -> None:
         queue = queue_of(Waiting("gone", wanted=False), Waiting("late", deadline=1), Waiting("fine", deadline=8))
-        batch, dropped = queue.take(0, 2)
+        batch, dropped = queue.take(FIRST, 2)
         assert [job.name for job in batch.jobs] == ["fine"]
         assert {job.name for job in dropped} == {"gone", "late"}
         assert len(queue) == 0
 
     def test_a_large_job_runs_alone(self) -> None:
         queue = queue_of(Waiting("large", count=9), Waiting("small"))
-        assert queue.take(0, 0)[0].windows == 9
-        assert queue.take(0, 0)[0].windows == 1
+        assert queue.take(FIRST, 0)[0].windows == 9
+        assert queue.take(FIRST, 0)[0].windows == 1
 
     @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 6), st.floats(0, 20)), max_size=30), st.floats(0, 10))
     def test_nothing_is_lost_and_nothing_runs_twice(self, drawn: list[tuple[int, int, float]], now: float) -> None:
         jobs = [Waiting(str(n), segment=s, count=c, deadline=d) for n, (s, c, d) in enumerate(drawn)]
         queue, seen = queue_of(*jobs), []
-        while (segment := queue.choose(now)) is not None:
-            batch, dropped = queue.take(segment, now)
-            assert all(job.segment == segment for job in batch.jobs)
+        while (choice := queue.choose(now)) is not None:
+            batch, dropped = queue.take(choice, now)
+            assert all(job.segment == choice.segment for job in batch.jobs)
             assert len(batch.jobs) <= 1 or batch.windows <= 4
             seen += [*batch.jobs, *dropped]
         assert sorted(job.name for job in seen) == sorted(job.name for job in jobs)
         assert len(queue) == 0
-        assert queue.backlog == 0
+        assert queue.backlog() == 0
 
     def test_backlog_is_the_work_at_full_batches(self) -> None:
-        assert queue_of(*[Waiting(str(n)) for n in range(8)]).backlog == pytest.approx(8 * (2 / 4 + 2.5 / 4 + 1))
-        assert queue_of(Waiting("deep", segment=2)).backlog == pytest.approx(1)
+        assert queue_of(*[Waiting(str(n)) for n in range(8)]).backlog() == pytest.approx(8 * (2 / 4 + 2.5 / 4 + 1))
+        assert queue_of(Waiting("deep", segment=2)).backlog() == pytest.approx(1)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from offramp.bundle import BundleTask
 from offramp.errors import DataError, DeadlinePassed, EngineError, OfframpError, Overloaded, SuiteError, TaskRemoved
 from offramp.runtime.engine.lanes import Lane, ServedTask, answer_of, lanes_of, run_segment, served, settle
 from offramp.runtime.engine.levels import DEFAULT, ServiceLevel, Slices
-from offramp.runtime.engine.load import LoadControl, Outlook, next_queue, outlook
+from offramp.runtime.engine.load import HEADROOM, LoadControl, Outlook, next_queue, outlook
 from offramp.runtime.engine.requests import Answer, Ask, Submission, WindowsJob
 from offramp.runtime.engine.scheduler import Batch
 from offramp.runtime.execution import Cascade
@@ -246,7 +246,7 @@ class Engine:
             queues = [lane.queue for lane in self._lanes.values()]
             running = max(0.0, self._busy_until - now)
             met = outlook(queues, [(lane.queue, job) for lane, job in jobs], running)
-            self._load[slice].observe(met.backlog, now, max(len(lane.segments) for lane in self._lanes.values()))
+            self._load[slice].observe(met.ahead, now, max(len(lane.segments) for lane in self._lanes.values()))
             full = met.waiting + windows > self._most_waiting
             if full or not met.in_time(budget):
                 self._counts["refused"] += windows
@@ -289,9 +289,9 @@ class Engine:
                 found = next_queue((lane.queue for lane in lanes.values()), now)
                 if found is None:
                     return None, None
-                queue, segment = found
-                batch, dropped = queue.take(segment, now)
-                self._busy_until = now + queue.timing.of(segment, batch.windows)
+                queue, choice = found
+                batch, dropped = queue.take(choice, now)
+                self._busy_until = now + queue.timing.of(choice.segment, batch.windows)
             for job in dropped:
                 self._fail(job, DeadlinePassed("the deadline passed while the request waited"))
             if batch.jobs:
@@ -335,12 +335,12 @@ def _refusal(met: Outlook, most: int | None, budget: float, slice: str) -> Overl
         return Overloaded(
             f"{met.waiting} windows wait already, and at most {most} may: ask again later, or raise most_waiting"
         )
-    if met.own > budget:
+    if met.own > HEADROOM * budget:
         return Overloaded(
             f"a budget of {1e3 * budget:.3g} ms cannot be met: this request alone takes {1e3 * met.own:.3g} ms"
         )
     return Overloaded(
-        f"{1e3 * met.backlog:.3g} ms of work wait, and the budget of slice {slice!r} is {1e3 * budget:.3g} ms: ask again later"
+        f"{1e3 * met.ahead:.3g} ms of work wait, and the budget of slice {slice!r} is {1e3 * budget:.3g} ms: ask again later"
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from offramp.runtime.engine.levels import ServiceLevel
-from offramp.runtime.engine.scheduler import Job, PassQueue
+from offramp.runtime.engine.scheduler import Job, NextSegment, PassQueue
 
 HIGH, LOW = 0.5, 0.1
 """Shares of a level's budget: more work than the first is too much, less than the second is little."""
@@ -15,6 +15,9 @@ SETTLE = 0.25
 """Share of the budget between two steps down: what the last step brought must show first."""
 CALM_S = 1.0
 """Seconds between two steps back: load that comes in bursts does not make answers flicker."""
+
+HEADROOM = 0.8
+"""Share of a budget that what waits may take when a request is let in: more important ones may come after it."""
 
 J = TypeVar("J", bound=Job)
 
@@ -46,36 +49,34 @@ class Outlook:
 
     Attributes:
         waiting: Windows that wait already.
-        backlog: Seconds that they will take, and the rest of the batch that is being computed.
+        ahead: Seconds that those will take that are at least as important, and the rest of the batch that is being computed.
         own: Seconds that the request takes by itself.
     """
 
     waiting: int
-    backlog: float
+    ahead: float
     own: float
 
     def in_time(self, budget: float) -> bool:
         """Whether it can be answered within so many seconds."""
-        return self.backlog + self.own <= budget
+        return self.ahead + self.own <= HEADROOM * budget
 
 
 def outlook(queues: Iterable[PassQueue[J]], jobs: Sequence[tuple[PassQueue[J], J]], running: float) -> Outlook:
     """What the jobs of a request meet in all queues of an engine, with ``running`` seconds left of the batch that is being computed."""
     listed = list(queues)
     own = sum(queue.timing.up_to(0, job.last, job.count) for queue, job in jobs)
-    return Outlook(sum(map(len, listed)), running + sum(queue.backlog for queue in listed), own)
+    priority = jobs[0][1].priority
+    ahead = sum(queue.backlog(priority) for queue in listed)
+    return Outlook(sum(map(len, listed)), running + ahead, own)
 
 
-def next_queue(queues: Iterable[PassQueue[J]], now: float) -> tuple[PassQueue[J], int] | None:
-    """The queue with the least time to spare, of equals the one with the most work, and the segment to run; None if nothing waits."""
-    waiting = [
-        (urgent[0], -queue.backlog, number, queue)
-        for number, queue in enumerate(queues)
-        if (urgent := queue.urgency(now)) is not None
+def next_queue(queues: Iterable[PassQueue[J]], now: float) -> tuple[PassQueue[J], NextSegment] | None:
+    """The queue to serve, and what to run of it; None if nothing waits."""
+    found = [
+        (choice.rank, number, queue, choice) for number, queue in enumerate(queues) if (choice := queue.choose(now))
     ]
-    if not waiting:
+    if not found:
         return None
-    queue = min(waiting)[-1]
-    segment = queue.choose(now)
-    assert segment is not None
-    return queue, segment
+    _, _, queue, choice = min(found, key=lambda each: each[:2])
+    return queue, choice

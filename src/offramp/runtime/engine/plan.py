@@ -212,8 +212,9 @@ class _Run:
                     return
                 now = arrivals[coming].seconds
                 continue
-            queue, segment = found
-            batch, dropped = queue.take(segment, now)
+            queue, choice = found
+            segment = choice.segment
+            batch, dropped = queue.take(choice, now)
             self.refused |= {job.request for job in dropped}
             if not batch.jobs:
                 continue
@@ -249,7 +250,7 @@ class _Run:
                 self.moved.add(number)
         jobs = [(queue, by_queue[id(queue)]) for queue in self.queues if id(queue) in by_queue]
         met = outlook(self.queues, jobs, running)
-        control[each.slice].observe(met.backlog, now, max(len(queue.timing.seconds) for queue in self.queues))
+        control[each.slice].observe(met.ahead, now, max(len(queue.timing.seconds) for queue in self.queues))
         if met.waiting + each.windows > self.most_waiting or not met.in_time(deadline - now):
             self.refused.add(number)
             self.moved.discard(number)
