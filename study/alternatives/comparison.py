@@ -28,7 +28,7 @@ from offramp.experiment.prepare import Prepared, prepare
 from offramp.export.graph import INPUT, open_session, require_onnx
 from offramp.progress import OnStep, silent
 from offramp.report.loading import load_results
-from offramp.runtime.predictor import load_bundle_encoder
+from offramp.runtime.torch_backend import load_bundle_encoder
 from offramp.runtime.views import TaskViews
 from offramp.schema.results import Gain, Results
 from offramp.schema.suite import LoadedSuite, Suite

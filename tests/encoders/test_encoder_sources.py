@@ -108,7 +108,7 @@ def test_the_bundle_brings_the_encoder_and_predicts(laboratory: Path) -> None:
     normed = model.base_model.layernorm(hidden[depth])
     tap = (normed[:, 0] if depth else normed.mean(1)).detach().numpy()
     head = bundle.tasks["band"].heads[prediction.exit]
-    taps = predictor.encoder.taps(torch.from_numpy(windows), [prediction.exit])[prediction.exit].numpy()
+    taps = predictor.backend.encoder.taps(torch.from_numpy(windows), [prediction.exit])[prediction.exit].numpy()
     np.testing.assert_allclose(taps, tap, atol=1e-5)
     assert prediction.outputs.shape == (20, head.outputs)
 

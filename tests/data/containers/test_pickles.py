@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from python2_pickles import protocol0, protocol2
 
@@ -221,6 +221,7 @@ def test_truncated_anywhere(tmp_path: Path, writer: str) -> None:
     writer=st.sampled_from(sorted(WRITERS)),
     changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=4),
 )
+@example(writer="protocol 4", changes=[(371, 46)])  # ends with the name of a class
 def test_any_damage_is_an_error_or_data(tmp_path: Path, writer: str, changes: list[tuple[int, int]]) -> None:
     content = bytearray(WRITERS[writer]({("QPSK", 0): np.zeros((3, 2, 5), np.float32)}))
     for place, value in changes:

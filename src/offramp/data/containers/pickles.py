@@ -62,13 +62,16 @@ def read_pickle(path: Path, offset: int = 0) -> Any:
     try:
         with open_file(path, DataError) as file:
             file.seek(offset)
-            return _Machine(path, file).run()
+            found = _Machine(path, file).run()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; copy it again") from error
     except EOFError as error:
         raise DataError(f"{path} is truncated: copy it again") from error
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError, struct.error) as error:
         raise DataError(f"{path} is not a pickle of arrays, or damaged: copy it again") from error
+    if isinstance(found, _Name | _Type):  # the name of a class, and nothing made of it
+        raise DataError(f"{path} is not a pickle of arrays, or damaged: copy it again")
+    return found
 
 
 def starts_dictionary(path: Path) -> bool:

@@ -59,12 +59,12 @@ class ServedTask:
     lane: Lane
     exits: tuple[str, ...]
 
-    def choose(self, level: ServiceLevel, steps: int = 0) -> Choice:
+    def choose(self, level: ServiceLevel, steps: int = 0) -> LevelChoice:
         """Where windows of a service level leave, moved by so many exits towards the input."""
-        chosen = Choice(self.policies[FIXED], FIXED, "fixed")
+        chosen = LevelChoice(self.policies[FIXED], FIXED, "fixed")
         if level.policy in self.policies:
             name = str(level.policy)
-            chosen = Choice(self.policies[name], name, "policy")
+            chosen = LevelChoice(self.policies[name], name, "policy")
         elif level.exit in self.heads:
             chosen = self._at(str(level.exit), "budget")
         reach = self.exits.index(chosen.policy.exits[-1])
@@ -76,13 +76,13 @@ class ServedTask:
         chosen = self.choose(level, len(self.exits) if level.under_load == "shallower" else 0)
         return self.lane.segments.order(chosen.policy.exits[0])
 
-    def _at(self, exit: str, why: Why) -> Choice:
+    def _at(self, exit: str, why: Why) -> LevelChoice:
         policy = Policy.fixed(self.policies[FIXED].kind, exit, self.stored.temperatures.get(exit, 1.0))
-        return Choice(policy, FIXED, why)
+        return LevelChoice(policy, FIXED, why)
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class LevelChoice:
     """Where windows leave, and why.
 
     Attributes:
