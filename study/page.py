@@ -76,7 +76,7 @@ to the test with `{ENCODER}` and simulated signals ([simulation.md](simulation.m
 - **Head**: logistic regression on mean and standard deviation of a stage, with features by hand beside them, as in a run; `input` is the exit before the encoder, with features by
   hand alone. Random weights get the same heads. Strength and the exit are chosen by accuracy on held-out labels (four folds of ten labels per class; of more, one fold in four),
   never on test windows.
-- **Encoders**: {len(PRETRAINED)} pretraining runs, {len(RANDOM)} encoders of random weights . BatchNorm statistics of both are measured on the task's windows, without labels.
+- **Encoders**: {len(PRETRAINED)} pretraining runs, {len(RANDOM)} encoders of random weights. BatchNorm statistics of both are measured on the task's windows, without labels.
 - **Intervals**: 95%, resampling test windows (sessions), label draws and runs independently. Three runs are few, so that they say less about a fourth run than about
   further windows.
 
