@@ -8,7 +8,6 @@ READY := $(VENV)/.ready
 
 demo: $(READY)
 	$(BIN)/offramp run --out runs/demo
-	$(BIN)/offramp run examples/embedded-amc-ssl.yaml --out runs/demo-amc-ssl
 	$(BIN)/python study/short.py runs/demo
 
 test: lint
