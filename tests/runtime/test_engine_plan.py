@@ -11,7 +11,7 @@ from bundles import IQ_SHAPE, bundle_of, predictor_of, small_shufflenet, task
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp.errors import DataError
+from offramp.errors import DataError, SuiteError
 from offramp.runtime import Predictor
 from offramp.runtime.engine import Engine, ServiceLevel
 from offramp.runtime.engine import lanes as lanes_module
@@ -182,7 +182,7 @@ class TestPlan:
     def test_the_engine_refuses_and_answers_by_the_same_rules(self, predictor: Predictor) -> None:
         """What the plan calls the least possible budget, the engine's own check calls so too."""
         least = plan(predictor, {"a": ServiceLevel(budget_ms=5)}, []).slices["a"].least_ms
-        with pytest.raises(Exception, match=f"the least possible is {least:.3g} ms"):
+        with pytest.raises(SuiteError, match=f"the least possible is {least:.3g} ms"):
             Engine(predictor, {"a": ServiceLevel(budget_ms=least / 2)})
 
 
