@@ -117,6 +117,15 @@ def test_a_deep_segment_holds_no_weights_of_shallow_ones(both: tuple[Path, Path]
     assert sum(values[1:]) < params
 
 
+def test_weights_of_all_graphs_are_kept_once(both: tuple[Path, Path]) -> None:
+    """Segments and whole graphs of two passes hold every filter several times; the file has no more than one of each and some constants."""
+    params = sum(parameter.numel() for parameter in small_shufflenet().parameters())
+    assert (both[1] / "graphs.weights").stat().st_size < 1.5 * 4 * params + 50_000
+    for path in both[1].glob("*.onnx"):
+        graph = onnx.load(path, load_external_data=False).graph
+        assert all(len(each.raw_data) < 128 for each in graph.initializer)
+
+
 def test_token_heads_and_transformers(tmp_path: Path) -> None:
     encoder = small_lwm()
     first, last = encoder.exits[0].name, encoder.exits[-1].name
@@ -164,7 +173,7 @@ def first(manifest: dict) -> dict:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m.update(schema=2), "another schema than 1"),
+        (lambda m: m.update(schema=3), "another schema than 2"),
         (lambda m: m.pop("schema"), "another schema"),
         (lambda m: m.update(encoder="0" * 64), "another encoder than the heads"),
         (lambda m: m["passes"].pop(), "other tasks than the bundle"),
@@ -172,13 +181,17 @@ def first(manifest: dict) -> dict:
         (lambda m: m["passes"][0].update(segments=[]), "segments"),
         (lambda m: first(m).update(file="../bundle/config.json"), "file"),
         (lambda m: first(m).update(file="/etc/passwd"), "file"),
-        (lambda m: first(m).update(sha256="0" * 64), "is not the segment that segments.json names"),
+        (lambda m: first(m).update(sha256="0" * 64), "is not the file that segments.json names"),
         (lambda m: first(m).update(file="pass-7.onnx"), "is missing"),
         (lambda m: first(m).update(taps={}), "has no tap"),
         (lambda m: first(m)["state"].append({"kept": 5}), "keeps an input that it does not have"),
         (lambda m: first(m)["state"].append({"kept": 0}), "takes 2 tensors, and the segment before gives 3"),
         (lambda m: first(m)["state"].append({}), "an output or a kept input"),
         (lambda m: first(m).update(more=1), "more"),
+        (lambda m: m["passes"][0]["whole"].pop(), "4 whole graphs for 5 segments"),
+        (lambda m: m["passes"][0]["whole"][0].update(sha256="0" * 64), "is not the file that segments.json names"),
+        (lambda m: m.pop("weights"), "weights"),
+        (lambda m: m["weights"].update(file="other.weights"), "is missing"),
         (lambda m: m["passes"][0]["segments"].reverse(), "tensors"),
     ],
 )
@@ -193,7 +206,7 @@ def test_a_manifest_that_does_not_fit(both: tuple[Path, Path], tmp_path: Path, c
 
 def test_files_of_other_kinds(both: tuple[Path, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(both[1], tmp_path / "segments")
-    (folder / MANIFEST).write_text('{"schema": 1')
+    (folder / MANIFEST).write_text('{"schema": 2')
     with pytest.raises(BundleError, match="is not JSON"):
         load(folder)
     with pytest.raises(BundleError, match="holds no segments for ONNX Runtime: make them with offramp export"):
@@ -215,7 +228,7 @@ def test_a_graph_that_is_none(both: tuple[Path, Path], tmp_path: Path) -> None:
     first(manifest)["sha256"] = exporting.sha256_of(b"no graph")
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="ONNX Runtime refuses it"):
-        load(folder).predict(WINDOWS, ["plain"])
+        load(folder).predict(WINDOWS, ["plain"], policy="p")
 
 
 def test_an_exit_without_a_segment(both: tuple[Path, Path], tmp_path: Path) -> None:
@@ -251,7 +264,7 @@ def test_an_earlier_export_is_replaced(both: tuple[Path, Path], tmp_path: Path) 
     other = write(tmp_path / "bundle", encoder, task(encoder, "device", "stem", IQ_SHAPE, ("a", "b")))
     folder = shutil.copytree(both[1], tmp_path / "segments")
     export_segments(other, folder)
-    assert [path.name for path in folder.glob("*.onnx")] == ["pass-0-0-to-stem.onnx"]
+    assert sorted(path.name for path in folder.glob("*.onnx")) == ["pass-0-0-to-stem.onnx", "pass-0-whole-to-stem.onnx"]
     assert list(load(folder).bundle.tasks) == ["device"]
 
 

@@ -102,14 +102,14 @@ class _Spread(nn.Module):
         return answer
 
 
-def cut_graphs(content: bytes, outputs: Sequence[str]) -> dict[str, bytes]:
-    """A graph cut at each of its outputs, by the output's name: what no other output needs is left out."""
+def cut_graphs(content: bytes, groups: Sequence[Sequence[str]]) -> list[bytes]:
+    """For each group of its outputs a graph of what that group needs, and of nothing else."""
     require_onnx()
     import onnx
     import onnx.utils
 
     cutter = onnx.utils.Extractor(onnx.load_from_string(content))
-    return {name: cutter.extract_model([INPUT], [name]).SerializeToString() for name in outputs}
+    return [cutter.extract_model([INPUT], list(names)).SerializeToString() for names in groups]
 
 
 def open_session(content: bytes, shared_arena: bool = False, **options: Any) -> Any:

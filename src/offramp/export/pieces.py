@@ -41,6 +41,27 @@ class Piece(nn.Module):
         return (*([] if self.last else fresh), *taps)
 
 
+class WholePass(nn.Module):
+    """From the input to the last of some exits, with the taps at each of them; nothing leaves on the way."""
+
+    def __init__(self, views: Sequence[TaskView], exits: Sequence[str]) -> None:
+        """Take one encoder as tasks that share a pass see it, and names of exits in order of depth."""
+        super().__init__()
+        self.views = nn.ModuleList(views)
+        self.exits = [views[0].exit_index(exit) for exit in exits]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The input ``(N, *shape)`` to the taps, by exit, then by view."""
+        first, after, taps = self.views[0], -1, []
+        assert isinstance(first, TaskView)
+        state: State = (x,)
+        for exit in self.exits:
+            state = _followed(first, after, exit, state)
+            taps += [view.tap(exit, state) for view in self.views]  # type: ignore[operator]
+            after = exit
+        return tuple(taps)
+
+
 @dataclass(frozen=True, eq=False)
 class CutPiece:
     """A piece and examples of what goes in and comes out.

@@ -19,19 +19,29 @@ from offramp.encoders.view import TaskView
 from offramp.errors import BundleError, DataError, OfframpError
 from offramp.export import graph
 from offramp.export.folding import fold_batchnorm
-from offramp.export.pieces import cut_encoder
+from offramp.export.pieces import WholePass, cut_encoder
 from offramp.export.source import scale_of
+from offramp.export.weights import SharedWeights
 from offramp.files import atomic_path, check_apart, output_folder, write_text
 from offramp.progress import OnStep, silent
 from offramp.runtime.loading import load
 from offramp.runtime.predictor import Predictor
-from offramp.runtime.segment_files import MANIFEST, SCHEMA, SegmentedPass, SegmentFile, StatePart, sha256_of
+from offramp.runtime.segment_files import (
+    MANIFEST,
+    SCHEMA,
+    HashedFile,
+    SegmentedPass,
+    SegmentFile,
+    StatePart,
+    sha256_of,
+)
 from offramp.runtime.stored import policies_of
 from offramp.runtime.torch_backend import TorchBackend, load_bundle_encoder
 from offramp.runtime.views import TaskViews, sharing_a_pass
 
 TOLERANCE = 1e-4
 """Largest difference between the segments and the bundle."""
+WEIGHTS = "graphs.weights"
 CARD = """# Segments of a bundle
 
 Exported by `offramp export --what segments`: the encoder cut at the exits in use (`*.onnx`, `segments.json`), heads and policies of every task. `offramp.load` runs them in ONNX Runtime.
@@ -45,7 +55,7 @@ class SegmentsReport:
     Attributes:
         path: The folder.
         exits: Where the encoder is cut, by pass.
-        bytes: Size of all graphs.
+        bytes: Size of all graphs and their weights.
         windows: How many windows the segments and the bundle were compared on, over all tasks.
         max_difference: Largest difference found; absolute for probabilities, relative to the largest value for values.
     """
@@ -100,21 +110,20 @@ def export_segments(
     groups = _groups(bundle)
     output_folder(out)
     (out / MANIFEST).unlink(missing_ok=True)  # from here to the end there is no whole export in this folder
-    for stale in out.glob("pass-*.onnx"):
+    for stale in (*out.glob("pass-*.onnx"), *out.glob(WEIGHTS)):
         stale.unlink()
     save_bundle(replace(bundle, encoder_path=None), out, CARD)
     save_examples(examples, out)
-    passes, total = [], 0
+    passes, folder_of_graphs = [], _Graphs(out)
     for number, tasks in enumerate(groups):
         cuts = _cuts(tasks, exits, views)
         seen = sharing_a_pass([views.of(task) for task in tasks])
         on_step("exporting", number, len(groups))
-        shared, size = _written(tasks, seen, cuts, out, f"pass-{number}")
-        passes.append(shared)
-        total += size
+        passes.append(_written(tasks, seen, cuts, folder_of_graphs, f"pass-{number}"))
     manifest = {
         "schema": SCHEMA,
         "encoder": bundle.encoder["sha256"],
+        "weights": folder_of_graphs.weights().model_dump(),
         "passes": [each.model_dump() for each in passes],
     }
     write_text(out / MANIFEST, json.dumps(manifest, indent=2) + "\n")
@@ -125,7 +134,7 @@ def export_segments(
         raise
     on_step("exporting", len(groups), len(groups))
     named = tuple(tuple(segment.to for segment in each.segments) for each in passes)
-    return SegmentsReport(str(out), named, total, sum(len(examples[task]) for task in bundle.tasks), difference)
+    return SegmentsReport(str(out), named, folder_of_graphs.bytes, sum(len(examples[task]) for task in bundle.tasks), difference)
 
 
 def _groups(bundle: Bundle) -> list[list[BundleTask]]:
@@ -148,17 +157,39 @@ def _cuts(tasks: Sequence[BundleTask], further: Sequence[str], views: TaskViews)
     return [exit for exit in known if exit in used or exit in further]
 
 
+class _Graphs:
+    """The folder of graphs that have their weights in common."""
+
+    def __init__(self, out: Path) -> None:
+        self._out, self._weights, self.bytes = out, SharedWeights(WEIGHTS), 0
+
+    def write(self, name: str, content: bytes) -> HashedFile:
+        """One graph."""
+        return self._put(name, self._weights.take_from(content))
+
+    def weights(self) -> HashedFile:
+        """Those of all graphs; to be written last."""
+        return self._put(WEIGHTS, self._weights.content)
+
+    def _put(self, name: str, content: bytes) -> HashedFile:
+        with atomic_path(self._out / name) as temporary:
+            temporary.write_bytes(content)
+        self.bytes += len(content)
+        return HashedFile(file=name, sha256=sha256_of(content))
+
+
 def _written(
-    tasks: Sequence[BundleTask], views: Sequence[TaskView], cuts: Sequence[str], out: Path, prefix: str
-) -> tuple[SegmentedPass, int]:
-    """The graphs of one pass, written; and their size."""
+    tasks: Sequence[BundleTask], views: Sequence[TaskView], cuts: Sequence[str], graphs: _Graphs, prefix: str
+) -> SegmentedPass:
+    """The graphs of one pass, written."""
     folded = fold_batchnorm(views[0].encoder)
     distinct = {view.seen: TaskView(folded, view.shape, view.poolings, view.side, view.carried) for view in views}
     names = {key: f"view{number}" for number, key in enumerate(distinct)}
     first = next(iter(distinct.values()))
     inputs, batched = [graph.INPUT], [True]
-    total, segments = 0, []
-    for number, cut in enumerate(cut_encoder(list(distinct.values()), cuts, first.input.draw(3, first.shape))):
+    segments: list[SegmentFile] = []
+    example = first.input.draw(3, first.shape)
+    for number, cut in enumerate(cut_encoder(list(distinct.values()), cuts, example)):
         piece, exit = cut.piece, cut.exit
         shared = [len(part) == 1 for part in cut.following]
         parts = [f"state{number}_{index}" for index in range(len(cut.following))]
@@ -166,27 +197,32 @@ def _written(
         taps = {name: f"tap{number}_{name}" for name in names.values()}
         given = [*([] if piece.last else fresh), *taps.values()]
         content = graph.traced(piece, dict(zip(inputs, cut.state, strict=True)), batched, given)
-        file = f"{prefix}-{number}-to-{exit}.onnx"
-        with atomic_path(out / file) as temporary:
-            temporary.write_bytes(content)
+        file = graphs.write(f"{prefix}-{number}-to-{exit}.onnx", content)
         described = [
             StatePart(output=None if kept is not None else name, kept=kept, shared=common)
             for name, kept, common in zip(parts, piece.kept, shared, strict=True)
         ]
         segments.append(
             SegmentFile(
-                file=file,
-                sha256=sha256_of(content),
+                file=file.file,
+                sha256=file.sha256,
                 to=exit,
                 inputs=inputs,
                 state=[] if piece.last else described,
                 taps=taps,
             )
         )
-        total += len(content)
         inputs, batched = [f"in{number + 1}_{index}" for index in range(len(parts))], [not one for one in shared]
     by_task = {task.name: names[view.seen] for task, view in zip(tasks, views, strict=True)}
-    return SegmentedPass(tasks=by_task, shape=list(first.shape), segments=segments), total
+    taps_of = [list(segment.taps.values()) for segment in segments]
+    every = [name for of_exit in taps_of for name in of_exit]
+    whole = graph.traced(WholePass(list(distinct.values()), cuts).eval(), {graph.INPUT: example}, [True], every)
+    up_to = [[name for of_exit in taps_of[: number + 1] for name in of_exit] for number in range(len(cuts))]
+    files = [
+        graphs.write(f"{prefix}-whole-to-{exit}.onnx", content)
+        for exit, content in zip(cuts, graph.cut_graphs(whole, up_to), strict=True)
+    ]
+    return SegmentedPass(tasks=by_task, shape=list(first.shape), segments=segments, whole=files)
 
 
 def _compared(

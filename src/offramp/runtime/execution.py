@@ -49,6 +49,11 @@ class Segments(Protocol):
     ) -> tuple[State, dict[Hashable, Any]]:
         """From the state at exit ``after`` (-1: the beginning) to that at exit ``to``, with its tap as each of ``seen`` has it."""
 
+    def through(
+        self, state: State, asked: Mapping[int, Collection[Hashable]]
+    ) -> Mapping[int, Mapping[Hashable, Any]]:
+        """From the state before the first stage to the deepest of some exits, with the taps asked for at each; nothing leaves."""
+
     def keep(self, state: State, stay: Array) -> State:
         """The state of the windows that stay."""
 
@@ -120,7 +125,7 @@ def _pass(
 ) -> list[Decisions]:
     state = segments.begin(x)
     if all(len(cascade.policy.exits) == 1 for cascade in cascades):
-        return _fixed(segments, cascades, asking, state, len(x), first)
+        return _fixed(segments, cascades, asking, state, first)
     if len(x) == 1 and len(cascades) == 1:
         return [_one_window(segments, cascades[0], tuple(asking), state, first)]
     present, gone, after, last = segments.numbers(x), [], -1, max(asking)
@@ -150,29 +155,21 @@ def _pass(
 
 
 def _fixed(
-    segments: Segments,
-    cascades: Sequence[Cascade],
-    asking: Mapping[int, list[int]],
-    state: State,
-    count: int,
-    first: int,
+    segments: Segments, cascades: Sequence[Cascade], asking: Mapping[int, list[int]], state: State, first: int
 ) -> list[Decisions]:
     """Every task has one exit: nothing is decided, and all windows go to the deepest of them."""
-    answers: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * len(cascades)
-    after = -1
-    for exit, asked in asking.items():
-        state, taps = segments.advance(after, exit, state, {cascades[index].seen for index in asked})
-        after = exit
-        for index in asked:
+    asked = {exit: {cascades[index].seen for index in indices} for exit, indices in asking.items()}
+    taps = segments.through(state, asked)
+    decided = {}
+    for exit, indices in asking.items():
+        for index in indices:
             cascade = cascades[index]
-            head = cascade.heads[cascade.policy.exits[0]]
-            answers[index] = _to_numpy([segments.outputs(head(taps[cascade.seen]))])
-    decided = []
-    for cascade, outputs in zip(cascades, answers, strict=True):
-        check_finite(outputs, first)
-        rejected = np.asarray(cascade.policy.rejects(cascade.policy.exits[0], outputs))
-        decided.append(Decisions(np.zeros(count, np.int64), outputs, rejected))
-    return decided
+            name = cascade.policy.exits[0]
+            outputs = _to_numpy([segments.outputs(cascade.heads[name](taps[exit][cascade.seen]))])
+            check_finite(outputs, first)
+            rejected = np.asarray(cascade.policy.rejects(name, outputs))
+            decided[index] = Decisions(np.zeros(len(outputs), np.int64), outputs, rejected)
+    return [decided[index] for index in range(len(cascades))]
 
 
 def _one_window(segments: Segments, cascade: Cascade, exits: tuple[int, ...], state: State, first: int) -> Decisions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -15,19 +15,21 @@ from offramp.bundle import BundleTask
 from offramp.errors import BundleError, EncoderError, OfframpError
 from offramp.runtime.backends import SharedPass
 from offramp.runtime.execution import RunHead, State
-from offramp.runtime.segment_files import Manifest, SegmentedPass, SegmentFile
+from offramp.runtime.segment_files import HashedFile, Manifest, SegmentedPass
 
 Floats = NDArray[np.float32]
+INPUT = "windows"
 
 
 class OnnxSegments:
     """Segments as ONNX Runtime sessions; see :class:`~offramp.runtime.execution.Segments`. An exit's index is that of its segment."""
 
-    def __init__(self, shared: SegmentedPass, sessions: Sequence[Any]) -> None:
-        """Take a pass of a manifest and an open session for each of its segments."""
+    def __init__(self, shared: SegmentedPass, open: Callable[[HashedFile], Any]) -> None:
+        """Take a pass of a manifest, and what opens a session for a graph; each is opened when it is first needed."""
         self._shape = tuple(shared.shape)
-        self._segments = shared.segments
-        self._sessions = sessions
+        self._segments, self._whole = shared.segments, shared.whole
+        self._open_file = open
+        self._sessions: dict[str, Any] = {}
         self._exits = {segment.to: index for index, segment in enumerate(shared.segments)}
         self._outputs = [[part.output for part in segment.state if part.output] for segment in shared.segments]
 
@@ -57,6 +59,13 @@ class OnnxSegments:
         taps = self._segments[to].taps
         state, given = self._run(to, state, [taps[str(view)] for view in seen])
         return state, dict(zip(seen, given, strict=True))
+
+    def through(
+        self, state: State, asked: Mapping[int, Collection[Hashable]]
+    ) -> Mapping[int, Mapping[Hashable, Floats]]:
+        names = [self._segments[exit].taps[str(view)] for exit, seen in asked.items() for view in seen]
+        given = iter(self._session(self._whole[max(asked)]).run(names, {INPUT: state[0]}))
+        return {exit: {view: next(given) for view in seen} for exit, seen in asked.items()}
 
     def keep(self, state: State, stay: NDArray[np.int64]) -> State:
         return tuple(part if len(part) == 1 else part[stay] for part in state)
@@ -98,14 +107,19 @@ class OnnxSegments:
     def _run(self, index: int, state: State, taps: list[str]) -> tuple[State, list[Floats]]:
         segment, wanted = self._segments[index], self._outputs[index]
         asked = [*wanted, *taps] or [next(iter(segment.taps.values()))]  # ONNX Runtime takes no names for all names
-        given = self._sessions[index].run(asked, dict(zip(segment.inputs, state, strict=True)))
+        given = self._session(segment).run(asked, dict(zip(segment.inputs, state, strict=True)))
         behind = iter(given)
         following = tuple(state[part.kept] if part.kept is not None else next(behind) for part in segment.state)
         return following, given[len(wanted) : len(wanted) + len(taps)]
 
+    def _session(self, graph: HashedFile) -> Any:
+        if graph.file not in self._sessions:
+            self._sessions[graph.file] = self._open_file(graph)
+        return self._sessions[graph.file]
+
 
 class OnnxBackend:
-    """See :class:`~offramp.runtime.backends.Backend`. Sessions open when a task is first asked for."""
+    """See :class:`~offramp.runtime.backends.Backend`."""
 
     name = "onnxruntime"
 
@@ -123,7 +137,7 @@ class OnnxBackend:
     def together(self, tasks: Sequence[str]) -> SharedPass:
         shared = self._passes[tasks[0]]
         if id(shared) not in self._open:
-            self._open[id(shared)] = OnnxSegments(shared, [self._session(segment) for segment in shared.segments])
+            self._open[id(shared)] = OnnxSegments(shared, self._session)
         return SharedPass(self._open[id(shared)], tuple(shared.tasks[task] for task in tasks))
 
     def head(self, task: BundleTask, exit: str) -> RunHead:
@@ -132,13 +146,13 @@ class OnnxBackend:
     def inputs(self, windows: Floats) -> Floats:
         return windows
 
-    def _session(self, segment: SegmentFile) -> Any:
+    def _session(self, graph: HashedFile) -> Any:
         settings = self._runtime.SessionOptions()
         settings.intra_op_num_threads, settings.inter_op_num_threads = self._threads, 1
         settings.log_severity_level = 3
-        path = self._folder / segment.file
+        path = self._folder / graph.file
         try:
-            return self._runtime.InferenceSession(path.read_bytes(), settings, providers=["CPUExecutionProvider"])
+            return self._runtime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
         except Exception as error:  # whatever ONNX Runtime raises on a graph
             raise BundleError(f"{path}: ONNX Runtime refuses it: {str(error).splitlines()[0]}") from None
 

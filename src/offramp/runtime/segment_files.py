@@ -16,7 +16,7 @@ from offramp.opening import read_json, regular_file
 from offramp.schema.problems import first_problem
 
 MANIFEST = "segments.json"
-SCHEMA = 1
+SCHEMA = 2
 AGAIN = "export the segments again"
 
 
@@ -44,20 +44,28 @@ class StatePart(_Strict):
         return self
 
 
-class SegmentFile(_Strict):
-    """A piece of the encoder, from the exit before (or the input) to an exit.
+class HashedFile(_Strict):
+    """A file of the folder.
 
     Attributes:
-        file: Its ONNX file.
-        sha256: Of that file.
+        file: Its name.
+        sha256: Of what is in it.
+    """
+
+    file: str = Field(pattern=r"^[A-Za-z0-9._-]+\.(onnx|weights)$")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class SegmentFile(HashedFile):
+    """The graph of a piece of the encoder, from the exit before (or the input) to an exit.
+
+    Attributes:
         to: The exit where it ends.
         inputs: Names of its inputs: ``windows``, or the state of the segment before in its order.
         state: The state behind it; empty for the last one.
         taps: Names of its outputs that heads take, by name of the view.
     """
 
-    file: str = Field(pattern=r"^[A-Za-z0-9._-]+\.onnx$")
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
     to: str
     inputs: list[str] = Field(min_length=1)
     state: list[StatePart]
@@ -71,14 +79,19 @@ class SegmentedPass(_Strict):
         tasks: The name of its view by task: tasks with the same view share their taps.
         shape: Of one window behind the transform.
         segments: At least one.
+        whole: For each segment the graph from the input to its exit in one piece, which gives the taps of all exits up to there under
+            the names that the segments give them: what a pass needs from which nothing leaves on the way.
     """
 
     tasks: dict[str, str] = Field(min_length=1)
     shape: list[int] = Field(min_length=1)
     segments: list[SegmentFile] = Field(min_length=1)
+    whole: list[HashedFile]
 
     @model_validator(mode="after")
     def _fits(self) -> SegmentedPass:
+        if len(self.whole) != len(self.segments):
+            raise ValueError(f"{len(self.whole)} whole graphs for {len(self.segments)} segments")
         width = 1
         for segment in self.segments:
             if len(segment.inputs) != width:
@@ -99,11 +112,13 @@ class Manifest(_Strict):
     Attributes:
         schema_version: Of this document.
         encoder: Hash of the encoder that the segments are cut from.
+        weights: Those of all graphs, each once.
         passes: One per transform and set of BatchNorm statistics that tasks have in common.
     """
 
     schema_version: int = Field(alias="schema")
     encoder: str
+    weights: HashedFile
     passes: list[SegmentedPass] = Field(min_length=1)
 
 
@@ -127,9 +142,8 @@ def load_manifest(folder: Path, bundle: Bundle) -> Manifest:
     held = [task for each in manifest.passes for task in each.tasks]
     if sorted(held) != sorted(bundle.tasks):
         raise BundleError(f"{path} is of other tasks than the bundle beside it has: {AGAIN}")
-    for each in manifest.passes:
-        for segment in each.segments:
-            _check_file(folder / segment.file, segment.sha256)
+    for file in (manifest.weights, *(file for each in manifest.passes for file in (*each.segments, *each.whole))):
+        _check_file(folder / file.file, file.sha256)
     return manifest
 
 
@@ -144,5 +158,5 @@ def _check_file(path: Path, expected: str) -> None:
     regular_file(path, BundleError)
     if sha256_of(path.read_bytes()) != expected:
         raise BundleError(
-            f"{path} is not the segment that {MANIFEST} names: it is damaged, or of another encoder; {AGAIN}"
+            f"{path} is not the file that {MANIFEST} names: it is damaged, or of another encoder; {AGAIN}"
         )

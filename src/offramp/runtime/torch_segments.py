@@ -59,6 +59,15 @@ class TorchSegments:
             state = self.encoder.advance(stage, state)
         return state, {name: self.views[name].tap(to, state, self.pooling) for name in seen}
 
+    def through(
+        self, state: State, asked: Mapping[int, Collection[Hashable]]
+    ) -> Mapping[int, Mapping[Hashable, Tensor]]:
+        taps, after = {}, -1
+        for exit in sorted(asked):
+            state, taps[exit] = self.advance(after, exit, state, asked[exit])
+            after = exit
+        return taps
+
     def keep(self, state: State, stay: Array) -> State:
         kept = stay if isinstance(stay, Tensor) else torch.from_numpy(stay)
         return tuple(_selected(part, kept) for part in state)
