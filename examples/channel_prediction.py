@@ -11,24 +11,25 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from predictors.linear import fit_wiener, linear_prediction, persistence
 from predictors.recurrent import GRUPredictor, fit_gru, predict
 
 from offramp import runtime
+from offramp.bundle import load_bundle
 from offramp.costs import exit_costs, measure_latency
 from offramp.data.formats import open_table
 from offramp.experiment.prepare import Prepared, load, prepare
 from offramp.files import atomic_path, write_text
 from offramp.heads.modules import head_module
+from offramp.runtime.torch_backend import TorchBackend, load_bundle_encoder
 from offramp.schema.suite import load_suite
 from offramp.scoring.beams import as_complex, genie_efficiency, spectral_efficiency
 from offramp.scoring.metrics import METRICS
@@ -112,21 +113,17 @@ def simple(train: Windows, val: Windows, test: Windows) -> list[Predictor]:
 
 def exits(run: Path, test: Windows) -> list[Predictor]:
     """Every exit with its head of the first seed."""
-    predictor = runtime.load(run / "bundle")
-    task, encoder = predictor.bundle.task(TASK), predictor.encoder
+    bundle = load_bundle(run / "bundle")
+    task, encoder = bundle.task(TASK), load_bundle_encoder(bundle, run / "bundle")
     heads = {name: head_module(head) for name, head in task.heads.items()}
     costs = exit_costs(encoder, test.past.shape[1:], heads, seconds=0.3, pooling="tokens")
-    taps: dict[str, list[Parts]] = {name: [] for name in task.heads}
-    for start in range(0, len(test.past), BATCH):
-        with torch.inference_mode():
-            batch = encoder.taps(torch.from_numpy(test.past[start : start + BATCH]), pooling="tokens")
-        for name, tap in batch.items():
-            taps[name].append(task.heads[name](tap.numpy()))
     found = []
-    for name, blocks in taps.items():
+    for name in task.heads:
+        alone = replace(bundle, tasks={TASK: replace(task, exit=name, policies={})})
+        answers = runtime.Predictor(alone, TorchBackend(alone, encoder)).predict(test.past, [TASK], BATCH)[TASK]
         latency = costs[name].latency_ms
-        answers = np.concatenate(blocks).reshape(test.future.shape)
-        found.append(Predictor(name, answers, costs[name].macs, latency.p50 if latency else float("nan")))
+        milliseconds = latency.p50 if latency else float("nan")
+        found.append(Predictor(name, answers.outputs.reshape(test.future.shape), costs[name].macs, milliseconds))
     return found
 
 

@@ -6,11 +6,12 @@ python examples/make_policies.py [--runs runs/policies] [--only NAME ...]
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 
 from make_readme import write_policies
-from make_results import BEFORE, READING
+from make_results import BEFORE, IMPORTS, READING
 
 from offramp.cli.progress import Steps
 from offramp.experiment.pipeline import run_suite
@@ -67,6 +68,8 @@ def main() -> None:
         if not (out / "results.json").exists():
             if name in BEFORE:
                 BEFORE[name](Path("runs/results"))
+            if name in IMPORTS:
+                importlib.import_module(IMPORTS[name])
             loaded = policies_suite(name)
             missing = [str(task.data.path) for task in loaded.tasks if task.data.path and not task.data.path.exists()]
             if missing:

@@ -38,7 +38,8 @@ from offramp.errors import (
 from offramp.export.segments import export_segments
 from offramp.policies import Policy
 from offramp.runtime import Predictor, load
-from offramp.runtime.engine import Engine, ServiceLevel, load_slices
+from offramp.runtime.engine import Engine, ServiceLevel, load_slices, timing
+from offramp.runtime.engine.lanes import ServedTask
 
 WINDOWS = np.random.default_rng(1).standard_normal((60, *IQ_SHAPE)).astype(np.float32)
 NAMES = ("plain", "beside", "angle")
@@ -95,8 +96,15 @@ def test_answers_are_never_mixed_between_callers(predictor: Predictor, engine: E
         predictor.backend,
     )
     expected["early"] = early.predict(WINDOWS)
+
+    def ask(number: int) -> Any:
+        """Every other caller computes by itself where nobody else does."""
+        rows, names, level = asked[number]
+        way = engine.predict if number % 2 else lambda *request: engine.submit(*request).result(60)
+        return way(WINDOWS[rows], names, level)
+
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda each: engine.submit(WINDOWS[each[0]], each[1], each[2]).result(60), asked))
+        answers = list(pool.map(ask, range(len(asked))))
     for (rows, names, level), answer in zip(asked, answers, strict=True):
         assert list(answer) == names
         for name in names:
@@ -113,6 +121,29 @@ def test_answers_are_never_mixed_between_callers(predictor: Predictor, engine: E
     assert counts.batches < counts.computed, "requests were batched together"
 
 
+@pytest.mark.parametrize("pays", [0.0, np.inf])
+def test_whole_passes_and_segments_give_the_same_answers(
+    predictor: Predictor, engine: Engine, monkeypatch: pytest.MonkeyPatch, pays: float
+) -> None:
+    monkeypatch.setattr(timing, "PAYS", pays)
+    before = engine.counts
+    requests = [engine.submit(WINDOWS[n : n + 1 + n % 3], NAMES[: 1 + n % 3]) for n in range(20)]
+    for n, request in enumerate(requests):
+        for name, want in predictor.predict(WINDOWS[n : n + 1 + n % 3], NAMES[: 1 + n % 3]).items():
+            got = request.answers[name].result(60).prediction
+            assert got.exits == want.exits
+            np.testing.assert_allclose(got.outputs, want.outputs, atol=2e-4, rtol=1e-3)
+    passed = engine.counts.computed - before.computed
+    windows = engine.counts.answered - before.answered
+    assert (passed == windows) == (pays > 0), "in one step, or in several"
+
+
+def with_heads(served: ServedTask, heads: dict[str, Any]) -> ServedTask:
+    """A task whose own exit is answered by other heads."""
+    fixed = served.levels["fixed"]
+    return replace(served, levels={"fixed": replace(fixed, cascade=replace(fixed.cascade, heads=heads))})
+
+
 class Blocked:
     """Holds the engine's thread inside a head until it is let go, so that what comes meanwhile waits for sure."""
 
@@ -126,8 +157,7 @@ class Blocked:
             assert self.release.wait(30)
             return inner(tap)
 
-        blocking = replace(served, heads={**served.heads, exit: head})
-        engine._tasks = {**engine._tasks, name: blocking}
+        engine._tasks = {**engine._tasks, name: with_heads(served, {**served.heads, exit: head})}
         self.submission = engine.submit(window, [name])
         assert self.entered.wait(30)
         engine._tasks = {**engine._tasks, name: served}
@@ -221,7 +251,7 @@ def test_a_head_that_fails_fails_who_asked_and_nobody_else(engine: Engine) -> No
     def broken(tap: Any) -> Any:
         raise RuntimeError("no memory")
 
-    engine._tasks = {**engine._tasks, "plain": replace(served, heads=dict.fromkeys(served.heads, broken))}
+    engine._tasks = {**engine._tasks, "plain": with_heads(served, dict.fromkeys(served.heads, broken))}
     with pytest.raises(EngineError, match="the engine could not compute: no memory"):
         engine.predict(WINDOWS[:1], ["plain"])
     assert engine.predict(WINDOWS[:1], ["angle"])["angle"].why == "fixed"
@@ -247,7 +277,7 @@ class TestLoad:
             engine.submit(
                 WINDOWS[:1],
                 ["angle"],
-                budget_ms=1 + 1e3 * engine._lanes[next(iter(engine._lanes))].queue.timing.up_to(0, 0, 1) * 5,
+                budget_ms=1 + 1e3 * engine._lanes[next(iter(engine._lanes))].queue.timing.least(0) * 5,
             )
         for each in waiting:
             each.cancel()

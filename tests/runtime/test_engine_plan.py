@@ -16,17 +16,17 @@ from offramp.runtime import Predictor
 from offramp.runtime.engine import Engine, ServiceLevel
 from offramp.runtime.engine import lanes as lanes_module
 from offramp.runtime.engine.plan import OVERHEAD_S, Arrival, plan, poisson, read_trace
-from offramp.runtime.engine.scheduler import NextSegment, PassQueue
-from offramp.runtime.engine.timing import SegmentTiming
+from offramp.runtime.engine.scheduler import NextUnit, PassQueue
+from offramp.runtime.engine.timing import PassTiming
 
-TIMING = SegmentTiming((1, 4), ((1.0, 2.0), (2.0, 2.5), (1.0, 4.0)))
-"""Three segments: the first two are cheaper in batches, the third is not."""
+TIMING = PassTiming((1, 4), ((1.0, 2.0), (2.0, 2.5), (1.0, 4.0), (1.0, 2.0), (2.5, 4.0), (3.0, 8.0)))
+"""Three segments, of which the first two are cheaper in batches and the third is not; and whole passes that save what borders cost."""
 
 
 @dataclass(eq=False)
 class Waiting:
     name: str
-    segment: int = 0
+    unit: int = 0
     last: int = 2
     deadline: float = float("inf")
     priority: int = 0
@@ -34,7 +34,7 @@ class Waiting:
     wanted: bool = True
 
 
-FIRST = NextSegment((2, 0, 0.0), 0)
+FIRST = NextUnit((2, 0, 0.0), 0)
 
 
 def queue_of(*jobs: Waiting, most: int = 4) -> PassQueue[Waiting]:
@@ -47,33 +47,52 @@ def queue_of(*jobs: Waiting, most: int = 4) -> PassQueue[Waiting]:
 class TestTiming:
     def test_between_and_beyond_what_was_measured(self) -> None:
         assert [TIMING.of(0, n) for n in (1, 2, 4, 8)] == pytest.approx([1, 4 / 3, 2, 4])
-        assert TIMING.up_to(0, 2, 1) == 4
+        assert TIMING.rest(0, 2, 1) == 4
+        assert TIMING.rest(1, 2, 1) == 3
+        assert TIMING.rest(5, 2, 1) == TIMING.of(5, 1) == 3
+        assert [TIMING.least(last) for last in range(3)] == [1, 2.5, 3]
+        assert [TIMING.depth(unit) for unit in range(6)] == [0, 1, 2, 0, 1, 2]
 
     def test_a_batch_is_worth_waiting_for_where_windows_get_cheaper(self) -> None:
-        assert [TIMING.worth_waiting_for(segment) for segment in range(3)] == [4, 4, 1]
+        assert [TIMING.worth_waiting_for(unit) for unit in range(6)] == [4, 4, 1, 4, 4, 4]
+
+    def test_a_whole_pass_is_taken_where_answers_come_sooner(self) -> None:
+        """By hand, one window: segments reach the exits after 1, 3 and 4 s, whole passes take 1, 2.5 and 3 s."""
+        assert TIMING.first_unit([0], 1) == 0, "the same, and segments let others pass"
+        assert TIMING.first_unit([1], 1) == 4
+        assert TIMING.first_unit([2], 1) == 5
+        assert TIMING.first_unit([1, 2], 1) == 5, "3 s for both instead of 3.5 on average"
+        assert TIMING.first_unit([0, 2], 1) == 0, "3 s for both instead of 2.5"
 
     def test_stored_and_read(self) -> None:
-        assert SegmentTiming.from_dict(TIMING.to_dict()) == TIMING
+        assert PassTiming.from_dict(TIMING.to_dict()) == TIMING
 
 
 class TestChoice:
     def test_the_deepest_queue_that_fills_a_batch_runs_first(self) -> None:
-        deep = [Waiting(str(n), segment=1) for n in range(4)]
-        assert queue_of(Waiting("new"), *deep).choose(0).segment == 1
-        assert queue_of(Waiting("new"), *deep[:3]).choose(0).segment == 0, (
+        deep = [Waiting(str(n), unit=1) for n in range(4)]
+        assert queue_of(Waiting("new"), *deep).choose(0).unit == 1
+        assert queue_of(Waiting("new"), *deep[:3]).choose(0).unit == 0, (
             "not full: a shallow answer leaves before deep work starts"
         )
-        assert queue_of(*deep[:3]).choose(0).segment == 1, "nothing else to do"
+        assert queue_of(*deep[:3]).choose(0).unit == 1, "nothing else to do"
         assert queue_of().choose(0) is None
 
     def test_whoever_would_be_late_goes_first(self) -> None:
-        late = Waiting("late", segment=2, deadline=10)
+        late = Waiting("late", unit=2, deadline=10)
         full = [Waiting(str(n)) for n in range(4)]
-        assert queue_of(late, *full).choose(0).segment == 2, "the deepest full queue: one window fills it"
-        urgent = Waiting("urgent", segment=0, last=0, deadline=3)
-        deep = [Waiting(str(n), segment=1) for n in range(4)]
-        assert queue_of(urgent, *deep).choose(0).segment == 0
-        assert queue_of(Waiting("calm", last=0, deadline=100), *deep).choose(0).segment == 1
+        assert queue_of(late, *full).choose(0).unit == 2, "the deepest full queue: one window fills it"
+        urgent = Waiting("urgent", unit=0, last=0, deadline=3)
+        deep = [Waiting(str(n), unit=1) for n in range(4)]
+        assert queue_of(urgent, *deep).choose(0).unit == 0
+        assert queue_of(Waiting("calm", last=0, deadline=100), *deep).choose(0).unit == 1
+        assert queue_of(Waiting("whole", unit=5, deadline=4), *deep).choose(0).unit == 5
+
+    def test_whole_passes_count_by_their_depth(self) -> None:
+        whole = [Waiting(str(n), unit=4, last=1) for n in range(4)]
+        assert queue_of(Waiting("new"), *whole).choose(0).unit == 4, "full"
+        assert queue_of(Waiting("new"), *whole[:3]).choose(0).unit == 0
+        assert queue_of(Waiting("deep", unit=2), *whole).choose(0).unit == 2, "deeper, and one window fills it"
 
     def test_importance_then_deadlines_order_a_queue(self) -> None:
         jobs = [
@@ -98,13 +117,13 @@ class TestChoice:
         assert queue.take(FIRST, 0)[0].windows == 9
         assert queue.take(FIRST, 0)[0].windows == 1
 
-    @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 6), st.floats(0, 20)), max_size=30), st.floats(0, 10))
+    @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 6), st.floats(0, 20)), max_size=30), st.floats(0, 10))
     def test_nothing_is_lost_and_nothing_runs_twice(self, drawn: list[tuple[int, int, float]], now: float) -> None:
-        jobs = [Waiting(str(n), segment=s, count=c, deadline=d) for n, (s, c, d) in enumerate(drawn)]
+        jobs = [Waiting(str(n), unit=u, count=c, deadline=d) for n, (u, c, d) in enumerate(drawn)]
         queue, seen = queue_of(*jobs), []
         while (choice := queue.choose(now)) is not None:
             batch, dropped = queue.take(choice, now)
-            assert all(job.segment == choice.segment for job in batch.jobs)
+            assert all(job.unit == choice.unit for job in batch.jobs)
             assert len(batch.jobs) <= 1 or batch.windows <= 4
             seen += [*batch.jobs, *dropped]
         assert sorted(job.name for job in seen) == sorted(job.name for job in jobs)
@@ -113,15 +132,18 @@ class TestChoice:
 
     def test_backlog_is_the_work_at_full_batches(self) -> None:
         assert queue_of(*[Waiting(str(n)) for n in range(8)]).backlog() == pytest.approx(8 * (2 / 4 + 2.5 / 4 + 1))
-        assert queue_of(Waiting("deep", segment=2)).backlog() == pytest.approx(1)
+        assert queue_of(Waiting("deep", unit=2)).backlog() == pytest.approx(1)
+        assert queue_of(Waiting("shallow", last=0)).backlog() == pytest.approx(2 / 4)
+        assert queue_of(Waiting("whole", unit=5)).backlog() == pytest.approx(8 / 4)
 
 
 @pytest.fixture
 def predictor(monkeypatch: pytest.MonkeyPatch) -> Predictor:
-    """Two tasks; every stage takes one millisecond, whatever the batch."""
+    """Two tasks; every stage takes one millisecond, whatever the batch, and borders between segments cost nothing."""
     encoder = small_shufflenet()
     stages = len(encoder.exits)
-    made = SegmentTiming((1, 64), ((1e-3, 1e-3),) * stages)
+    whole = tuple((1e-3 * depth, 1e-3 * depth) for depth in range(1, stages + 1))
+    made = PassTiming((1, 64), ((1e-3, 1e-3),) * stages + whole)
     monkeypatch.setattr(lanes_module, "measure", lambda *_: made)
     tasks = [task(encoder, "near", "stem", IQ_SHAPE, ("x", "y")), task(encoder, "far", "conv5", IQ_SHAPE, ("x", "y"))]
     return predictor_of(bundle_of(encoder, *tasks), encoder)

@@ -196,5 +196,7 @@ def _sessions(network: EveryExit, shape: tuple[int, ...], fold: bool) -> dict[st
     """
     names = [exit.name for exit in network.encoder.exits]
     options: dict[str, Any] = {} if fold else {"disabled_optimizers": UNFOLDED}
-    graphs = dict(zip(names, cut_graphs(onnx_bytes(network, shape, names, optimize=fold), [[n] for n in names]), strict=True))
+    graphs = dict(
+        zip(names, cut_graphs(onnx_bytes(network, shape, names, optimize=fold), [[n] for n in names]), strict=True)
+    )
     return {name: open_session(graph, shared_arena=True, **options) for name, graph in graphs.items()}

@@ -134,7 +134,9 @@ def export_segments(
         raise
     on_step("exporting", len(groups), len(groups))
     named = tuple(tuple(segment.to for segment in each.segments) for each in passes)
-    return SegmentsReport(str(out), named, folder_of_graphs.bytes, sum(len(examples[task]) for task in bundle.tasks), difference)
+    return SegmentsReport(
+        str(out), named, folder_of_graphs.bytes, sum(len(examples[task]) for task in bundle.tasks), difference
+    )
 
 
 def _groups(bundle: Bundle) -> list[list[BundleTask]]:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
+from array_api_compat import numpy as of_numpy
 
 from offramp.schema.metrics import Kind
 from offramp.schema.policies import CRITERION_KINDS
@@ -71,22 +72,27 @@ class Criterion:
     remembers: bool = False
 
 
+def namespace_of(array: Array) -> Any:
+    """The functions of an array's library; NumPy's own without looking for it, which costs more than small arrays do."""
+    return of_numpy if isinstance(array, np.ndarray) else array_namespace(array)
+
+
 def softmax(logits: Array) -> Array:
     """Probabilities ``(n, classes)``; a row that holds NaN is NaN throughout."""
-    xp = array_namespace(logits)
+    xp = namespace_of(logits)
     exponential = xp.exp(logits - xp.max(logits, axis=1, keepdims=True))
     return exponential / xp.sum(exponential, axis=1, keepdims=True)
 
 
 def confidence(logits: Array) -> Array:
     """The largest probability, ``(n,)``."""
-    xp = array_namespace(logits)
+    xp = namespace_of(logits)
     return 1 / xp.sum(xp.exp(logits - xp.max(logits, axis=1, keepdims=True)), axis=1)
 
 
 def entropy(logits: Array) -> Array:
     """One minus the entropy of the probabilities over that of guessing, ``(n,)``, in [0, 1]."""
-    xp = array_namespace(logits)
+    xp = namespace_of(logits)
     shifted = logits - xp.max(logits, axis=1, keepdims=True)
     exponential = xp.exp(shifted)
     total = xp.sum(exponential, axis=1)
@@ -97,21 +103,21 @@ def entropy(logits: Array) -> Array:
 
 def margin(logits: Array) -> Array:
     """The largest probability minus the second largest, ``(n,)``."""
-    xp = array_namespace(logits)
+    xp = namespace_of(logits)
     ordered = xp.sort(softmax(logits), axis=1)
     return ordered[:, -1] - ordered[:, -2]
 
 
 def patience(seen: Seen) -> Array:
     """Length of the streak of equal answers, ``(n,)`` float; NaN where an output is."""
-    xp = array_namespace(seen.outputs)
+    xp = namespace_of(seen.outputs)
     # the sum of finite logits times 0 is 0, and NaN otherwise
     return xp.astype(seen.streak, seen.outputs.dtype) + 0 * xp.sum(seen.outputs, axis=1)
 
 
 def agreement(seen: Seen) -> Array:
     """Minus the distance to the previous exit's answer, ``(n,)``; minus infinity at the first exit."""
-    xp = array_namespace(seen.outputs)
+    xp = namespace_of(seen.outputs)
     if seen.previous.shape[1] == 0:
         return 0 * xp.sum(seen.outputs, axis=1) - xp.inf
     return -xp.sqrt(xp.sum((seen.outputs - seen.previous) ** 2, axis=1))
@@ -123,7 +129,7 @@ def descriptors(seen: Seen, parameters: Parameters) -> Array:
     Classification: confidence, margin, entropy, share of the exits so far in the streak. Regression: distance to the previous
     answer and distance from the mean target, in units of the targets' spread (``parameters["center"]``, ``parameters["spread"]``).
     """
-    xp = array_namespace(seen.outputs)
+    xp = namespace_of(seen.outputs)
     if "center" not in parameters:
         share = patience(seen) / (seen.index + 1)
         return xp.stack([confidence(seen.outputs), margin(seen.outputs), entropy(seen.outputs), share], axis=1)
@@ -135,7 +141,7 @@ def descriptors(seen: Seen, parameters: Parameters) -> Array:
 
 def learned_halting(seen: Seen, parameters: Parameters) -> Array:
     """Certainty by one linear layer for all exits, through a logistic function, ``(n,)`` in [0, 1]."""
-    xp = array_namespace(seen.outputs)
+    xp = namespace_of(seen.outputs)
     weight, bias = (_like(parameters[name], seen.outputs) for name in ("weight", "bias"))
     score = xp.clip(descriptors(seen, parameters) @ weight + bias, -SATURATED, SATURATED)
     return 1 / (1 + xp.exp(-score))
@@ -149,7 +155,7 @@ def benefit(seen: Seen, parameters: Parameters) -> Array:
 
 def bin_accuracy(seen: Seen, parameters: Parameters) -> Array:
     """Held-out accuracy of the confidence's bin at this exit, ``(n,)``."""
-    xp = array_namespace(seen.outputs)
+    xp = namespace_of(seen.outputs)
     edges, accuracy = (_like(parameters[name], seen.outputs)[seen.index, :] for name in ("edges", "accuracy"))
     certain = confidence(seen.outputs)
     place = xp.sum(xp.astype(certain[:, None] >= edges[None, :], xp.int64), axis=1)

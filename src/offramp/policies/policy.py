@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from offramp.errors import PolicyError
-from offramp.policies.criteria import CRITERIA, Array, Seen, confidence
+from offramp.policies.criteria import CRITERIA, Array, Seen, confidence, namespace_of
 
 Memory = tuple[Array, Array]
 """What is kept between exits, batch first as an encoder's state: ``(streak (n,), previous outputs (n, outputs))``. Survivors are
@@ -92,7 +91,7 @@ class Policy:
         index = self._index(exit)
         if index == len(self.exits) - 1:
             self._check_scores(exit, outputs)
-            xp = array_namespace(outputs)
+            xp = namespace_of(outputs)
             return xp.ones_like(outputs[:, 0], dtype=xp.bool), memory
         certainty, memory = self.certainty(exit, outputs, memory)
         return certainty >= self.thresholds[index], memory
@@ -118,7 +117,7 @@ class Policy:
         if self.reject_below is None and isinstance(outputs, np.ndarray):
             return np.zeros(len(outputs), dtype=np.bool_)
         if self.reject_below is None or exit != self.exits[-1]:
-            xp = array_namespace(outputs)
+            xp = namespace_of(outputs)
             return xp.zeros_like(outputs[:, 0], dtype=xp.bool)
         return ~(self.confidence(exit, outputs) >= self.reject_below)
 
@@ -156,7 +155,7 @@ class Policy:
 
 def _continued(streak: Array, previous: Array, outputs: Array) -> Array:
     """The streak with one exit more: it begins again at 1 where the class is another."""
-    xp = array_namespace(outputs)
+    xp = namespace_of(outputs)
     if previous.shape[1] == 0:
         return streak * 0 + 1
     same = xp.argmax(outputs, axis=1) == xp.argmax(previous, axis=1)
@@ -167,4 +166,4 @@ def _beside(part: Array, outputs: Array) -> Array:
     """Memory that :meth:`Policy.start` made, as an array of the outputs' library on their device."""
     if isinstance(outputs, np.ndarray) or not isinstance(part, np.ndarray):
         return part
-    return array_namespace(outputs).asarray(part, device=outputs.device)
+    return namespace_of(outputs).asarray(part, device=outputs.device)

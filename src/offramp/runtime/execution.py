@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from offramp.errors import PolicyError
-from offramp.policies.criteria import Array
+from offramp.policies.criteria import Array, namespace_of
 from offramp.policies.policy import Memory, Policy
 from offramp.policies.simulation import Decisions, check_finite
 
@@ -49,9 +48,7 @@ class Segments(Protocol):
     ) -> tuple[State, dict[Hashable, Any]]:
         """From the state at exit ``after`` (-1: the beginning) to that at exit ``to``, with its tap as each of ``seen`` has it."""
 
-    def through(
-        self, state: State, asked: Mapping[int, Collection[Hashable]]
-    ) -> Mapping[int, Mapping[Hashable, Any]]:
+    def through(self, state: State, asked: Mapping[int, Collection[Hashable]]) -> Mapping[int, Mapping[Hashable, Any]]:
         """From the state before the first stage to the deepest of some exits, with the taps asked for at each; nothing leaves."""
 
     def keep(self, state: State, stay: Array) -> State:
@@ -208,7 +205,7 @@ class _Task:
         leave, self.memory = policy.step(name, outputs, self.memory)
         if isinstance(leave, np.ndarray) and not leave.any():
             return False
-        xp = array_namespace(outputs)
+        xp = namespace_of(outputs)
         now = leave & (self.exit < 0)
         self.exit = self.exit + now * (policy.exits.index(name) + 1)
         self.outputs = outputs if self.outputs is None else xp.where(now[:, None], outputs, self.outputs)
@@ -259,7 +256,7 @@ def _parted(tasks: Sequence[_Task]) -> tuple[Array, Array]:
         answered = answered & (task.exit >= 0)
     if isinstance(answered, np.ndarray):
         return np.flatnonzero(answered), np.flatnonzero(~answered)
-    xp = array_namespace(answered)
+    xp = namespace_of(answered)
     order = xp.argsort(xp.astype(answered, xp.uint8), stable=True)
     count = len(answered) - int(answered.sum())  # the one number that is read back
     return order[count:], order[:count]
@@ -268,7 +265,7 @@ def _parted(tasks: Sequence[_Task]) -> tuple[Array, Array]:
 def _memory_beside(present: Array, memory: Memory) -> Memory:
     if isinstance(present, np.ndarray):
         return memory
-    xp = array_namespace(present)
+    xp = namespace_of(present)
     streak, previous = (xp.asarray(part, device=present.device) for part in memory)
     return streak, previous
 
@@ -276,5 +273,5 @@ def _memory_beside(present: Array, memory: Memory) -> Memory:
 def _to_numpy(parts: Sequence[Array]) -> NDArray[Any]:
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
-    host: NDArray[Any] = array_namespace(parts[0]).concat(list(parts)).cpu().numpy()
+    host: NDArray[Any] = namespace_of(parts[0]).concat(list(parts)).cpu().numpy()
     return host

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -91,6 +91,7 @@ class Predictor:
         """Take a bundle and the back end that has its encoder."""
         self.bundle = bundle
         self.backend = backend
+        self._shapes = {task.window_shape for task in bundle.tasks.values()}
         self._policies: dict[str, dict[str, Policy]] = {}
         self._heads: dict[str, dict[str, RunHead]] = {}
         self._shared: dict[tuple[str, ...], SharedPass] = {}
@@ -174,8 +175,7 @@ class Predictor:
             DataError: They are no numbers, or either of two axes may hold I and Q.
         """
         windows = _as_array(x)
-        known = {task.window_shape for task in self.bundle.tasks.values()}
-        return windows if windows.shape[1:] in known else with_antenna(windows)
+        return windows if windows.shape[1:] in self._shapes else with_antenna(windows)
 
     def _tasks(self, shape: tuple[int, ...], names: Sequence[str] | None) -> list[BundleTask]:
         if names is None:
@@ -199,9 +199,15 @@ class Predictor:
 
 def transformed(task: BundleTask, windows: NDArray[np.generic], first: int = 0) -> NDArray[np.float32]:
     """Windows behind a task's transform, float32; raises :class:`DataError` that names one which is not finite."""
-    batch = _finite(windows, first)
+    batch = _float32(windows)
     behind = task.transform(batch)
-    check_range(behind, np.arange(first, first + len(batch)))
+    if behind is not batch:
+        _check_finite(batch, first)
+    try:
+        check_range(behind, range(first, first + len(behind)))
+    except DataError:
+        _check_finite(batch, first)  # it is the window itself rather than what the transform made of it
+        raise
     return behind
 
 
@@ -211,15 +217,21 @@ def prediction_of(
     """The answers of all batches under the policy called ``name``; logits become probabilities at the temperature of the exit that gave them."""
     nothing = np.empty((0, task.heads[task.exit].outputs), np.float32)
     parts = decided or [Decisions(np.empty(0, np.int64), nothing, np.empty(0, np.bool_))]
-    outputs, left, rejected = (
-        columns[0] if len(columns) == 1 else np.concatenate(columns)
-        for columns in zip(*((part.outputs, part.exit, part.rejected) for part in parts), strict=True)
-    )
+    outputs = _joined([part.outputs for part in parts])
+    left = _joined([part.exit for part in parts])
+    rejected = _joined([part.rejected for part in parts])
     if task.kind == "classification" and len(outputs):
+        temperatures: Any = np.float32(policy.answer_temperatures[0])
+        if len(policy.exits) > 1:
+            temperatures = np.asarray(policy.answer_temperatures, np.float32)[left, None]
         with np.errstate(over="ignore", invalid="ignore"):
-            outputs = softmax(outputs / np.asarray(policy.answer_temperatures, np.float32)[left, None])
+            outputs = softmax(outputs / temperatures)
     check_finite(outputs, first)
     return Prediction(task.name, task.kind, outputs, task.label_names, name, policy.exits, left, rejected)
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _as_array(x: ArrayLike | Tensor) -> NDArray[np.generic]:
@@ -233,15 +245,19 @@ def _as_array(x: ArrayLike | Tensor) -> NDArray[np.generic]:
     return windows
 
 
-def _finite(windows: NDArray[np.generic], start: int) -> NDArray[np.float32]:
+def _float32(windows: NDArray[np.generic]) -> NDArray[np.float32]:
+    if windows.dtype == np.float32 and windows.flags.carray:
+        return windows  # type: ignore[return-value]
     with np.errstate(over="ignore"):
-        batch = np.require(windows, np.float32, ["C", "W"])
+        return np.require(windows, np.float32, ["C", "W"])
+
+
+def _check_finite(batch: NDArray[np.float32], first: int) -> None:
     finite = np.isfinite(batch).reshape(len(batch), -1).all(axis=1)
     if not finite.all():
         raise DataError(
-            f"window {start + int(np.argmin(finite))} holds NaN or infinity in float32: remove or correct it"
+            f"window {first + int(np.argmin(finite))} holds NaN or infinity in float32: remove or correct it"
         )
-    return batch
 
 
 def _with_batch(shape: tuple[int, ...]) -> str:

@@ -13,12 +13,11 @@ from numpy.typing import ArrayLike
 
 from offramp.bundle import BundleTask
 from offramp.errors import DataError, DeadlinePassed, EngineError, OfframpError, Overloaded, SuiteError, TaskRemoved
-from offramp.runtime.engine.lanes import Lane, ServedTask, answer_of, lanes_of, run_segment, served, settle
+from offramp.runtime.engine.lanes import Lane, ServedTask, answer_of, lanes_of, run_unit, served, settle
 from offramp.runtime.engine.levels import DEFAULT, ServiceLevel, Slices
 from offramp.runtime.engine.load import HEADROOM, LoadControl, Outlook, next_queue, outlook
 from offramp.runtime.engine.requests import Answer, Ask, Submission, WindowsJob
 from offramp.runtime.engine.scheduler import Batch
-from offramp.runtime.execution import Cascade
 from offramp.runtime.predictor import Predictor, transformed
 
 MOST_WINDOWS = 64
@@ -57,9 +56,10 @@ class EngineCounts:
 class Engine:
     """Runs tasks of one bundle for many callers at once.
 
-    One thread computes; callers may be any, and no lock is held while it does. A request waits in the queue of a segment, is batched there
-    with whatever else waits, and each of its tasks gets its answer as soon as its exit is reached. Use it as a context manager, or call
-    :meth:`close`.
+    One thread at a time computes: the engine's own, or that of a caller of :meth:`predict` who finds nobody computing, which spares two
+    changes of threads. Callers may be any, and nobody who submits waits for a computation. A request waits in the queue of a segment, is
+    batched there with whatever else waits, and each of its tasks gets its answer as soon as its exit is reached. Use it as a context
+    manager, or call :meth:`close`.
     """
 
     def __init__(
@@ -85,6 +85,8 @@ class Engine:
         self._predictor, self._backend = predictor, predictor.backend
         self._most_waiting, self._clock = most_waiting, clock
         self._lock, self._wake, self._closing = threading.Lock(), threading.Event(), False
+        self._computing = threading.Lock()
+        """Held by whoever computes; the other one guards the books."""
         self._counts = {each.name: 0 for each in fields(EngineCounts)}
         self._busy_until = float("-inf")
         stored = predictor.bundle.tasks
@@ -119,6 +121,13 @@ class Engine:
             EngineError: There is no such level, or the engine is closed.
             DataError: The windows cannot be used.
         """
+        submission = self._queued(x, tasks, slice, budget_ms)
+        self._wake.set()
+        return submission
+
+    def _queued(
+        self, x: ArrayLike, tasks: Sequence[str] | None, slice: str, budget_ms: float | None = None
+    ) -> Submission:
         arrived = self._clock()
         if slice not in self.slices:
             raise EngineError(f"unknown slice {slice!r}: choose {', '.join(self.slices)}")
@@ -138,15 +147,26 @@ class Engine:
         for together in by_lane.values():
             inputs = self._backend.inputs(transformed(together[0].stored, windows))
             asks = [self._ask(task, level, self._load[slice].steps, len(windows)) for task in together]
-            job = WindowsJob((inputs,), np.arange(len(windows)), asks, deadline, level.priority, arrived, slice)
-            jobs.append((together[0].lane, job))
+            lane, present = together[0].lane, np.arange(len(windows))
+            job = WindowsJob((inputs,), present, asks, deadline, level.priority, arrived, slice, _begin(lane, asks))
+            jobs.append((lane, job))
         self._admit(jobs, deadline - arrived)
         futures = {ask.task.name: ask.future for _, job in jobs for ask in job.asks}
         return Submission({task.stored.name: futures[task.stored.name] for task in chosen})
 
     def predict(self, x: ArrayLike, tasks: Sequence[str] | None = None, slice: str = DEFAULT) -> dict[str, Answer]:
         """Ask and wait; see :meth:`submit`."""
-        return self.submit(x, tasks, slice).result()
+        submission = self._queued(x, tasks, slice)
+        if self._computing.acquire(blocking=False):
+            try:
+                while not submission.done and self._step():
+                    pass
+            finally:
+                self._computing.release()
+            if not any(len(lane.queue) for lane in self._lanes.values()):
+                return submission.result()
+        self._wake.set()  # for what is left
+        return submission.result()
 
     def put(self, task: BundleTask) -> None:
         """Add a task, or replace the one of its name; what was submitted before is answered by the old one.
@@ -222,19 +242,18 @@ class Engine:
     def _ask(self, task: ServedTask, level: ServiceLevel, steps: int, windows: int) -> Ask:
         chosen = task.choose(level, steps)
         policy, rows = chosen.policy, np.arange(windows)
-        consults = {task.lane.segments.order(exit): exit for exit in policy.exits}
-        outputs = np.empty((windows, task.stored.heads[policy.exits[-1]].outputs), np.float32)
         return Ask(
             task=task.stored,
-            cascade=Cascade(task.heads, policy, task.seen),
-            consults=consults,
+            cascade=chosen.cascade,
+            consults=chosen.consults,
+            last=chosen.last,
             named=chosen.named,
             why=chosen.why,
             future=Future(),
             rows=rows,
             memory=policy.start(windows),
-            exit=0 * rows,
-            outputs=outputs,
+            exit=np.zeros_like(rows),
+            outputs=np.empty((windows, task.stored.heads[policy.exits[-1]].outputs), np.float32),
         )
 
     def _admit(self, jobs: Sequence[tuple[Lane, WindowsJob]], budget: float) -> None:
@@ -255,30 +274,34 @@ class Engine:
                 self._counts["shallower"] += job.count if any(ask.why == "load" for ask in job.asks) else 0
                 lane.queue.add(job)
             self._counts["submitted"] += sum(job.count for _, job in jobs)
-        self._wake.set()
 
-    # --- computing, in a thread of its own
+    # --- computing
 
     def _work(self) -> None:
         while not self._closing:
-            lane, batch = self._next()
-            if lane is None or batch is None:
+            with self._computing:
+                ran = self._step()
+            if not ran:
                 self._wake.wait()
                 self._wake.clear()
-                continue
-            try:
-                complete = run_segment(lane, batch.segment, batch.jobs)
-                now = self._clock()
-                for job, ask in complete:
-                    settle(ask, _answered(ask, job, now))
-            except Exception as error:  # whatever a back end or a head raises stops nobody else
-                told = (
-                    error if isinstance(error, OfframpError) else EngineError(f"the engine could not compute: {error}")
-                )
-                for job in batch.jobs:
-                    self._fail(job, told)
-                continue
+
+    def _step(self) -> bool:
+        """Run one batch; False if nothing waits. By one thread at a time."""
+        lane, batch = self._next()
+        if lane is None or batch is None:
+            return False
+        try:
+            complete = run_unit(lane, batch.unit, batch.jobs)
+            now = self._clock()
+            for job, ask in complete:
+                settle(ask, _answered(ask, job, now))
+        except Exception as error:  # whatever a back end or a head raises stops nobody else
+            told = error if isinstance(error, OfframpError) else EngineError(f"the engine could not compute: {error}")
+            for job in batch.jobs:
+                self._fail(job, told)
+        else:
             self._sort(lane, batch, now)
+        return True
 
     def _next(self) -> tuple[Lane | None, Batch[WindowsJob] | None]:
         """The batch to run; what nobody waits for, or whose time is over, is let go on the way and never computed."""
@@ -291,14 +314,14 @@ class Engine:
                     return None, None
                 queue, choice = found
                 batch, dropped = queue.take(choice, now)
-                self._busy_until = now + queue.timing.of(choice.segment, batch.windows)
+                self._busy_until = now + queue.timing.of(choice.unit, batch.windows)
             for job in dropped:
                 self._fail(job, DeadlinePassed("the deadline passed while the request waited"))
             if batch.jobs:
                 return lanes[id(queue)], batch
 
     def _sort(self, lane: Lane, batch: Batch[WindowsJob], now: float) -> None:
-        """After a segment: who goes on waits again, and everything is counted."""
+        """After a unit: who goes on waits again, and everything is counted."""
         with self._lock:
             counts = self._counts
             counts["batches"] += 1
@@ -320,6 +343,13 @@ class Engine:
             settle(ask, error)
         with self._lock:
             self._counts["failed"] += len(job.asks[0].exit)
+
+
+def _begin(lane: Lane, asks: Sequence[Ask]) -> int:
+    """The unit where windows of some asks begin: a policy needs segments."""
+    if any(len(ask.consults) > 1 for ask in asks):
+        return 0
+    return lane.queue.timing.first_unit([ask.last for ask in asks], len(asks[0].rows))
 
 
 def _answered(ask: Ask, job: WindowsJob, now: float) -> Answer | OfframpError:
@@ -349,12 +379,12 @@ def _check_level(name: str, level: ServiceLevel, tasks: Sequence[ServedTask]) ->
     if level.exit is not None and not any(level.exit in task.heads for task in tasks):
         known = dict.fromkeys(exit for task in tasks for exit in reversed(task.exits))
         raise SuiteError(f"slice {name!r}: no task can leave at {level.exit!r}: choose {', '.join(known)}")
-    if level.policy is not None and not any(level.policy in task.policies for task in tasks):
-        known = dict.fromkeys(policy for task in tasks for policy in task.policies)
+    if level.policy is not None and not any(level.policy in task.levels for task in tasks):
+        known = dict.fromkeys(policy for task in tasks for policy in task.levels)
         raise SuiteError(f"slice {name!r}: no task has the policy {level.policy!r}: choose {', '.join(known)}")
     if level.budget_ms is None:
         return
-    least = min(1e3 * task.lane.queue.timing.up_to(0, task.least_depth(level), 1) for task in tasks)
+    least = min(1e3 * task.lane.queue.timing.least(task.least_depth(level)) for task in tasks)
     if level.budget_ms < least:
         raise SuiteError(
             f"slice {name!r}: a budget of {level.budget_ms:g} ms cannot be met: the least possible is {least:.3g} ms"

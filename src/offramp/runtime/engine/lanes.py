@@ -1,10 +1,10 @@
-"""The passes of an engine: which tasks share one, and what a batch does in one of its segments."""
+"""The passes of an engine: which tasks share one, and what a batch does in one of its units."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import InvalidStateError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from offramp.runtime.engine.levels import ServiceLevel
 from offramp.runtime.engine.requests import Answer, Ask, Why, WindowsJob
 from offramp.runtime.engine.scheduler import PassQueue
 from offramp.runtime.engine.timing import measure
-from offramp.runtime.execution import RunHead, Segments
+from offramp.runtime.execution import Cascade, RunHead, Segments
 from offramp.runtime.predictor import prediction_of
 from offramp.runtime.stored import FIXED, policies_of
 
@@ -30,7 +30,7 @@ class Lane:
 
     Attributes:
         segments: The encoder.
-        queue: What waits for each of its segments.
+        queue: What waits for each of its units.
         seen: Names of views, by what a task must have in common to have that view.
     """
 
@@ -45,7 +45,8 @@ class ServedTask:
 
     Attributes:
         stored: From the bundle.
-        policies: By name.
+        levels: Where windows can leave by name of the policy.
+        at_exit: And by exit, for a service level that names one.
         heads: By exit that is cut.
         seen: Its view of the state.
         lane: Its pass.
@@ -53,7 +54,8 @@ class ServedTask:
     """
 
     stored: BundleTask
-    policies: Mapping[str, Policy]
+    levels: Mapping[str, LevelChoice]
+    at_exit: Mapping[str, LevelChoice]
     heads: Mapping[str, RunHead]
     seen: Hashable
     lane: Lane
@@ -61,24 +63,21 @@ class ServedTask:
 
     def choose(self, level: ServiceLevel, steps: int = 0) -> LevelChoice:
         """Where windows of a service level leave, moved by so many exits towards the input."""
-        chosen = LevelChoice(self.policies[FIXED], FIXED, "fixed")
-        if level.policy in self.policies:
-            name = str(level.policy)
-            chosen = LevelChoice(self.policies[name], name, "policy")
-        elif level.exit in self.heads:
-            chosen = self._at(str(level.exit), "budget")
+        chosen = self.levels[FIXED]
+        if level.policy in self.levels:
+            chosen = self.levels[str(level.policy)]
+        elif level.exit in self.at_exit:
+            chosen = self.at_exit[str(level.exit)]
+        if not steps:
+            return chosen
         reach = self.exits.index(chosen.policy.exits[-1])
         lower = min(reach + steps, len(self.exits) - 1)
-        return self._at(self.exits[lower], "load") if lower > reach else chosen
+        return replace(self.at_exit[self.exits[lower]], why="load") if lower > reach else chosen
 
     def least_depth(self, level: ServiceLevel) -> int:
         """The shallowest segment at which a level lets windows leave."""
         chosen = self.choose(level, len(self.exits) if level.under_load == "shallower" else 0)
-        return self.lane.segments.order(chosen.policy.exits[0])
-
-    def _at(self, exit: str, why: Why) -> LevelChoice:
-        policy = Policy.fixed(self.policies[FIXED].kind, exit, self.stored.temperatures.get(exit, 1.0))
-        return LevelChoice(policy, FIXED, why)
+        return min(chosen.consults)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +85,22 @@ class LevelChoice:
     """Where windows leave, and why.
 
     Attributes:
-        policy: It says so.
         named: Its name in the bundle; ``fixed`` for one exit.
         why: What made it so.
+        cascade: The policy with the task's heads.
+        consults: By segment, the exit that the policy consults behind it.
+        last: The deepest of these segments.
     """
 
-    policy: Policy
     named: str
     why: Why
+    cascade: Cascade
+    consults: Mapping[int, str]
+    last: int
+
+    @property
+    def policy(self) -> Policy:
+        return self.cascade.policy
 
 
 def lanes_of(tasks: Sequence[BundleTask], backend: Backend, most_windows: int) -> dict[Hashable, Lane]:
@@ -105,7 +112,7 @@ def lanes_of(tasks: Sequence[BundleTask], backend: Backend, most_windows: int) -
     for key, sharing in together.items():
         shared = backend.together([task.name for task in sharing])
         example = sharing[0].transform(np.zeros((1, *sharing[0].window_shape), np.float32))
-        timing = measure(shared.segments, len(shared.segments), backend.inputs(example))
+        timing = measure(shared.segments, shared.seen[0], backend.inputs(example))
         seen = {_view_of(task): name for task, name in zip(sharing, shared.seen, strict=True)}
         lanes[key] = Lane(shared.segments, PassQueue(timing, most_windows), seen)
     return lanes
@@ -138,14 +145,53 @@ def served(task: BundleTask, lanes: Mapping[Hashable, Lane], backend: Backend) -
                 raise BundleError(
                     f"task {task.name!r} leaves at {exit!r}, where the engine's encoder is not cut: export it with --exit"
                 )
-    return ServedTask(task, policies, heads, lane.seen[_view_of(task)], lane, tuple(heads))
+    seen = lane.seen[_view_of(task)]
+
+    def choice(named: str, why: Why, policy: Policy) -> LevelChoice:
+        consults = {lane.segments.order(exit): exit for exit in policy.exits}
+        return LevelChoice(named, why, Cascade(heads, policy, seen), consults, max(consults))
+
+    levels = {name: choice(name, "fixed" if name == FIXED else "policy", policy) for name, policy in policies.items()}
+    kind = policies[FIXED].kind
+    at_exit = {
+        exit: choice(FIXED, "budget", Policy.fixed(kind, exit, task.temperatures.get(exit, 1.0))) for exit in heads
+    }
+    return ServedTask(task, levels, at_exit, heads, seen, lane, tuple(heads))
 
 
-def run_segment(lane: Lane, index: int, jobs: Sequence[WindowsJob]) -> list[tuple[WindowsJob, Ask]]:
-    """Run a segment for some jobs together, let windows leave, and return whose answers are complete.
+def run_unit(lane: Lane, unit: int, jobs: Sequence[WindowsJob]) -> list[tuple[WindowsJob, Ask]]:
+    """Run a unit for some jobs together, let windows leave, and return whose answers are complete.
 
-    Afterwards each job has the windows that stay, and the state behind the segment.
+    Afterwards each job has the windows that stay, and the state behind the unit.
     """
+    segments = lane.queue.timing.segments
+    return _run_whole(lane, jobs) if unit >= segments else _run_segment(lane, unit, jobs)
+
+
+def _run_whole(lane: Lane, jobs: Sequence[WindowsJob]) -> list[tuple[WindowsJob, Ask]]:
+    """From the input to the deepest exit that any of some jobs asks for, each of which has one exit per task."""
+    segments, counts = lane.segments, [job.count for job in jobs]
+    asking: dict[int, list[tuple[int, WindowsJob, Ask]]] = {}
+    for place, job in enumerate(jobs):
+        for ask in job.asks:
+            if ask.open:
+                asking.setdefault(ask.last, []).append((place, job, ask))
+    if not asking:
+        return []
+    complete = []
+    with segments.running():
+        state = segments.begin(segments.joined(-1, [job.state for job in jobs])[0])
+        taps = segments.through(
+            state, {exit: {ask.cascade.seen for _, _, ask in asked} for exit, asked in asking.items()}
+        )
+        for exit, asked in asking.items():
+            for (_, job, ask), given in zip(asked, _outputs(segments, exit, asked, taps[exit], counts), strict=True):
+                ask.outputs, ask.rows = given, ask.rows[:0]
+                complete.append((job, ask))
+    return complete
+
+
+def _run_segment(lane: Lane, index: int, jobs: Sequence[WindowsJob]) -> list[tuple[WindowsJob, Ask]]:
     segments = lane.segments
     counts = [job.count for job in jobs]
     asking = [
@@ -165,7 +211,7 @@ def run_segment(lane: Lane, index: int, jobs: Sequence[WindowsJob]) -> list[tupl
             if _consult(job, ask, index, given):
                 complete.append((job, ask))
         for job in jobs:
-            job.segment = index + 1
+            job.unit = index + 1
         for job in further:
             job.state = divided[id(job)]
             _leave(segments, job)
@@ -210,6 +256,9 @@ def _outputs(
     counts: Sequence[int],
 ) -> list[NDArray[np.float32]]:
     """What each one's head gives for the windows of its job: one head runs once for all jobs that ask it."""
+    if len(counts) == len(asking) == 1:  # the usual case while little is asked
+        ask = asking[0][2]
+        return [_host(segments.outputs(ask.cascade.heads[ask.consults[index]](taps[ask.cascade.seen])))]
     ends = np.cumsum(counts)
     parts: list[NDArray[np.float32] | None] = [None] * len(asking)
     by_head: dict[tuple[int, Hashable], list[int]] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from offramp.runtime.engine.levels import ServiceLevel
-from offramp.runtime.engine.scheduler import Job, NextSegment, PassQueue
+from offramp.runtime.engine.scheduler import Job, NextUnit, PassQueue
 
 HIGH, LOW = 0.5, 0.1
 """Shares of a level's budget: more work than the first is too much, less than the second is little."""
@@ -65,13 +65,13 @@ class Outlook:
 def outlook(queues: Iterable[PassQueue[J]], jobs: Sequence[tuple[PassQueue[J], J]], running: float) -> Outlook:
     """What the jobs of a request meet in all queues of an engine, with ``running`` seconds left of the batch that is being computed."""
     listed = list(queues)
-    own = sum(queue.timing.up_to(0, job.last, job.count) for queue, job in jobs)
+    own = sum(queue.timing.rest(job.unit, job.last, job.count) for queue, job in jobs)
     priority = jobs[0][1].priority
     ahead = sum(queue.backlog(priority) for queue in listed)
     return Outlook(sum(map(len, listed)), running + ahead, own)
 
 
-def next_queue(queues: Iterable[PassQueue[J]], now: float) -> tuple[PassQueue[J], NextSegment] | None:
+def next_queue(queues: Iterable[PassQueue[J]], now: float) -> tuple[PassQueue[J], NextUnit] | None:
     """The queue to serve, and what to run of it; None if nothing waits."""
     found = [
         (choice.rank, number, queue, choice) for number, queue in enumerate(queues) if (choice := queue.choose(now))

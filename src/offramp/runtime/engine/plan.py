@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from offramp.errors import DataError
 from offramp.opening import read_text
-from offramp.runtime.engine.lanes import ServedTask, lanes_of, served
+from offramp.runtime.engine.lanes import LevelChoice, ServedTask, lanes_of, served
 from offramp.runtime.engine.levels import DEFAULT, ServiceLevel, Slices
 from offramp.runtime.engine.load import LoadControl, next_queue, outlook
 from offramp.runtime.engine.scheduler import PassQueue
@@ -107,14 +107,14 @@ class EnginePlan:
 
 @dataclass(eq=False)
 class _PlannedJob:
-    """Windows that leave at known segments; see :class:`~offramp.runtime.engine.scheduler.Job`."""
+    """Windows that leave at known exits; see :class:`~offramp.runtime.engine.scheduler.Job`."""
 
     count: int
     last: int
     deadline: float
     priority: int
     request: int
-    segment: int = 0
+    unit: int = 0
     wanted: bool = True
 
 
@@ -213,12 +213,12 @@ class _Run:
                 now = arrivals[coming].seconds
                 continue
             queue, choice = found
-            segment = choice.segment
+            unit, whole = choice.unit, choice.unit >= queue.timing.segments
             batch, dropped = queue.take(choice, now)
             self.refused |= {job.request for job in dropped}
             if not batch.jobs:
                 continue
-            spent = queue.timing.of(segment, batch.windows) + OVERHEAD_S
+            spent = queue.timing.of(unit, batch.windows) + OVERHEAD_S
             ends = now + spent
             while coming < len(arrivals) and arrivals[coming].seconds <= ends:  # they come while the batch is computed
                 self._arrive(
@@ -227,8 +227,8 @@ class _Run:
                 coming += 1
             now, self.busy = ends, self.busy + spent
             for job in batch.jobs:
-                job.segment = segment + 1
-                if job.last > segment:
+                if not whole and job.last > unit:
+                    job.unit = unit + 1
                     queue.add(job)
                 else:
                     self.took[job.request] = now - arrivals[job.request].seconds
@@ -238,19 +238,21 @@ class _Run:
     ) -> None:
         level, steps = self.levels[each.slice], control[each.slice].steps
         deadline = np.inf if level.budget_ms is None else now + level.budget_ms / 1e3
-        by_queue: dict[int, _PlannedJob] = {}
+        by_queue: dict[int, list[LevelChoice]] = {}
         for name in each.tasks:
-            task = self.tasks[name]
-            chosen = task.choose(level, steps)
-            last = task.lane.segments.order(chosen.policy.exits[-1])
-            job = _PlannedJob(each.windows, last, deadline, level.priority, number)
-            known = by_queue.setdefault(id(task.lane.queue), job)
-            known.last = max(known.last, last)
+            chosen = self.tasks[name].choose(level, steps)
+            by_queue.setdefault(id(self.tasks[name].lane.queue), []).append(chosen)
             if chosen.why == "load":
                 self.moved.add(number)
-        jobs = [(queue, by_queue[id(queue)]) for queue in self.queues if id(queue) in by_queue]
+        jobs = []
+        for queue in self.queues:
+            if choices := by_queue.get(id(queue)):
+                lasts = [chosen.last for chosen in choices]
+                decides = any(len(chosen.consults) > 1 for chosen in choices)
+                unit = 0 if decides else queue.timing.first_unit(lasts, each.windows)
+                jobs.append((queue, _PlannedJob(each.windows, max(lasts), deadline, level.priority, number, unit)))
         met = outlook(self.queues, jobs, running)
-        control[each.slice].observe(met.ahead, now, max(len(queue.timing.seconds) for queue in self.queues))
+        control[each.slice].observe(met.ahead, now, max(queue.timing.segments for queue in self.queues))
         if met.waiting + each.windows > self.most_waiting or not met.in_time(deadline - now):
             self.refused.add(number)
             self.moved.discard(number)
@@ -275,7 +277,7 @@ class _Run:
                 _quantile(took, 0.5),
                 _quantile(took, 0.99),
                 level.budget_ms,
-                1e3 * min(task.lane.queue.timing.up_to(0, task.least_depth(level), 1) for task in self.tasks.values()),
+                1e3 * min(task.lane.queue.timing.least(task.least_depth(level)) for task in self.tasks.values()),
             )
         span = max((each.seconds for each in arrivals), default=0.0) or 1.0
         answered = sum(arrivals[number].windows for number in self.took if number not in self.refused)

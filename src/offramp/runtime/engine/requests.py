@@ -48,6 +48,11 @@ class Submission:
 
     answers: Mapping[str, Future[Answer]]
 
+    @property
+    def done(self) -> bool:
+        """Whether all answers are there."""
+        return all(answer.done() for answer in self.answers.values())
+
     def cancel(self) -> None:
         """What nobody waits for any more is not computed from the next segment on."""
         for answer in self.answers.values():
@@ -66,6 +71,7 @@ class Ask:
         task: What is asked.
         cascade: Its heads and policy.
         consults: By segment, the exit that the policy consults behind it.
+        last: The deepest of these segments.
         named: Name of the policy.
         why: Why windows leave where they do.
         future: The answer.
@@ -77,7 +83,8 @@ class Ask:
 
     task: BundleTask
     cascade: Cascade
-    consults: dict[int, str]
+    consults: Mapping[int, str]
+    last: int
     named: str
     why: Why
     future: Future[Answer]
@@ -111,7 +118,7 @@ class WindowsJob:
     priority: int
     arrived: float
     slice: str
-    segment: int = 0
+    unit: int
 
     @property
     def count(self) -> int:
@@ -119,7 +126,7 @@ class WindowsJob:
 
     @property
     def last(self) -> int:
-        return max((max(ask.consults) for ask in self.asks if ask.open), default=self.segment)
+        return max((ask.last for ask in self.asks if ask.open), default=0)
 
     @property
     def wanted(self) -> bool:

@@ -1,6 +1,7 @@
 """Which waiting windows run next, and together. Knows nothing of clocks, threads or networks, so that a plan can be made with it too.
 
-Every segment has a queue. Windows of different requests, tasks and depths meet in it, and what survives an exit waits in the next queue:
+Every unit of a pass has a queue: each segment, and the whole pass to each exit (see :mod:`~offramp.runtime.engine.timing`). Windows of different requests,
+tasks and depths meet in it, and what survives the exit of a segment waits in the queue of the next one:
 
 1. Whoever would miss its deadline if it waited for one more batch goes first, the more important before the less, in a batch no larger than it can bear.
 2. Else the deepest queue that fills a batch: deep segments are expensive, and stay full.
@@ -18,13 +19,13 @@ from dataclasses import dataclass, field
 from itertools import count as counting
 from typing import Generic, Protocol, TypeVar
 
-from offramp.runtime.engine.timing import SegmentTiming
+from offramp.runtime.engine.timing import PassTiming
 
 
 class Job(Protocol):
     """Windows of one request in one pass."""
 
-    segment: int
+    unit: int
     """The next one to run."""
     deadline: float
     """When the answers are due, in seconds; infinity if never."""
@@ -49,14 +50,14 @@ J = TypeVar("J", bound=Job)
 
 @dataclass(frozen=True)
 class Batch(Generic[J]):
-    """Jobs that run a segment together.
+    """Jobs that run a unit together.
 
     Attributes:
-        segment: Of the pass.
+        unit: Of the pass.
         jobs: At least one, unless all that were looked at are in ``dropped``.
     """
 
-    segment: int
+    unit: int
     jobs: list[J]
 
     @property
@@ -66,104 +67,115 @@ class Batch(Generic[J]):
 
 
 @dataclass(frozen=True)
-class NextSegment:
+class NextUnit:
     """What to run next.
 
     Attributes:
         rank: The lower the sooner, also among several passes.
-        segment: Of the pass.
+        unit: Of the pass.
     """
 
     rank: tuple[int, int, float]
-    segment: int
+    unit: int
 
 
 @dataclass
 class PassQueue(Generic[J]):
-    """The queues of the segments of one pass.
+    """The queues of the units of one pass.
 
     Attributes:
-        timing: Of its segments.
+        timing: Of its units.
         most: Windows of a batch; less where a smaller one makes windows as cheap. A job of more than this runs alone.
     """
 
-    timing: SegmentTiming
+    timing: PassTiming
     most: int
-    _waiting: list[list[tuple[int, float, int, J]]] = field(init=False)
-    _windows: list[dict[int, int]] = field(init=False)
-    """By segment and priority."""
+    _waiting: list[list[tuple[int, float, int, float, J]]] = field(init=False)
+    """By unit, in heaps: priority, deadline, order of arrival, seconds to the end at the pace of full batches, job."""
+    _windows: list[int] = field(init=False)
+    """By unit."""
+    _seconds: dict[int, float] = field(init=False)
+    """By priority, to the end at the pace of full batches."""
     _order: Iterator[int] = field(default_factory=counting, init=False)
 
     def __post_init__(self) -> None:
-        self._waiting = [[] for _ in self.timing.seconds]
-        self._windows = [{} for _ in self._waiting]
-        self._full = [min(self.most, self.timing.worth_waiting_for(index)) for index in range(len(self._waiting))]
+        units = range(len(self.timing.seconds))
+        self._waiting = [[] for _ in units]
+        self._windows = [0] * len(units)
+        self._seconds = {}
+        self._full = [min(self.most, self.timing.worth_waiting_for(unit)) for unit in units]
+        self._pace = [self.timing.of(unit, full) / full for unit, full in zip(units, self._full, strict=True)]
+        self._patience = max(self.timing.of(unit, full) for unit, full in zip(units, self._full, strict=True))
+        self._by_depth = sorted(units, key=self.timing.depth)
 
     def add(self, job: J) -> None:
-        """Let a job wait for its next segment."""
-        heapq.heappush(self._waiting[job.segment], (job.priority, job.deadline, next(self._order), job))
-        of_segment = self._windows[job.segment]
-        of_segment[job.priority] = of_segment.get(job.priority, 0) + job.count
+        """Let a job wait for its next unit."""
+        seconds = job.count * self._pace_to_end(job)
+        heapq.heappush(self._waiting[job.unit], (job.priority, job.deadline, next(self._order), seconds, job))
+        self._windows[job.unit] += job.count
+        self._seconds[job.priority] = self._seconds.get(job.priority, 0.0) + seconds
+
+    def _pace_to_end(self, job: J) -> float:
+        whole = job.unit >= self.timing.segments
+        return self._pace[job.unit] if whole else sum(self._pace[job.unit : job.last + 1])
 
     def __len__(self) -> int:
-        return sum(sum(of_segment.values()) for of_segment in self._windows)
+        return sum(self._windows)
 
     def backlog(self, priority: float = math.inf) -> float:
         """Seconds that what waits and is at least so important will take at the pace of full batches, if nothing leaves early."""
-        seconds, ahead = 0.0, 0
-        for index, of_segment in enumerate(self._windows):
-            ahead += sum(windows for level, windows in of_segment.items() if level <= priority)
-            if ahead:
-                seconds += self.timing.of(index, self._full[index]) * ahead / self._full[index]
-        return seconds
+        return max(0.0, sum(seconds for level, seconds in self._seconds.items() if level <= priority))
 
-    def choose(self, now: float) -> NextSegment | None:
-        """The segment to run next; None if nothing waits."""
-        patience = max(self.timing.of(index, full) for index, full in enumerate(self._full))
+    def choose(self, now: float) -> NextUnit | None:
+        """The unit to run next; None if nothing waits."""
         urgent, full, first = [], None, None
-        for index, queue in enumerate(self._waiting):
+        for unit in self._by_depth:
+            queue = self._waiting[unit]
             if not queue:
                 continue
             job = queue[0][-1]
-            spare = job.deadline - now - self.timing.up_to(index, job.last, job.count)
-            if spare <= patience:
-                urgent.append(NextSegment((0, job.priority, spare), index))
-            if sum(self._windows[index].values()) >= self._full[index]:
-                full = index
-            first = index if first is None else first
+            spare = job.deadline - now - self.timing.rest(unit, job.last, job.count)
+            if spare <= self._patience:
+                urgent.append(NextUnit((0, job.priority, spare), unit))
+            if self._windows[unit] >= self._full[unit]:
+                full = unit
+            first = unit if first is None else first
         if urgent:
             return min(urgent, key=lambda choice: choice.rank)
         if full is not None:
-            return NextSegment((1, 0, -self.backlog()), full)
-        return None if first is None else NextSegment((2, 0, -self.backlog()), first)
+            return NextUnit((1, 0, -self.backlog()), full)
+        return None if first is None else NextUnit((2, 0, -self.backlog()), first)
 
-    def take(self, choice: NextSegment, now: float) -> tuple[Batch[J], list[J]]:
-        """A batch for a segment, and those that nobody waits for any more or whose deadline has passed: they are never computed."""
-        segment, windows = choice.segment, 0
-        queue, most = self._waiting[segment], self._full[segment]
+    def take(self, choice: NextUnit, now: float) -> tuple[Batch[J], list[J]]:
+        """A batch for a unit, and those that nobody waits for any more or whose deadline has passed: they are never computed."""
+        unit, windows = choice.unit, 0
+        queue, most = self._waiting[unit], self._full[unit]
         jobs: list[J] = []
         dropped: list[J] = []
         while queue:
-            job = queue[0][-1]
+            priority, _, _, seconds, job = queue[0]
             if not job.wanted or job.deadline <= now:
                 dropped.append(job)
             elif jobs and (
-                windows + job.count > most or self._too_long(segment, windows + job.count, jobs[0], choice, now)
+                windows + job.count > most or self._too_long(unit, windows + job.count, jobs[0], choice, now)
             ):
                 break
             else:
                 jobs.append(job)
                 windows += job.count
             heapq.heappop(queue)
-            self._windows[segment][job.priority] -= job.count
-        return Batch(segment, jobs), dropped
+            self._windows[unit] -= job.count
+            self._seconds[priority] -= seconds
+        if not len(self):
+            self._seconds.clear()  # and what rounding left of it
+        return Batch(unit, jobs), dropped
 
-    def _too_long(self, segment: int, windows: int, first: J, choice: NextSegment, now: float) -> bool:
+    def _too_long(self, unit: int, windows: int, first: J, choice: NextUnit, now: float) -> bool:
         """Whether a batch of so many windows would make an urgent job late."""
         if choice.rank[0]:
             return False
-        rest = self.timing.up_to(segment + 1, first.last, first.count)
-        return now + self.timing.of(segment, windows) + rest > first.deadline
+        alone, together = self.timing.of(unit, first.count), self.timing.of(unit, windows)
+        return now + self.timing.rest(unit, first.last, first.count) - alone + together > first.deadline
 
     def clear(self) -> Iterable[J]:
         """All that waits, taken out."""
