@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,15 @@ from offramp.encoders.registry import load_encoder, packaged_weights
 from offramp.encoders.taps import freeze
 from offramp.export import export_onnx
 from offramp.export.segments import export_segments
+from offramp.policies import Policy
 from offramp.transforms import Transform
 
-SHAPES = {"iq-resnet-small": (2, 4, 256), "lwm": (2, 32, 32)}
+SHAPES = {
+    "iq-resnet-small": (2, 4, 256),
+    "iq-resnet": (2, 4, 256),
+    "wavesfm-micro-iq": (2, 4, 256),
+    "lwm": (2, 32, 32),
+}
 MIXED = {
     "iq-resnet-small": ("stem", "mixing.1", "stage1.0", "stage1.1", "stage1.1", "stage2.1", "stage2.1", "stage3.0"),
     "lwm": ("embedding", "layer1", "layer2", "layer3", "layer3", "layer6", "layer6", "layer11"),
@@ -44,8 +51,14 @@ class Made:
     last: str
 
 
-def make(folder: Path, name: str = "iq-resnet-small", exits: tuple[str, ...] | None = None) -> Made:
-    """Bundle, segments and windows; random weights where none ship, which take as long."""
+def make(
+    folder: Path,
+    name: str = "iq-resnet-small",
+    exits: tuple[str, ...] | None = None,
+    policies: Mapping[str, Policy] | None = None,
+) -> Made:
+    """Bundle, segments and windows; random weights where none ship, which take as long. All tasks have the policies."""
+    stored = {policy: each.to_dict() for policy, each in (policies or {}).items()}
     encoder = freeze(load_encoder(name, weights="pretrained" if packaged_weights(name) else "random"))
     shape, exits, rng = SHAPES[name], exits or MIXED[name], np.random.default_rng(0)
     windows = rng.standard_normal((256, *shape)).astype(np.float32)
@@ -58,7 +71,7 @@ def make(folder: Path, name: str = "iq-resnet-small", exits: tuple[str, ...] | N
         labels = tuple(map(str, range(CLASSES)))
         val = dict.fromkeys(heads, 0.5)
         task = BundleTask(f"task{number}", "classification", "accuracy", exit, labels, Transform(), shape, heads, val)
-        tasks[task.name] = task
+        tasks[task.name] = replace(task, policies=stored)
     described = {
         "architecture": encoder.architecture,
         "config": encoder.config,
