@@ -24,6 +24,8 @@ from offramp.export.source import scale_of
 from offramp.export.weights import SharedWeights
 from offramp.files import atomic_path, check_apart, output_folder, write_text
 from offramp.progress import OnStep, silent
+from offramp.runtime.engine.lanes import sharing_passes
+from offramp.runtime.engine.tables import TABLE, measure_table
 from offramp.runtime.loading import load
 from offramp.runtime.predictor import Predictor
 from offramp.runtime.segment_files import (
@@ -107,10 +109,10 @@ def export_segments(
     check_apart([out], [folder])
     encoder = load_bundle_encoder(bundle, folder)
     views = TaskViews(bundle, encoder)
-    groups = _groups(bundle)
+    groups = sharing_passes(list(bundle.tasks.values()))
     output_folder(out)
     (out / MANIFEST).unlink(missing_ok=True)  # from here to the end there is no whole export in this folder
-    for stale in (*out.glob("pass-*.onnx"), *out.glob(WEIGHTS)):
+    for stale in (*out.glob("pass-*.onnx"), *out.glob(WEIGHTS), *out.glob(TABLE)):
         stale.unlink()
     save_bundle(replace(bundle, encoder_path=None), out, CARD)
     save_examples(examples, out)
@@ -128,7 +130,10 @@ def export_segments(
     }
     write_text(out / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     try:
-        difference = _compared(bundle, encoder, out, passes, examples)
+        segments = load(out)
+        difference = _compared(bundle, encoder, segments, passes, examples)
+        table = measure_table(groups, segments.backend)
+        write_text(out / TABLE, json.dumps(table.model_dump(by_alias=True), indent=1) + "\n")
     except BaseException:
         (out / MANIFEST).unlink()
         raise
@@ -137,15 +142,6 @@ def export_segments(
     return SegmentsReport(
         str(out), named, folder_of_graphs.bytes, sum(len(examples[task]) for task in bundle.tasks), difference
     )
-
-
-def _groups(bundle: Bundle) -> list[list[BundleTask]]:
-    """Tasks that can share a pass."""
-    groups: dict[object, list[BundleTask]] = {}
-    for task in bundle.tasks.values():
-        key = (task.transform, task.statistics, task.window_shape)
-        groups.setdefault(key, []).append(task)
-    return list(groups.values())
 
 
 def _cuts(tasks: Sequence[BundleTask], further: Sequence[str], views: TaskViews) -> list[str]:
@@ -230,12 +226,12 @@ def _written(
 def _compared(
     bundle: Bundle,
     encoder: StagedEncoder,
-    out: Path,
+    segments: Predictor,
     passes: Sequence[SegmentedPass],
     examples: dict[str, NDArray[np.float32]],
 ) -> float:
     """Largest difference of any task's answers at any exit that is cut."""
-    segments, worst = load(out), 0.0
+    worst = 0.0
     for shared in passes:
         for cut in shared.segments:
             at_exit = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +31,12 @@ class Backend(Protocol):
     """Runs the encoder of a bundle for any set of its tasks that have transform and BatchNorm statistics in common."""
 
     name: str
+    version: str
+    """Of what computes."""
+    folder: Path | None
+    """Where measured times may lie, see :mod:`offramp.runtime.engine.tables`."""
+    threads: int
+    """That compute."""
 
     def together(self, tasks: Sequence[str]) -> SharedPass:
         """The pass that some tasks share, by their names."""

@@ -130,7 +130,9 @@ class OnnxBackend:
             OfframpError: ONNX Runtime is not installed.
         """
         self._runtime = onnx_runtime()
-        self._folder, self._threads = folder, threads
+        self.version: str = self._runtime.__version__
+        self.folder: Path | None = folder
+        self._folder, self.threads = folder, threads
         self._passes = {task: each for each in manifest.passes for task in each.tasks}
         self._open: dict[int, OnnxSegments] = {}
 
@@ -148,7 +150,7 @@ class OnnxBackend:
 
     def _session(self, graph: HashedFile) -> Any:
         settings = self._runtime.SessionOptions()
-        settings.intra_op_num_threads, settings.inter_op_num_threads = self._threads, 1
+        settings.intra_op_num_threads, settings.inter_op_num_threads = self.threads, 1
         settings.log_severity_level = 3
         path = self._folder / graph.file
         try:

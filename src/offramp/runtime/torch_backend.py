@@ -25,6 +25,8 @@ class TorchBackend:
     """See :class:`~offramp.runtime.backends.Backend`."""
 
     name = "torch"
+    version: str = torch.__version__
+    folder: Path | None = None
 
     def __init__(self, bundle: Bundle, encoder: StagedEncoder) -> None:
         """Take a bundle and the encoder that belongs to it; the encoder is frozen in evaluation mode.
@@ -35,6 +37,7 @@ class TorchBackend:
         """
         self.encoder = encoder.eval().requires_grad_(False)
         self.device = next(encoder.parameters()).device
+        self.threads = torch.get_num_threads()
         views = TaskViews(bundle, self.encoder)
         self._views = {task.name: views.of(task) for task in bundle.tasks.values()}
 

@@ -70,7 +70,7 @@ class Engine:
         most_waiting: int = MOST_WAITING,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start. Segments are timed first, which may take some seconds.
+        """Start. Segments are timed first, which may take some seconds, unless times of such a machine are stored beside them.
 
         Args:
             predictor: A loaded bundle or folder of segments; see :func:`offramp.runtime.load`.

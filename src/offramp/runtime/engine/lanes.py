@@ -18,7 +18,7 @@ from offramp.runtime.backends import Backend
 from offramp.runtime.engine.levels import ServiceLevel
 from offramp.runtime.engine.requests import Answer, Ask, Why, WindowsJob
 from offramp.runtime.engine.scheduler import PassQueue
-from offramp.runtime.engine.timing import measure
+from offramp.runtime.engine.tables import MeasuredPass, measure_pass, stored_table
 from offramp.runtime.execution import Cascade, RunHead, Segments
 from offramp.runtime.predictor import prediction_of
 from offramp.runtime.stored import FIXED, policies_of
@@ -31,11 +31,13 @@ class Lane:
     Attributes:
         segments: The encoder.
         queue: What waits for each of its units.
+        measured: How long units and heads take.
         seen: Names of views, by what a task must have in common to have that view.
     """
 
     segments: Segments
     queue: PassQueue[WindowsJob]
+    measured: MeasuredPass
     seen: Mapping[Hashable, Hashable]
 
 
@@ -104,18 +106,23 @@ class LevelChoice:
 
 
 def lanes_of(tasks: Sequence[BundleTask], backend: Backend, most_windows: int) -> dict[Hashable, Lane]:
-    """A lane for all tasks that can share one, its segments timed."""
+    """A lane for all tasks that can share one, with the times of its units: those that are stored, or else measured now."""
+    lanes, table = {}, stored_table(backend)
+    for sharing in sharing_passes(tasks):
+        shared = backend.together([task.name for task in sharing])
+        measured = measure_pass(sharing, shared, backend, table)
+        seen = {_view_of(task): name for task, name in zip(sharing, shared.seen, strict=True)}
+        queue: PassQueue[WindowsJob] = PassQueue(measured.timing, most_windows)
+        lanes[_pass_of(sharing[0])] = Lane(shared.segments, queue, measured, seen)
+    return lanes
+
+
+def sharing_passes(tasks: Sequence[BundleTask]) -> list[list[BundleTask]]:
+    """Tasks by the pass that they can share."""
     together: dict[Hashable, list[BundleTask]] = {}
     for task in tasks:
         together.setdefault(_pass_of(task), []).append(task)
-    lanes = {}
-    for key, sharing in together.items():
-        shared = backend.together([task.name for task in sharing])
-        example = sharing[0].transform(np.zeros((1, *sharing[0].window_shape), np.float32))
-        timing = measure(shared.segments, shared.seen[0], backend.inputs(example))
-        seen = {_view_of(task): name for task, name in zip(sharing, shared.seen, strict=True)}
-        lanes[key] = Lane(shared.segments, PassQueue(timing, most_windows), seen)
-    return lanes
+    return list(together.values())
 
 
 def served(task: BundleTask, lanes: Mapping[Hashable, Lane], backend: Backend) -> ServedTask:

@@ -16,11 +16,11 @@ from offramp.opening import read_text
 from offramp.runtime.engine.lanes import LevelChoice, ServedTask, lanes_of, served
 from offramp.runtime.engine.levels import DEFAULT, ServiceLevel, Slices
 from offramp.runtime.engine.load import LoadControl, next_queue, outlook
-from offramp.runtime.engine.scheduler import PassQueue
+from offramp.runtime.engine.scheduler import Batch, PassQueue
 from offramp.runtime.predictor import Predictor
 
 OVERHEAD_S = 1e-4
-"""Of a batch beside its segment: queue, heads, decisions, answers."""
+"""Of a batch beside its unit and heads: queue, decisions, answers."""
 TRACE = ("seconds", "slice", "tasks")
 TRACE_BYTES = 1 << 26
 
@@ -114,6 +114,8 @@ class _PlannedJob:
     deadline: float
     priority: int
     request: int
+    heads: list[tuple[int, str, str]]
+    """Segment, task and exit of those that it asks."""
     unit: int = 0
     wanted: bool = True
 
@@ -159,7 +161,7 @@ def plan(
 ) -> EnginePlan:
     """Predict what an engine does with requests.
 
-    Segments are measured on this machine first. Windows under a policy are taken to go to its last exit, so that the plan errs on the safe side.
+    Times are those stored beside segments, if they were measured on such a machine; they are measured first otherwise. Windows under a policy are taken to go to its last exit, so that the plan errs on the safe side.
 
     Args:
         predictor: As :class:`~offramp.runtime.engine.Engine` takes it.
@@ -218,7 +220,7 @@ class _Run:
             self.refused |= {job.request for job in dropped}
             if not batch.jobs:
                 continue
-            spent = queue.timing.of(unit, batch.windows) + OVERHEAD_S
+            spent = queue.timing.of(unit, batch.windows) + self._heads(queue, unit, batch) + OVERHEAD_S
             ends = now + spent
             while coming < len(arrivals) and arrivals[coming].seconds <= ends:  # they come while the batch is computed
                 self._arrive(
@@ -233,15 +235,27 @@ class _Run:
                 else:
                     self.took[job.request] = now - arrivals[job.request].seconds
 
+    def _heads(self, queue: PassQueue[Any], unit: int, batch: Batch[Any]) -> float:
+        """Seconds of the heads behind a unit: each runs once for all windows that ask it."""
+        windows: dict[tuple[str, str], int] = {}
+        for job in batch.jobs:
+            for segment, task, exit in job.heads:
+                if unit >= queue.timing.segments or segment == unit:
+                    windows[task, exit] = windows.get((task, exit), 0) + job.count
+        return sum(self.tasks[task].lane.measured.head(task, exit, count) for (task, exit), count in windows.items())
+
     def _arrive(
         self, number: int, each: Arrival, control: Mapping[str, LoadControl], now: float, running: float = 0.0
     ) -> None:
         level, steps = self.levels[each.slice], control[each.slice].steps
         deadline = np.inf if level.budget_ms is None else now + level.budget_ms / 1e3
         by_queue: dict[int, list[LevelChoice]] = {}
+        heads: dict[int, list[tuple[int, str, str]]] = {}
         for name in each.tasks:
-            chosen = self.tasks[name].choose(level, steps)
-            by_queue.setdefault(id(self.tasks[name].lane.queue), []).append(chosen)
+            chosen, own = self.tasks[name].choose(level, steps), id(self.tasks[name].lane.queue)
+            by_queue.setdefault(own, []).append(chosen)
+            asked = [(segment, name, exit) for segment, exit in chosen.consults.items()]
+            heads.setdefault(own, []).extend(asked)
             if chosen.why == "load":
                 self.moved.add(number)
         jobs = []
@@ -250,7 +264,8 @@ class _Run:
                 lasts = [chosen.last for chosen in choices]
                 decides = any(len(chosen.consults) > 1 for chosen in choices)
                 unit = 0 if decides else queue.timing.first_unit(lasts, each.windows)
-                jobs.append((queue, _PlannedJob(each.windows, max(lasts), deadline, level.priority, number, unit)))
+                known = (each.windows, max(lasts), deadline, level.priority, number, heads[id(queue)], unit)
+                jobs.append((queue, _PlannedJob(*known)))
         met = outlook(self.queues, jobs, running)
         control[each.slice].observe(met.ahead, now, max(queue.timing.segments for queue in self.queues))
         if met.waiting + each.windows > self.most_waiting or not met.in_time(deadline - now):

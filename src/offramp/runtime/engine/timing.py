@@ -7,7 +7,7 @@ n segments, units 0 to n - 1 are the segments, and unit n + k is the whole pass 
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,8 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """Of windows, that are timed."""
 NEARLY_BEST = 1.1
 """A batch is worth waiting for as long as it makes a window cheaper by more than this factor."""
+ENOUGH = 3
+"""Sizes of batches that are timed in any case."""
 PAYS = 0.9
 """A whole pass must take less than this share of what segments take."""
 
@@ -82,20 +84,11 @@ class PassTiming:
         best = min(each)
         return next(batch for batch, cost in zip(self.batches, each, strict=True) if cost <= NEARLY_BEST * best)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON types."""
-        return {"batches": list(self.batches), "seconds": [list(each) for each in self.seconds]}
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> PassTiming:
-        """From what :meth:`to_dict` gave."""
-        return cls(tuple(stored["batches"]), tuple(tuple(each) for each in stored["seconds"]))
-
 
 def measure(
     segments: Segments, seen: Hashable, window: Any, batches: Sequence[int] = BATCHES, repeats: int = 3
 ) -> PassTiming:
-    """Time every unit on copies of one window.
+    """Time every unit on copies of one window, in larger and larger batches until these make windows no cheaper.
 
     Args:
         segments: An encoder cut at exits.
@@ -106,6 +99,7 @@ def measure(
     """
     count = len(segments)
     seconds: list[list[float]] = [[] for _ in range(2 * count)]
+    sizes: list[int] = []
     with segments.running():
         for batch in batches:
             tries: list[list[float]] = [[] for _ in seconds]
@@ -119,5 +113,19 @@ def measure(
                     segments.through(start, {index: (seen,)})
                     tries[count + index].append(time.perf_counter() - began)
             for known, found in zip(seconds, tries, strict=True):
-                known.append(float(np.median(found[1:])))  # the first one warms up
-    return PassTiming(tuple(batches), tuple(tuple(each) for each in seconds))
+                known.append(middle(found))
+            sizes.append(batch)
+            if len(sizes) >= ENOUGH and not any(_cheaper(known, sizes) for known in seconds):
+                break
+    return PassTiming(tuple(sizes), tuple(tuple(each) for each in seconds))
+
+
+def middle(tries: Sequence[float]) -> float:
+    """Median of what was measured, the first time aside, which warms up."""
+    return max(float(np.median(tries[1:])), 1e-9)
+
+
+def _cheaper(seconds: Sequence[float], sizes: Sequence[int]) -> bool:
+    """Whether the largest batch makes a window cheaper than any smaller one by what is worth waiting for."""
+    *smaller, largest = (took / size for took, size in zip(seconds, sizes, strict=True))
+    return NEARLY_BEST * largest <= min(smaller)
