@@ -141,7 +141,7 @@ def predictor(monkeypatch: pytest.MonkeyPatch) -> Predictor:
     encoder = small_shufflenet()
     stages = len(encoder.exits)
     whole = tuple((1e-3 * depth, 1e-3 * depth) for depth in range(1, stages + 1))
-    heads = {name: dict.fromkeys((exit.name for exit in encoder.exits), [1e-9, 1e-9]) for name in ("near", "far")}
+    heads = {name: {exit.name: [1e-9, 1e-9] for exit in encoder.exits} for name in ("near", "far")}
     rows = [[1e-3, 1e-3]] * stages + [list(row) for row in whole]
     made = MeasuredPass(tasks=["near", "far"], batches=[1, 64], seconds=rows, heads=heads)
     monkeypatch.setattr(lanes_module, "measure_pass", lambda *_: made)

@@ -152,6 +152,8 @@ class OnnxBackend:
         settings = self._runtime.SessionOptions()
         settings.intra_op_num_threads, settings.inter_op_num_threads = self.threads, 1
         settings.log_severity_level = 3
+        # threads of a session that waits would keep their cores busy, which those of other sessions need
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = self._folder / graph.file
         try:
             return self._runtime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
