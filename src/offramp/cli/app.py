@@ -46,6 +46,7 @@ class BackendOption(StrEnum):
     """What runs the encoder."""
 
     torch = "torch"
+    torch_compiled = "torch-compiled"
     onnxruntime = "onnxruntime"
 
 

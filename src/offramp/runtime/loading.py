@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from offramp.bundle import load_bundle
 from offramp.errors import BundleError
 from offramp.runtime.predictor import Predictor
 from offramp.runtime.segment_files import MANIFEST, load_manifest
 
-BackendName = Literal["torch", "onnxruntime"]
+BackendName = Literal["torch", "torch-compiled", "onnxruntime"]
 
 
 def load(
@@ -21,7 +21,8 @@ def load(
     Args:
         folder: A bundle, which torch runs; or a folder of ``offramp export --what segments``, which ONNX Runtime runs, without torch.
         device: Of torch, as torch names it.
-        backend: ``torch`` or ``onnxruntime``; the folder's own if None.
+        backend: ``torch``; ``torch-compiled``, which takes some seconds for every stage when that first runs; or ``onnxruntime``. The
+            folder's own if None, which for a bundle is ``torch``.
         threads: That the back end computes with; its own choice if None, which for ONNX Runtime is one.
 
     Raises:
@@ -31,8 +32,8 @@ def load(
         OfframpError: ONNX Runtime is not installed.
     """
     folder = Path(folder)
-    if backend not in (None, "torch", "onnxruntime"):
-        raise BundleError(f"unknown back end {backend!r}: choose torch or onnxruntime")
+    if backend not in (None, *get_args(BackendName)):
+        raise BundleError(f"unknown back end {backend!r}: choose {', '.join(get_args(BackendName))}")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise BundleError(f"threads={threads!r}: give a whole number of at least 1")
     segments = (folder / MANIFEST).exists()
@@ -40,7 +41,7 @@ def load(
         raise BundleError(
             f"{folder} holds no segments for ONNX Runtime: make them with offramp export {folder} --what segments --out DIR"
         )
-    if backend == "torch" and segments:
+    if backend in ("torch", "torch-compiled") and segments:
         raise BundleError(
             f"{folder} holds segments for ONNX Runtime and no encoder for torch: give the bundle they are from"
         )
@@ -57,4 +58,5 @@ def load(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return Predictor(bundle, TorchBackend(bundle, load_bundle_encoder(bundle, folder, device)))
+    encoder = load_bundle_encoder(bundle, folder, device)
+    return Predictor(bundle, TorchBackend(bundle, encoder, compiled=backend == "torch-compiled"))

@@ -16,6 +16,7 @@ from offramp.encoders.registry import checkpoint_options, load_encoder
 from offramp.errors import BundleError
 from offramp.heads.modules import head_module
 from offramp.runtime.backends import SharedPass
+from offramp.runtime.compiled_segments import CompiledSegments
 from offramp.runtime.execution import RunHead
 from offramp.runtime.torch_segments import TorchSegments
 from offramp.runtime.views import TaskViews, sharing_a_pass
@@ -24,17 +25,23 @@ from offramp.runtime.views import TaskViews, sharing_a_pass
 class TorchBackend:
     """See :class:`~offramp.runtime.backends.Backend`."""
 
-    name = "torch"
     version: str = torch.__version__
     folder: Path | None = None
 
-    def __init__(self, bundle: Bundle, encoder: StagedEncoder) -> None:
+    def __init__(self, bundle: Bundle, encoder: StagedEncoder, compiled: bool = False) -> None:
         """Take a bundle and the encoder that belongs to it; the encoder is frozen in evaluation mode.
+
+        Args:
+            bundle: Tasks.
+            encoder: Theirs.
+            compiled: Whether stages are compiled by ``torch.compile``.
 
         Raises:
             BundleError: Heads do not take what the encoder gives.
             EncoderError: The encoder does not take a task's windows.
         """
+        self.name = "torch-compiled" if compiled else "torch"
+        self._made = CompiledSegments if compiled else TorchSegments
         self.encoder = encoder.eval().requires_grad_(False)
         self.device = next(encoder.parameters()).device
         self.threads = torch.get_num_threads()
@@ -43,7 +50,7 @@ class TorchBackend:
 
     def together(self, tasks: Sequence[str]) -> SharedPass:
         views = sharing_a_pass(self._views[task] for task in tasks)
-        segments = TorchSegments(views[0], {view.seen: view for view in views})
+        segments = self._made(views[0], {view.seen: view for view in views})
         return SharedPass(segments, tuple(view.seen for view in views))
 
     def head(self, task: BundleTask, exit: str) -> RunHead:
