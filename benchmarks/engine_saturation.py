@@ -83,7 +83,7 @@ def through_engine(made: Made, asked: NDArray[np.int64], outstanding: int, secon
             request.answers[task].add_done_callback(lambda _, started=started: answered(started))
             number += 1
         counts = engine.counts
-    return _summary(took, seconds) | {"windows_per_batch": round(counts.computed / max(1, counts.batches), 1)}
+    return summary(took, seconds) | {"windows_per_batch": round(counts.computed / max(1, counts.batches), 1)}
 
 
 Serve = Callable[[list[tuple[int, int]]], set[int]]
@@ -108,7 +108,7 @@ def by_batches(serve: Serve, asked: NDArray[np.int64], made: Made, outstanding: 
             else:
                 kept.append(each)
         waiting = kept
-    return _summary(took, seconds)
+    return summary(took, seconds)
 
 
 def deepest(made: Made) -> Serve:
@@ -152,7 +152,8 @@ def alone(made: Made) -> Serve:
     return serve
 
 
-def _summary(took: list[float], seconds: float) -> dict[str, Any]:
+def summary(took: list[float], seconds: float) -> dict[str, Any]:
+    """Of the seconds that requests took."""
     times = 1e3 * np.array(took)
     p50, p99 = np.quantile(times, [0.5, 0.99])
     return {"requests_per_second": round(len(took) / seconds, 1), "p50_ms": round(p50, 2), "p99_ms": round(p99, 2)}

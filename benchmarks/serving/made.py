@@ -91,8 +91,13 @@ def graph_session(made: Made, task: str, exit: str) -> Any:
     """One task's own graph up to an exit, in ONNX Runtime on one thread."""
     import onnxruntime
 
-    out = made.bundle.parent / f"{task}-{exit}.onnx"
-    export_onnx(made.bundle, task, out, exit)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(out, settings, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(graph_file(made, task, exit), settings, providers=["CPUExecutionProvider"])
+
+
+def graph_file(made: Made, task: str, exit: str) -> Path:
+    """One task's own graph up to an exit."""
+    out = made.bundle.parent / f"{task}-{exit}.onnx"
+    export_onnx(made.bundle, task, out, exit)
+    return out

@@ -11,8 +11,8 @@ import torch
 from bundles import CSI_SHAPE, IQ_SHAPE, small_lwm, small_shufflenet, task, write
 
 from offramp.encoders.base import StagedEncoder
-from offramp.runtime import load
 from offramp.runtime import compiled_segments as compiling
+from offramp.runtime import load
 from offramp.runtime.compiled_segments import CompiledSegments
 from offramp.runtime.engine import Engine
 

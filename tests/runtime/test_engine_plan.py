@@ -15,10 +15,10 @@ from offramp.errors import DataError, SuiteError
 from offramp.runtime import Predictor
 from offramp.runtime.engine import Engine, ServiceLevel
 from offramp.runtime.engine import lanes as lanes_module
-from offramp.runtime.engine.plan import OVERHEAD_S, Arrival, plan, poisson, read_trace
+from offramp.runtime.engine.plan import Arrival, plan, poisson, read_trace
 from offramp.runtime.engine.scheduler import NextUnit, PassQueue
 from offramp.runtime.engine.tables import MeasuredPass
-from offramp.runtime.engine.timing import PassTiming
+from offramp.runtime.engine.timing import OVERHEAD_S, PassTiming
 
 TIMING = PassTiming((1, 4), ((1.0, 2.0), (2.0, 2.5), (1.0, 4.0), (1.0, 2.0), (2.5, 4.0), (3.0, 8.0)))
 """Three segments, of which the first two are cheaper in batches and the third is not; and whole passes that save what borders cost."""
@@ -31,6 +31,7 @@ class Waiting:
     last: int = 2
     deadline: float = float("inf")
     priority: int = 0
+    arrived: float = 0.0
     count: int = 1
     wanted: bool = True
 
@@ -91,6 +92,12 @@ class TestChoice:
         assert queue_of(Waiting("new"), *whole).choose(0).unit == 4, "full"
         assert queue_of(Waiting("new"), *whole[:3]).choose(0).unit == 0
         assert queue_of(Waiting("deep", unit=2), *whole).choose(0).unit == 2, "deeper, and one window fills it"
+
+    def test_shallow_requests_do_not_hold_up_a_deep_one_for_ever(self) -> None:
+        """By itself it takes 3 s, so that it is due at 60; the longest batch takes 8 s, so that it goes first from 49 on."""
+        deep = Waiting("deep", unit=5)
+        assert queue_of(deep, Waiting("new", last=0, arrived=48)).choose(48).unit == 0
+        assert queue_of(deep, Waiting("new", last=0, arrived=50)).choose(50).unit == 5
 
     def test_importance_then_deadlines_order_a_queue(self) -> None:
         jobs = [

@@ -17,10 +17,9 @@ from offramp.runtime.engine.lanes import LevelChoice, ServedTask, lanes_of, serv
 from offramp.runtime.engine.levels import DEFAULT, ServiceLevel, Slices
 from offramp.runtime.engine.load import LoadControl, next_queue, outlook
 from offramp.runtime.engine.scheduler import Batch, PassQueue
+from offramp.runtime.engine.timing import OVERHEAD_S
 from offramp.runtime.predictor import Predictor
 
-OVERHEAD_S = 1e-4
-"""Of a batch beside its unit and heads: queue, decisions, answers."""
 TRACE = ("seconds", "slice", "tasks")
 TRACE_BYTES = 1 << 26
 
@@ -113,6 +112,7 @@ class _PlannedJob:
     last: int
     deadline: float
     priority: int
+    arrived: float
     request: int
     heads: list[tuple[int, str, str]]
     """Segment, task and exit of those that it asks."""
@@ -264,7 +264,7 @@ class _Run:
                 lasts = [chosen.last for chosen in choices]
                 decides = any(len(chosen.consults) > 1 for chosen in choices)
                 unit = 0 if decides else queue.timing.first_unit(lasts, each.windows)
-                known = (each.windows, max(lasts), deadline, level.priority, number, heads[id(queue)], unit)
+                known = (each.windows, max(lasts), deadline, level.priority, now, number, heads[id(queue)], unit)
                 jobs.append((queue, _PlannedJob(*known)))
         met = outlook(self.queues, jobs, running)
         control[each.slice].observe(met.ahead, now, max(queue.timing.segments for queue in self.queues))

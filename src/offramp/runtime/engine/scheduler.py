@@ -7,7 +7,8 @@ tasks and depths meet in it, and what survives the exit of a segment waits in th
 2. Else the deepest queue that fills a batch: deep segments are expensive, and stay full.
 3. Else the shallowest queue with anything in it: shallow answers leave before deep work starts, and survivors gather behind.
 
-Within a queue the more important goes first, then the earlier deadline.
+Within a queue the more important goes first, then the earlier deadline. Whatever has no deadline is due after some multiple of the time that it takes by itself, so that
+shallow requests do not hold up deep ones for ever; but nothing is given up for that.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Job(Protocol):
     """The next one to run."""
     deadline: float
     """When the answers are due, in seconds; infinity if never."""
+    arrived: float
+    """When it came, in seconds."""
     priority: int
     """The lower the more important."""
 
@@ -46,6 +49,8 @@ class Job(Protocol):
 
 
 J = TypeVar("J", bound=Job)
+FAIR = 20.0
+"""Times what a request takes by itself: when it is due if it has no deadline."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class PassQueue(Generic[J]):
     timing: PassTiming
     most: int
     _waiting: list[list[tuple[int, float, int, float, J]]] = field(init=False)
-    """By unit, in heaps: priority, deadline, order of arrival, seconds to the end at the pace of full batches, job."""
+    """By unit, in heaps: priority, when due, order of arrival, seconds to the end at the pace of full batches, job."""
     _windows: list[int] = field(init=False)
     """By unit."""
     _seconds: dict[int, float] = field(init=False)
@@ -111,7 +116,10 @@ class PassQueue(Generic[J]):
     def add(self, job: J) -> None:
         """Let a job wait for its next unit."""
         seconds = job.count * self._pace_to_end(job)
-        heapq.heappush(self._waiting[job.unit], (job.priority, job.deadline, next(self._order), seconds, job))
+        due = job.deadline
+        if due == math.inf:
+            due = job.arrived + FAIR * self.timing.rest(job.unit, job.last, job.count)
+        heapq.heappush(self._waiting[job.unit], (job.priority, due, next(self._order), seconds, job))
         self._windows[job.unit] += job.count
         self._seconds[job.priority] = self._seconds.get(job.priority, 0.0) + seconds
 
@@ -133,8 +141,8 @@ class PassQueue(Generic[J]):
             queue = self._waiting[unit]
             if not queue:
                 continue
-            job = queue[0][-1]
-            spare = job.deadline - now - self.timing.rest(unit, job.last, job.count)
+            _, due, _, _, job = queue[0]
+            spare = due - now - self.timing.rest(unit, job.last, job.count)
             if spare <= self._patience:
                 urgent.append(NextUnit((0, job.priority, spare), unit))
             if self._windows[unit] >= self._full[unit]:
@@ -172,7 +180,7 @@ class PassQueue(Generic[J]):
 
     def _too_long(self, unit: int, windows: int, first: J, choice: NextUnit, now: float) -> bool:
         """Whether a batch of so many windows would make an urgent job late."""
-        if choice.rank[0]:
+        if choice.rank[0] or first.deadline == math.inf:
             return False
         alone, together = self.timing.of(unit, first.count), self.timing.of(unit, windows)
         return now + self.timing.rest(unit, first.last, first.count) - alone + together > first.deadline

@@ -20,6 +20,8 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """Of windows, that are timed."""
 NEARLY_BEST = 1.1
 """A batch is worth waiting for as long as it makes a window cheaper by more than this factor."""
+OVERHEAD_S = 1e-4
+"""Of a batch beside its unit and heads: queue, decisions, answers."""
 ENOUGH = 3
 """Sizes of batches that are timed in any case."""
 PAYS = 0.9
@@ -75,12 +77,14 @@ class PassTiming:
         pass is taken where answers come sooner by it on average, and by a tenth at least.
         """
         whole = self.segments + max(exits)
-        mean = sum(self.rest(0, exit, windows) for exit in exits) / len(exits)
-        return whole if self.of(whole, windows) <= PAYS * mean else 0
+        mean = sum(self.rest(0, exit, windows) + (exit + 1) * OVERHEAD_S for exit in exits) / len(exits)
+        return whole if self.of(whole, windows) + OVERHEAD_S <= PAYS * mean else 0
 
     def worth_waiting_for(self, unit: int) -> int:
         """The smallest batch that makes a window nearly as cheap as the best one does: larger ones only wait longer."""
-        each = [seconds / batch for seconds, batch in zip(self.seconds[unit], self.batches, strict=True)]
+        each = [
+            (seconds + OVERHEAD_S) / batch for seconds, batch in zip(self.seconds[unit], self.batches, strict=True)
+        ]
         best = min(each)
         return next(batch for batch, cost in zip(self.batches, each, strict=True) if cost <= NEARLY_BEST * best)
 
