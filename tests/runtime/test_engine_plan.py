@@ -118,7 +118,7 @@ class TestChoice:
         assert len(queue) == 0
 
     def test_a_large_job_runs_alone(self) -> None:
-        queue = queue_of(Waiting("large", count=9), Waiting("small"))
+        queue = queue_of(Waiting("large", count=9), Waiting("small", arrived=1000))
         assert queue.take(FIRST, 0)[0].windows == 9
         assert queue.take(FIRST, 0)[0].windows == 1
 
