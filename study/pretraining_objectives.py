@@ -82,7 +82,7 @@ def main() -> None:
         "--pooling",
         nargs="+",
         default=[HEAD],
-        help="of every task's head, one row of the tables each: default, statistics, quantiles; suite: its own",
+        help="of every task's head: default, statistics, quantiles; suite: its own. Of the first every exit is shown, of the others the best",
     )
     parser.add_argument("--tasks", nargs="*", help="those of the suite; all if left out")
     parser.add_argument("--out", type=Path, default=OUT)
@@ -90,19 +90,15 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     candidates = [Candidate(*text.partition("=")[::2]) for text in arguments.encoders]
-    scores: dict[str, dict[str, Scores]] = {}
+    scores: dict[str, dict[str, dict[str, Scores]]] = {}
     for pooling in arguments.pooling:
         suite = asked_suite(load_suite(), arguments.seeds, pooling, arguments.tasks)
-        for each in candidates:
-            scores[_row(each.label, pooling, arguments.pooling)] = scores_of(each, suite, arguments.out)
-    page = written(candidates, suite.tasks, scores)
+        scores[pooling] = {each.label: scores_of(each, suite, arguments.out) for each in candidates}
+    page = written(candidates, suite.tasks, scores[arguments.pooling[0]])
+    if len(scores) > 1:
+        page += "\n" + "\n".join(by_pooling(suite.tasks, scores)) + "\n"
     write_text(arguments.page or arguments.out / "objectives.md", page)
     print(page)
-
-
-def _row(label: str, pooling: str, poolings: Sequence[str]) -> str:
-    """What a row of the tables is called."""
-    return label if len(poolings) == 1 else f"{label}, {pooling}"
 
 
 def asked_suite(loaded: LoadedSuite, seeds: int, pooling: str, tasks: Sequence[str] | None) -> LoadedSuite:
@@ -182,6 +178,23 @@ def written(candidates: Sequence[Candidate], tasks: Sequence[TaskSpec], scores: 
         lines += ["", "## OOD tasks: to look at, never to choose by"]
         lines += _table(unseen, scores)
     return "\n".join(lines) + "\n"
+
+
+def by_pooling(tasks: Sequence[TaskSpec], scores: dict[str, dict[str, dict[str, Scores]]]) -> list[str]:
+    """The best exit of every encoder with every pooling: one small table for each task."""
+    lines = [
+        "## Every encoder with every pooling",
+        "",
+        "The best exit on validation. `suite` is every task's own pooling.",
+    ]
+    for task in tasks:
+        lines += ["", f"### {task.name}, {task.metric_name}, by pooling", ""]
+        lines += [f"| encoder | {' | '.join(scores)} |", f"|---|{'---|' * len(scores)}"]
+        for label in next(iter(scores.values())):
+            best = [best_exit(of_pooling[label][task.name], task) for of_pooling in scores.values()]
+            cells = " | ".join(f"{each.score:.3f} ({each.exit}, {each.share:.0%})" for each in best)
+            lines.append(f"| {label} | {cells} |")
+    return lines
 
 
 def _table(tasks: Sequence[TaskSpec], scores: dict[str, dict[str, Scores]]) -> list[str]:

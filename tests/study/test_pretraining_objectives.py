@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pretraining_objectives import Candidate, ExitScore, asked_suite, best_exit, scores_of, written
+from pretraining_objectives import Candidate, ExitScore, asked_suite, best_exit, by_pooling, scores_of, written
 
 from offramp.encoders.registry import load_encoder
 from offramp.encoders.storage import save_encoder
@@ -59,3 +59,14 @@ def test_the_best_exit_follows_the_metrics_sign_and_the_shallowest_wins() -> Non
     exits = [ExitScore("a", 0.1, 3.0), ExitScore("b", 0.5, 5.0), ExitScore("c", 1.0, 5.0)]
     assert best_exit(exits, tasks["modulation"]).exit == "b"
     assert best_exit(exits, tasks["direction"]).exit == "a"
+
+
+def test_the_best_exit_of_every_pooling_stands_side_by_side() -> None:
+    task = {task.name: task for task in load_suite().tasks}["modulation"]
+    scores = {
+        "suite": {"ours": {"modulation": [ExitScore("a", 0.1, 0.5), ExitScore("b", 1.0, 0.4)]}},
+        "default": {"ours": {"modulation": [ExitScore("a", 0.1, 0.3), ExitScore("b", 1.0, 0.6)]}},
+    }
+    lines = by_pooling([task], scores)
+    assert "| encoder | suite | default |" in lines
+    assert lines[-1] == "| ours | 0.500 (a, 10%) | 0.600 (b, 100%) |"

@@ -82,9 +82,7 @@ class PassTiming:
 
     def worth_waiting_for(self, unit: int) -> int:
         """The smallest batch that makes a window nearly as cheap as the best one does: larger ones only wait longer."""
-        each = [
-            (seconds + OVERHEAD_S) / batch for seconds, batch in zip(self.seconds[unit], self.batches, strict=True)
-        ]
+        each = [(seconds + OVERHEAD_S) / batch for seconds, batch in zip(self.seconds[unit], self.batches, strict=True)]
         best = min(each)
         return next(batch for batch, cost in zip(self.batches, each, strict=True) if cost <= NEARLY_BEST * best)
 
