@@ -191,7 +191,8 @@ def first(manifest: dict) -> dict:
         (lambda m: m["passes"][0]["whole"].pop(), "4 whole graphs for 5 segments"),
         (lambda m: m["passes"][0]["whole"][0].update(sha256="0" * 64), "is not the file that segments.json names"),
         (lambda m: m.pop("weights"), "weights"),
-        (lambda m: m["weights"].update(file="other.weights"), "is missing"),
+        (lambda m: m["weights"].update(file="other.weights"), "graphs.weights"),
+        (lambda m: first(m)["state"][0].update(output=None, kept=-9), "kept"),
         (lambda m: m["passes"][0]["segments"].reverse(), "tensors"),
     ],
 )
@@ -229,6 +230,66 @@ def test_a_graph_that_is_none(both: tuple[Path, Path], tmp_path: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="ONNX Runtime refuses it"):
         load(folder).predict(WINDOWS, ["plain"], policy="p")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: first(m)["taps"].update(view0="nothing"), "has no output 'nothing'"),
+        (lambda m: first(m)["state"][0].update(output="nothing"), "has no output 'nothing'"),
+        (lambda m: first(m).update(inputs=["other"]), "takes windows, not other"),
+    ],
+)
+def test_names_that_a_graph_does_not_have(both: tuple[Path, Path], tmp_path: Path, change, words: str) -> None:
+    folder = shutil.copytree(both[1], tmp_path / "segments")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(changed(manifest, change)))
+    with pytest.raises(BundleError, match=words):
+        load(folder).predict(WINDOWS, ["plain"], policy="p")
+
+
+def test_files_that_are_replaced_after_loading_are_not_opened(both: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(both[1], tmp_path / "segments")
+    loaded = load(folder)
+    content = (folder / "graphs.weights").read_bytes()
+    (folder / "graphs.weights").unlink()
+    (folder / "graphs.weights").write_bytes(content[::-1])
+    with pytest.raises(BundleError, match=r"graphs\.weights is another file than when the segments were loaded"):
+        loaded.predict(WINDOWS, ["plain"])
+
+
+def test_an_export_that_is_killed_leaves_nothing_that_loads(
+    both: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporting, "_compared", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export_segments(both[0], tmp_path / "segments")
+    assert not (tmp_path / "segments" / MANIFEST).exists()
+    with pytest.raises(BundleError, match="if this was to be an export of segments, it is not whole"):
+        load(tmp_path / "segments")
+
+
+def test_files_of_others_stay(both: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "segments"
+    out.mkdir()
+    (out / "pass-band.onnx").write_text("mine")
+    export_segments(both[0], out)
+    assert (out / "pass-band.onnx").read_text() == "mine"
+    other = shutil.copytree(both[0], tmp_path / "other")
+    with pytest.raises(OfframpError, match="is a bundle of its own: choose another folder"):
+        export_segments(both[0], other)
+    load(other)
+    with pytest.raises(BundleError, match="holds segments: give the bundle that they are from"):
+        export_segments(out, tmp_path / "again")
+    (tmp_path / "taken" / MANIFEST).mkdir(parents=True)
+    with pytest.raises(OfframpError, match="is a folder: choose another --out"):
+        export_segments(both[0], tmp_path / "taken")
+    with pytest.raises(BundleError, match="unknown exit"):
+        export_segments(both[0], tmp_path / "none", ["stage9"])
+    assert not (tmp_path / "none").exists()
 
 
 def test_an_exit_without_a_segment(both: tuple[Path, Path], tmp_path: Path) -> None:

@@ -273,7 +273,10 @@ class TestLoad:
             engine.submit(WINDOWS, ["angle"], budget_ms=1e-3)
         blocked = Blocked(engine)
         waiting = [engine.submit(WINDOWS, ["angle"]) for _ in range(20)]
-        with pytest.raises(Overloaded, match=r"ms of work wait, and the budget of slice 'default' is"):
+        with pytest.raises(
+            Overloaded,
+            match=r"slice 'default': .* ms of work wait and the request takes .* ms, which is more than 80% of its budget",
+        ):
             engine.submit(
                 WINDOWS[:1],
                 ["angle"],
@@ -333,9 +336,21 @@ def test_requests_that_cannot_be(engine: Engine) -> None:
         engine.submit(np.zeros((1, 2, 7, 96), np.float32), ["plain"])
     with pytest.raises(DataError, match="NaN or infinity"):
         engine.submit(np.full((1, *IQ_SHAPE), np.nan, np.float32))
-    for budget in (0.0, -1.0, float("nan")):
+    for budget in (0.0, -1.0):
         with pytest.raises(DeadlinePassed, match="has already passed"):
             engine.submit(WINDOWS[:1], budget_ms=budget)
+    for what in (float("nan"), "5"):
+        with pytest.raises(EngineError, match="give milliseconds"):
+            engine.submit(WINDOWS[:1], budget_ms=what)  # type: ignore[arg-type]
+    for tasks in ("plain", 5):
+        with pytest.raises(EngineError, match="give a list of names"):
+            engine.submit(WINDOWS[:1], tasks)  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="name a task at least"):
+        engine.submit(WINDOWS[:1], [])
+    with pytest.raises(TaskRemoved):
+        engine.submit(WINDOWS[:1], [["plain"]])  # type: ignore[list-item]
+    with pytest.raises(EngineError, match="unknown slice"):
+        engine.submit(WINDOWS[:1], slice=["a"])  # type: ignore[arg-type]
 
 
 def test_a_closed_engine_answers_nobody(predictor: Predictor) -> None:

@@ -231,7 +231,7 @@ class TestArrivals:
     @pytest.mark.parametrize(
         ("text", "words"),
         [
-            ("seconds,slice\n1,a\n", "has no column 'tasks'"),
+            ("seconds,slice\n1,a\n", "has no column 'tasks': .* it has seconds, slice"),
             ("seconds,slice,tasks\n", "has no requests"),
             ("", "has no column"),
             ("seconds,slice,tasks\nsoon,a,x\n", "line 2: seconds and windows are numbers"),
@@ -239,6 +239,11 @@ class TestArrivals:
             ("seconds,slice,tasks\n-1,a,x\n", "line 2"),
             ("seconds,slice,tasks\n1,a,\n", "line 2"),
             ("seconds,slice,tasks,windows\n1,a,x,0\n", "line 2"),
+            (f"seconds,slice,tasks,windows\n1,a,x,{'9' * 400}\n", "line 2"),
+            (f"seconds,slice,tasks\n1,a,{'x' * 200_000}\n", "not CSV"),
+            ('seconds,slice,tasks\n1,"a,x\n', "not CSV"),
+            ("seconds,slice,tasks\n1,a,x,1,2\n", "line 2: more fields than columns"),
+            ("seconds;slice;tasks\n1;a;x\n", "has no column 'seconds': .* it has seconds;slice;tasks"),
         ],
     )
     def test_a_trace_that_is_none(self, tmp_path: Path, text: str, words: str) -> None:

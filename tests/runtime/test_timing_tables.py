@@ -94,6 +94,23 @@ def test_times_that_cannot_be(copied: Path) -> None:
         Engine(load(copied))
 
 
+def test_a_table_that_lacks_heads_is_not_used(copied: Path) -> None:
+    table = json.loads((copied / TABLE).read_text())
+    for measured in table["passes"]:
+        measured["heads"] = {}
+    (copied / TABLE).write_text(json.dumps(table))
+    with Engine(load(copied)) as engine:
+        assert engine._tasks["far"].lane.measured.heads["far"]["conv5"][0] > 0
+
+
+def test_batches_have_bounds(copied: Path) -> None:
+    table = json.loads((copied / TABLE).read_text())
+    table["passes"][0]["batches"][-1] = 10**13
+    (copied / TABLE).write_text(json.dumps(table))
+    with pytest.raises(BundleError, match=r"passes\.0\.batches"):
+        Engine(load(copied))
+
+
 def test_heads_between_and_beyond_what_was_measured() -> None:
     found = MeasuredPass(tasks=["a"], batches=[1, 3], seconds=[[1.0, 2.0], [1.0, 2.0]], heads={"a": {"x": [1.0, 3.0]}})
     assert [found.head("a", "x", windows) for windows in (1, 2, 3, 6)] == [1, 2, 3, 6]

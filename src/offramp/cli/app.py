@@ -332,8 +332,8 @@ def plan(
 ) -> None:
     """Predict what an engine does under a load.
 
-    Segments are measured on this machine; then the engine's own scheduler and admission are run on these times. Says each slice's p99, the
-    least budget that can be met, and which slice degrades first.
+    The engine's own scheduler and admission are run on measured times: those stored beside segments, if they are of such a machine, or else
+    measured now. Says each slice's p99, the least budget that can be met, and which slice degrades first.
 
     Example: offramp plan segments slices.yaml --arrivals poisson:500
     """

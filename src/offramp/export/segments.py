@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.bundle import Bundle, BundleTask, load_bundle, load_examples, save_bundle, save_examples
+from offramp.bundle import ENCODER, Bundle, BundleTask, load_bundle, load_examples, save_bundle, save_examples
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.view import TaskView
 from offramp.errors import BundleError, DataError, OfframpError
@@ -26,12 +26,14 @@ from offramp.files import atomic_path, check_apart, output_folder, write_text
 from offramp.progress import OnStep, silent
 from offramp.runtime.engine.lanes import sharing_passes
 from offramp.runtime.engine.tables import TABLE, measure_table
-from offramp.runtime.loading import load
+from offramp.runtime.onnx_backend import OnnxBackend
 from offramp.runtime.predictor import Predictor
 from offramp.runtime.segment_files import (
     MANIFEST,
     SCHEMA,
+    WEIGHTS,
     HashedFile,
+    Manifest,
     SegmentedPass,
     SegmentFile,
     StatePart,
@@ -43,7 +45,6 @@ from offramp.runtime.views import TaskViews, sharing_a_pass
 
 TOLERANCE = 1e-4
 """Largest difference between the segments and the bundle."""
-WEIGHTS = "graphs.weights"
 CARD = """# Segments of a bundle
 
 Exported by `offramp export --what segments`: the encoder cut at the exits in use (`*.onnx`, `segments.json`), heads and policies of every task. `offramp.load` runs them in ONNX Runtime.
@@ -99,6 +100,8 @@ def export_segments(
     """
     graph.require_onnx()
     folder, out = Path(folder), Path(out)
+    if (folder / MANIFEST).exists():
+        raise BundleError(f"{folder} holds segments: give the bundle that they are from")
     bundle = load_bundle(folder)
     examples = load_examples(folder)
     for task in bundle.tasks:
@@ -110,17 +113,17 @@ def export_segments(
     encoder = load_bundle_encoder(bundle, folder)
     views = TaskViews(bundle, encoder)
     groups = sharing_passes(list(bundle.tasks.values()))
+    cuts_of = [_cuts(tasks, exits, views) for tasks in groups]
+    if (out / ENCODER).exists():
+        raise OfframpError(f"{out} is a bundle of its own: choose another folder")
     output_folder(out)
-    (out / MANIFEST).unlink(missing_ok=True)  # from here to the end there is no whole export in this folder
-    for stale in (*out.glob("pass-*.onnx"), *out.glob(WEIGHTS), *out.glob(TABLE)):
-        stale.unlink()
+    _remove_export(out)
     save_bundle(replace(bundle, encoder_path=None), out, CARD)
     save_examples(examples, out)
-    passes, folder_of_graphs = [], _Graphs(out)
-    for number, tasks in enumerate(groups):
-        cuts = _cuts(tasks, exits, views)
+    passes: list[SegmentedPass] = []
+    folder_of_graphs = _Graphs(out, 2 * sum(map(len, cuts_of)), on_step)
+    for number, (tasks, cuts) in enumerate(zip(groups, cuts_of, strict=True)):
         seen = sharing_a_pass([views.of(task) for task in tasks])
-        on_step("exporting", number, len(groups))
         passes.append(_written(tasks, seen, cuts, folder_of_graphs, f"pass-{number}"))
     manifest = {
         "schema": SCHEMA,
@@ -128,20 +131,29 @@ def export_segments(
         "weights": folder_of_graphs.weights().model_dump(),
         "passes": [each.model_dump() for each in passes],
     }
+    segments = Predictor(bundle, OnnxBackend(Manifest.model_validate(manifest), out))
+    difference = _compared(bundle, encoder, segments, passes, examples)
+    on_step("measuring", 0, 1)
+    table = measure_table(groups, segments.backend)
+    write_text(out / TABLE, json.dumps(table.model_dump(by_alias=True), indent=1) + "\n")
+    on_step("measuring", 1, 1)
     write_text(out / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-    try:
-        segments = load(out)
-        difference = _compared(bundle, encoder, segments, passes, examples)
-        table = measure_table(groups, segments.backend)
-        write_text(out / TABLE, json.dumps(table.model_dump(by_alias=True), indent=1) + "\n")
-    except BaseException:
-        (out / MANIFEST).unlink()
-        raise
-    on_step("exporting", len(groups), len(groups))
     named = tuple(tuple(segment.to for segment in each.segments) for each in passes)
     return SegmentsReport(
         str(out), named, folder_of_graphs.bytes, sum(len(examples[task]) for task in bundle.tasks), difference
     )
+
+
+def _remove_export(out: Path) -> None:
+    """Take away what an earlier export left, by its own list; from here to the end there is no whole export in this folder."""
+    try:
+        files = Manifest.model_validate(json.loads((out / MANIFEST).read_text())).files
+    except (OSError, ValueError):
+        files = []
+    for name in (MANIFEST, TABLE, *files):
+        if (out / name).is_dir():
+            raise OfframpError(f"{out / name} is a folder: choose another --out")
+        (out / name).unlink(missing_ok=True)
 
 
 def _cuts(tasks: Sequence[BundleTask], further: Sequence[str], views: TaskViews) -> list[str]:
@@ -158,12 +170,17 @@ def _cuts(tasks: Sequence[BundleTask], further: Sequence[str], views: TaskViews)
 class _Graphs:
     """The folder of graphs that have their weights in common."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, count: int, on_step: OnStep) -> None:
         self._out, self._weights, self.bytes = out, SharedWeights(WEIGHTS), 0
+        self._done, self._count, self._on_step = 0, count, on_step
+        on_step("exporting", 0, count)
 
     def write(self, name: str, content: bytes) -> HashedFile:
         """One graph."""
-        return self._put(name, self._weights.take_from(content))
+        written = self._put(name, self._weights.take_from(content))
+        self._done += 1
+        self._on_step("exporting", self._done, self._count)
+        return written
 
     def weights(self) -> HashedFile:
         """Those of all graphs; to be written last."""

@@ -15,7 +15,7 @@ from offramp.bundle import BundleTask
 from offramp.errors import BundleError, EncoderError, OfframpError
 from offramp.runtime.backends import SharedPass
 from offramp.runtime.execution import RunHead, State
-from offramp.runtime.segment_files import HashedFile, Manifest, SegmentedPass
+from offramp.runtime.segment_files import AGAIN, HashedFile, Manifest, SegmentedPass, SegmentFile
 
 Floats = NDArray[np.float32]
 INPUT = "windows"
@@ -135,6 +135,8 @@ class OnnxBackend:
         self._folder, self.threads = folder, threads
         self._passes = {task: each for each in manifest.passes for task in each.tasks}
         self._open: dict[int, OnnxSegments] = {}
+        self._weights = manifest.weights
+        self._as_loaded = {path: _mark_of(path) for path in map(folder.joinpath, manifest.files)}
 
     def together(self, tasks: Sequence[str]) -> SharedPass:
         shared = self._passes[tasks[0]]
@@ -155,10 +157,40 @@ class OnnxBackend:
         # threads of a session that waits would keep their cores busy, which those of other sessions need
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = self._folder / graph.file
+        for file in (path, self._folder / self._weights.file):
+            if _mark_of(file) != self._as_loaded[file]:
+                raise BundleError(f"{file} is another file than when the segments were loaded: load them again")
         try:
-            return self._runtime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+            session = self._runtime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
         except Exception as error:  # whatever ONNX Runtime raises on a graph
-            raise BundleError(f"{path}: ONNX Runtime refuses it: {str(error).splitlines()[0]}") from None
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise BundleError(f"{path}: ONNX Runtime refuses it: {reason}") from None
+        self._check_names(graph, session)
+        return session
+
+    def _check_names(self, graph: HashedFile, session: Any) -> None:
+        """The manifest must name inputs and outputs that the graph has."""
+        inputs, outputs = ({each.name for each in named} for named in (session.get_inputs(), session.get_outputs()))
+        asked = {INPUT}
+        if isinstance(graph, SegmentFile):
+            asked = set(graph.inputs)
+            state = [part.output for part in graph.state if part.output]
+            missing = [name for name in (*graph.taps.values(), *state) if name not in outputs]
+            if missing:
+                raise BundleError(f"{self._folder / graph.file} has no output {missing[0]!r}: {AGAIN}")
+        if asked != inputs:
+            raise BundleError(
+                f"{self._folder / graph.file} takes {', '.join(sorted(inputs))}, not {', '.join(sorted(asked))}: {AGAIN}"
+            )
+
+
+def _mark_of(path: Path) -> tuple[int, ...]:
+    """Tells files apart without reading them."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def onnx_runtime() -> ModuleType:

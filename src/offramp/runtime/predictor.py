@@ -156,7 +156,13 @@ class Predictor:
 
     def _sharing(self, tasks: tuple[str, ...]) -> SharedPass:
         if tasks not in self._shared:
-            self._shared[tasks] = self.backend.together(tasks)
+            ordered = tuple(sorted(tasks))
+            if ordered == tasks:
+                self._shared[tasks] = self.backend.together(tasks)
+            else:  # the same pass, whatever the order
+                shared = self._sharing(ordered)
+                seen = dict(zip(ordered, shared.seen, strict=True))
+                self._shared[tasks] = SharedPass(shared.segments, tuple(seen[task] for task in tasks))
         return self._shared[tasks]
 
     def policy(self, task: str, name: str) -> Policy:
@@ -188,7 +194,7 @@ class Predictor:
             raise BundleError(f"tasks={names!r} is a name: give a list, tasks=[{names!r}]")
         if not isinstance(names, Iterable):
             raise BundleError(f"tasks={names!r}: give a list of names")
-        chosen = [self.bundle.task(name) for name in names]
+        chosen = list({task.name: task for task in map(self.bundle.task, names)}.values())
         for task in chosen:
             if task.window_shape != shape:
                 raise DataError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +18,7 @@ from offramp.schema.problems import first_problem
 
 MANIFEST = "segments.json"
 SCHEMA = 2
+WEIGHTS: Literal["graphs.weights"] = "graphs.weights"
 AGAIN = "export the segments again"
 
 
@@ -34,7 +36,7 @@ class StatePart(_Strict):
     """
 
     output: str | None = None
-    kept: int | None = None
+    kept: int | None = Field(default=None, ge=0)
     shared: bool = False
 
     @model_validator(mode="after")
@@ -106,6 +108,12 @@ class SegmentedPass(_Strict):
         return self
 
 
+class WeightsFile(HashedFile):
+    """The file that all graphs read; its name stands in each of them."""
+
+    file: Literal["graphs.weights"] = WEIGHTS
+
+
 class Manifest(_Strict):
     """All of ``segments.json``.
 
@@ -118,8 +126,14 @@ class Manifest(_Strict):
 
     schema_version: int = Field(alias="schema")
     encoder: str
-    weights: HashedFile
+    weights: WeightsFile
     passes: list[SegmentedPass] = Field(min_length=1)
+
+    @property
+    def files(self) -> list[str]:
+        """Names of all files."""
+        graphs = [file.file for each in self.passes for file in (*each.segments, *each.whole)]
+        return [self.weights.file, *graphs]
 
 
 def load_manifest(folder: Path, bundle: Bundle) -> Manifest:

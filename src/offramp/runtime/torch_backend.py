@@ -64,7 +64,9 @@ def load_bundle_encoder(bundle: Bundle, folder: Path, device: str = "cpu") -> St
     """The encoder of a bundle that was read from ``folder``, in evaluation mode; its hash is checked."""
     path = folder / (bundle.encoder_path or ENCODER)
     if not path.exists():
-        raise BundleError(f"the bundle's encoder is missing: {path} does not exist")
+        raise BundleError(
+            f"the bundle's encoder is missing: {path} does not exist; if this was to be an export of segments, it is not whole: export again"
+        )
     if path.is_dir():
         encoder = load_encoder(path, device=device)
     else:

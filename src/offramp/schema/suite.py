@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from offramp.errors import SuiteError
-from offramp.opening import read_text
 from offramp.schema.metrics import METRIC_INFO
 from offramp.schema.policies import PoliciesSpec
 from offramp.schema.tasks import ONE_PATH, SEVERAL_PATHS, Spec, TaskSpec
+from offramp.schema.yaml_files import read_yaml
 
 LOCAL = "local-dir:"
 """Starts the name of an encoder that is a folder, relative to the suite file."""
@@ -35,8 +34,6 @@ CONTROLS = (
 """Names that a suite's ``controls`` may hold."""
 SUITE_BYTES = 2**18
 """Most bytes of a suite file."""
-MAX_MERGED = 10_000
-"""Most keys that a suite file takes over from others by ``<<``."""
 DEFAULT_SUITE = Path(__file__).parents[1] / "suites" / "default.yaml"
 
 
@@ -200,43 +197,13 @@ def load_suite(path: str | Path | None = None) -> LoadedSuite:
         SuiteError: Missing file, broken YAML, unknown or missing key, value out of range; one line that says how to correct it.
     """
     path = Path(path or DEFAULT_SUITE)
-    try:
-        content = yaml.load(read_text(path, SuiteError, "a suite is YAML", SUITE_BYTES), _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" in line {where.line + 1}" if where else ""
-        problem = " ".join(str(getattr(error, "problem", error)).split())
-        raise SuiteError(f"{path} is not valid YAML{line}: {problem}") from None
+    content = read_yaml(path, "a suite is YAML", SUITE_BYTES)
     if not isinstance(content, dict):
         raise SuiteError(f"{path} is not a suite: it needs at least the keys encoder and tasks")
     try:
         return LoadedSuite(Suite.model_validate(content), path.resolve().parent)
     except ValidationError as error:
         raise SuiteError(f"{path}: {explain(error, Suite)}") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML, in which a key that is given twice is an error instead of the last one winning, and merging has bounds."""
-
-    merged = 0
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        before = len(node.value)
-        super().flatten_mapping(node)
-        self.merged += max(0, len(node.value) - before)
-        if self.merged > MAX_MERGED:
-            raise yaml.constructor.ConstructorError(None, None, "too many keys are merged by <<", node.start_mark)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"key {key.value!r} is given twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

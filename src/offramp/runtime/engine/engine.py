@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from offramp.bundle import BundleTask
-from offramp.errors import DataError, DeadlinePassed, EngineError, OfframpError, Overloaded, SuiteError, TaskRemoved
-from offramp.runtime.engine.lanes import Lane, ServedTask, answer_of, lanes_of, run_unit, served, settle
+from offramp.errors import DataError, DeadlinePassed, EngineError, OfframpError, TaskRemoved
+from offramp.runtime.engine.lanes import (
+    Lane,
+    ServedTask,
+    answer_of,
+    check_heads,
+    check_level,
+    lanes_of,
+    run_unit,
+    served,
+    settle,
+)
 from offramp.runtime.engine.levels import DEFAULT, ServiceLevel, Slices
-from offramp.runtime.engine.load import HEADROOM, LoadControl, Outlook, next_queue, outlook
-from offramp.runtime.engine.requests import Answer, Ask, Submission, WindowsJob
+from offramp.runtime.engine.load import LoadControl, next_queue, outlook, refusal
+from offramp.runtime.engine.requests import Answer, Ask, Promise, Submission, WindowsJob
 from offramp.runtime.engine.scheduler import Batch
 from offramp.runtime.predictor import Predictor, transformed
 
 MOST_WINDOWS = 64
 """Of a batch."""
+CLOSED = EngineError("the engine was closed")
 MOST_WAITING = 4096
 """Windows that may wait in an engine."""
 
@@ -76,17 +86,25 @@ class Engine:
             predictor: A loaded bundle or folder of segments; see :func:`offramp.runtime.load`.
             slices: Service levels by name.
             most_windows: Of a batch.
-            most_waiting: Windows that may wait; more are refused.
+            most_waiting: Windows that may wait beside more important ones; more are refused.
             clock: Seconds, never going back.
 
         Raises:
             SuiteError: A level names an exit or a policy that no task has, or a budget that no task can meet.
         """
+        if not isinstance(predictor, Predictor):
+            raise EngineError(f"an engine takes what offramp.load gives, not {type(predictor).__name__}")
+        for option, value in (("most_windows", most_windows), ("most_waiting", most_waiting)):
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise EngineError(f"{option}={value!r}: give a whole number of at least 1")
+        for name, level in (slices or {}).items():
+            if not isinstance(level, ServiceLevel):
+                raise EngineError(f"slice {name!r} is a {type(level).__name__}: give a ServiceLevel")
         self._predictor, self._backend = predictor, predictor.backend
         self._most_waiting, self._clock = most_waiting, clock
         self._lock, self._wake, self._closing = threading.Lock(), threading.Event(), False
-        self._computing = threading.Lock()
-        """Held by whoever computes; the other one guards the books."""
+        self._computing = threading.RLock()
+        """Held by whoever computes, who may ask again in a callback of an answer; the other one guards the books."""
         self._counts = {each.name: 0 for each in fields(EngineCounts)}
         self._busy_until = float("-inf")
         stored = predictor.bundle.tasks
@@ -94,7 +112,7 @@ class Engine:
         self._tasks = {name: served(task, self._lanes, self._backend) for name, task in stored.items()}
         self.slices: dict[str, ServiceLevel] = {DEFAULT: ServiceLevel()} | dict(slices or {})
         for name, level in self.slices.items():
-            _check_level(name, level, list(self._tasks.values()))
+            check_level(name, level, list(self._tasks.values()))
         self._load = {name: LoadControl(level) for name, level in self.slices.items()}
         self._thread = threading.Thread(target=self._work, name="offramp-engine", daemon=True)
         self._thread.start()
@@ -118,21 +136,24 @@ class Engine:
             Overloaded: There is more to do than can be done in time.
             DeadlinePassed: The budget is not above zero.
             TaskRemoved: There is no such task.
-            EngineError: There is no such level, or the engine is closed.
+            EngineError: There is no such level, the arguments make no sense, or the engine is closed.
             DataError: The windows cannot be used.
         """
-        submission = self._queued(x, tasks, slice, budget_ms)
+        submission = self._queued(x, tasks, slice, budget_ms, own=True)
         self._wake.set()
         return submission
 
     def _queued(
-        self, x: ArrayLike, tasks: Sequence[str] | None, slice: str, budget_ms: float | None = None
+        self, x: ArrayLike, tasks: Sequence[str] | None, slice: str, budget_ms: float | None = None, own: bool = False
     ) -> Submission:
+        """Admit a request; with ``own`` the caller may change ``x`` as soon as this is back."""
         arrived = self._clock()
-        if slice not in self.slices:
+        if not isinstance(slice, str) or slice not in self.slices:
             raise EngineError(f"unknown slice {slice!r}: choose {', '.join(self.slices)}")
         level = self.slices[slice]
         budget = level.budget_ms if budget_ms is None else budget_ms
+        if budget is not None and (not isinstance(budget, int | float | np.number) or budget != budget):
+            raise EngineError(f"budget_ms={budget!r}: give milliseconds")
         if budget is not None and not budget > 0:
             raise DeadlinePassed(f"budget_ms={budget:g}: the deadline has already passed")
         deadline = np.inf if budget is None else arrived + budget / 1e3
@@ -145,7 +166,8 @@ class Engine:
             by_lane.setdefault(id(task.lane), []).append(task)
         jobs = []
         for together in by_lane.values():
-            inputs = self._backend.inputs(transformed(together[0].stored, windows))
+            batch = transformed(together[0].stored, windows)
+            inputs = self._backend.inputs(batch.copy() if own and np.may_share_memory(batch, windows) else batch)
             asks = [self._ask(task, level, self._load[slice].steps, len(windows)) for task in together]
             lane, present = together[0].lane, np.arange(len(windows))
             job = WindowsJob((inputs,), present, asks, deadline, level.priority, arrived, slice, _begin(lane, asks))
@@ -157,16 +179,20 @@ class Engine:
     def predict(self, x: ArrayLike, tasks: Sequence[str] | None = None, slice: str = DEFAULT) -> dict[str, Answer]:
         """Ask and wait; see :meth:`submit`."""
         submission = self._queued(x, tasks, slice)
-        if self._computing.acquire(blocking=False):
-            try:
-                while not submission.done and self._step():
-                    pass
-            finally:
-                self._computing.release()
-            if not any(len(lane.queue) for lane in self._lanes.values()):
-                return submission.result()
-        self._wake.set()  # for what is left
-        return submission.result()
+        try:
+            if self._computing.acquire(blocking=False):
+                try:
+                    while not submission.done and self._step():
+                        pass
+                finally:
+                    self._computing.release()
+            if not submission.done or any(len(lane.queue) for lane in self._lanes.values()):
+                self._wake.set()  # for what is left
+            return submission.result()
+        except BaseException:  # Ctrl-C, say: nobody waits any more
+            submission.cancel()
+            self._wake.set()
+            raise
 
     def put(self, task: BundleTask) -> None:
         """Add a task, or replace the one of its name; what was submitted before is answered by the old one.
@@ -174,7 +200,10 @@ class Engine:
         Raises:
             BundleError: It does not fit the encoder of this engine, or its exits are not cut.
         """
+        if not isinstance(task, BundleTask):
+            raise EngineError(f"put takes a task of a bundle, such as predictor.bundle.task(NAME), not {task!r:.80}")
         prepared = served(task, self._lanes, self._backend)
+        check_heads(prepared, self._backend)
         with self._lock:
             self._tasks = self._tasks | {task.name: prepared}
 
@@ -205,10 +234,12 @@ class Engine:
         with self._lock:
             self._closing = True
         self._wake.set()
-        self._thread.join()
-        for lane in self._lanes.values():
-            for job in lane.queue.clear():
-                self._fail(job, EngineError("the engine was closed"))
+        if threading.current_thread() is not self._thread:  # else a callback of an answer closes
+            self._thread.join()
+        with self._computing:  # a caller may be at it
+            for lane in self._lanes.values():
+                for job in lane.queue.clear():
+                    self._fail(job, CLOSED)
 
     def __enter__(self) -> Engine:
         return self
@@ -225,12 +256,18 @@ class Engine:
         tasks = self._tasks  # replaced as a whole, never changed
         if names is None:
             names = [name for name, task in tasks.items() if task.stored.window_shape == shape]
+        elif isinstance(names, str) or not isinstance(names, Iterable):
+            raise EngineError(f"tasks={names!r}: give a list of names")
+        else:
+            names = list(names)
+            if not names:
+                raise EngineError("tasks=[]: name a task at least, or leave it out for all")
         if not names:
             raise DataError(
                 f"no task takes windows of shape (N, {', '.join(map(str, shape))}): the engine has {', '.join(tasks) or 'none'}"
             )
         for name in names:
-            if name not in tasks:
+            if not isinstance(name, str) or name not in tasks:
                 raise self._no_task(name)
             if tasks[name].stored.window_shape != shape:
                 expected = ", ".join(map(str, tasks[name].stored.window_shape))
@@ -249,7 +286,7 @@ class Engine:
             last=chosen.last,
             named=chosen.named,
             why=chosen.why,
-            future=Future(),
+            future=Promise(),
             rows=rows,
             memory=policy.start(windows),
             exit=np.zeros_like(rows),
@@ -267,9 +304,15 @@ class Engine:
             met = outlook(queues, [(lane.queue, job) for lane, job in jobs], running)
             self._load[slice].observe(met.ahead, now, max(len(lane.segments) for lane in self._lanes.values()))
             full = met.waiting + windows > self._most_waiting
+            if full:
+                for lane in self._lanes.values():
+                    for job in lane.queue.drop_unwanted():
+                        self._counts["failed"] += len(job.asks[0].exit)
+                met = outlook(queues, [(lane.queue, job) for lane, job in jobs], running)
+                full = met.waiting + windows > self._most_waiting
             if full or not met.in_time(budget):
                 self._counts["refused"] += windows
-                raise _refusal(met, self._most_waiting if full else None, budget, slice)
+                raise refusal(met, windows, self._most_waiting if full else None, budget, slice)
             for lane, job in jobs:
                 self._counts["shallower"] += job.count if any(ask.why == "load" for ask in job.asks) else 0
                 lane.queue.add(job)
@@ -279,17 +322,23 @@ class Engine:
 
     def _work(self) -> None:
         while not self._closing:
-            with self._computing:
-                ran = self._step()
+            try:
+                with self._computing:
+                    ran = self._step()
+            except BaseException:  # sys.exit in the callback of an answer, say: it was told to whoever waited
+                continue
             if not ran:
                 self._wake.wait()
                 self._wake.clear()
 
     def _step(self) -> bool:
         """Run one batch; False if nothing waits. By one thread at a time."""
+        if self._closing:
+            return False
         lane, batch = self._next()
         if lane is None or batch is None:
             return False
+        counts = [job.count for job in batch.jobs]
         try:
             complete = run_unit(lane, batch.unit, batch.jobs)
             now = self._clock()
@@ -299,8 +348,12 @@ class Engine:
             told = error if isinstance(error, OfframpError) else EngineError(f"the engine could not compute: {error}")
             for job in batch.jobs:
                 self._fail(job, told)
+        except BaseException:
+            for job in batch.jobs:
+                self._fail(job, EngineError("the engine was interrupted"))
+            raise
         else:
-            self._sort(lane, batch, now)
+            self._sort(lane, batch, counts, now)
         return True
 
     def _next(self) -> tuple[Lane | None, Batch[WindowsJob] | None]:
@@ -320,23 +373,29 @@ class Engine:
             if batch.jobs:
                 return lanes[id(queue)], batch
 
-    def _sort(self, lane: Lane, batch: Batch[WindowsJob], now: float) -> None:
+    def _sort(self, lane: Lane, batch: Batch[WindowsJob], ran_for: Sequence[int], now: float) -> None:
         """After a unit: who goes on waits again, and everything is counted."""
         with self._lock:
             counts = self._counts
             counts["batches"] += 1
-            for job in batch.jobs:
-                ran = job.count
+            closed = []
+            for job, ran in zip(batch.jobs, ran_for, strict=True):
                 counts["computed"] += ran
+                windows = len(job.asks[0].exit)
                 if job.wanted:
                     counts["in_vain"] += ran if job.deadline <= now else 0
-                    lane.queue.add(job)
-                elif all(ask.future.cancelled() for ask in job.asks):
-                    counts["failed"] += ran
-                    counts["in_vain"] += ran
+                    if self._closing:
+                        closed.append(job)
+                    else:
+                        lane.queue.add(job)
+                elif any(not ask.future.cancelled() and ask.future.exception() is None for ask in job.asks):
+                    counts["answered"] += windows
+                    counts["late"] += windows if job.deadline < now else 0
                 else:
-                    counts["answered"] += len(job.asks[0].exit)
-                    counts["late"] += len(job.asks[0].exit) if job.deadline < now else 0
+                    counts["failed"] += windows
+                    counts["in_vain"] += ran if all(ask.future.cancelled() for ask in job.asks) else 0
+        for job in closed:
+            self._fail(job, CLOSED)
 
     def _fail(self, job: WindowsJob, error: OfframpError) -> None:
         for ask in job.asks:
@@ -357,35 +416,3 @@ def _answered(ask: Ask, job: WindowsJob, now: float) -> Answer | OfframpError:
         return answer_of(ask, job, now)
     except OfframpError as error:
         return error
-
-
-def _refusal(met: Outlook, most: int | None, budget: float, slice: str) -> Overloaded:
-    """Why a request is turned away: there is no room for more than ``most`` windows, or no time."""
-    if most is not None:
-        return Overloaded(
-            f"{met.waiting} windows wait already, and at most {most} may: ask again later, or raise most_waiting"
-        )
-    if met.own > HEADROOM * budget:
-        return Overloaded(
-            f"a budget of {1e3 * budget:.3g} ms cannot be met: this request alone takes {1e3 * met.own:.3g} ms"
-        )
-    return Overloaded(
-        f"{1e3 * met.ahead:.3g} ms of work wait, and the budget of slice {slice!r} is {1e3 * budget:.3g} ms: ask again later"
-    )
-
-
-def _check_level(name: str, level: ServiceLevel, tasks: Sequence[ServedTask]) -> None:
-    """Raise SuiteError for a level that no task can keep."""
-    if level.exit is not None and not any(level.exit in task.heads for task in tasks):
-        known = dict.fromkeys(exit for task in tasks for exit in reversed(task.exits))
-        raise SuiteError(f"slice {name!r}: no task can leave at {level.exit!r}: choose {', '.join(known)}")
-    if level.policy is not None and not any(level.policy in task.levels for task in tasks):
-        known = dict.fromkeys(policy for task in tasks for policy in task.levels)
-        raise SuiteError(f"slice {name!r}: no task has the policy {level.policy!r}: choose {', '.join(known)}")
-    if level.budget_ms is None:
-        return
-    least = min(1e3 * task.lane.queue.timing.least(task.least_depth(level)) for task in tasks)
-    if level.budget_ms < least:
-        raise SuiteError(
-            f"slice {name!r}: a budget of {level.budget_ms:g} ms cannot be met: the least possible is {least:.3g} ms"
-        )

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.bundle import BundleTask
-from offramp.errors import BundleError, OfframpError
+from offramp.errors import BundleError, EngineError, OfframpError, SuiteError
 from offramp.policies.policy import Policy
 from offramp.policies.simulation import Decisions
 from offramp.runtime.backends import Backend
 from offramp.runtime.engine.levels import ServiceLevel
 from offramp.runtime.engine.requests import Answer, Ask, Why, WindowsJob
 from offramp.runtime.engine.scheduler import PassQueue
-from offramp.runtime.engine.tables import MeasuredPass, measure_pass, stored_table
+from offramp.runtime.engine.tables import MeasuredPass, blank_window, measure_pass, run_once, stored_table
 from offramp.runtime.execution import Cascade, RunHead, Segments
 from offramp.runtime.predictor import prediction_of
 from offramp.runtime.stored import FIXED, policies_of
@@ -111,6 +111,7 @@ def lanes_of(tasks: Sequence[BundleTask], backend: Backend, most_windows: int) -
     for sharing in sharing_passes(tasks):
         shared = backend.together([task.name for task in sharing])
         measured = measure_pass(sharing, shared, backend, table)
+        run_once(shared, backend.inputs(blank_window(sharing[0])))
         seen = {_view_of(task): name for task, name in zip(sharing, shared.seen, strict=True)}
         queue: PassQueue[WindowsJob] = PassQueue(measured.timing, most_windows)
         lanes[_pass_of(sharing[0])] = Lane(shared.segments, queue, measured, seen)
@@ -139,14 +140,19 @@ def served(task: BundleTask, lanes: Mapping[Hashable, Lane], backend: Backend) -
             "features): load a bundle that has it"
         )
     policies = policies_of(task)
-    heads = {}
-    for exit in reversed(task.heads):
+    order = {}
+    for exit in task.heads:
         try:
-            lane.segments.order(exit)
+            order[exit] = lane.segments.order(exit)
         except OfframpError:
             continue
-        heads[exit] = backend.head(task, exit)
-    for policy in policies.values():
+    heads = {exit: backend.head(task, exit) for exit in sorted(order, key=order.__getitem__, reverse=True)}
+    for name, policy in policies.items():
+        depths = [order[exit] for exit in policy.exits if exit in order]
+        if depths != sorted(depths):
+            raise BundleError(
+                f"policy {name!r} of task {task.name!r} consults {', '.join(policy.exits)}: name exits in order of depth"
+            )
         for exit in policy.exits:
             if exit not in heads:
                 raise BundleError(
@@ -164,6 +170,46 @@ def served(task: BundleTask, lanes: Mapping[Hashable, Lane], backend: Backend) -
         exit: choice(FIXED, "budget", Policy.fixed(kind, exit, task.temperatures.get(exit, 1.0))) for exit in heads
     }
     return ServedTask(task, levels, at_exit, heads, seen, lane, tuple(heads))
+
+
+def check_heads(served: ServedTask, backend: Backend) -> None:
+    """Try the heads of a task on a window of zeros. Raises :class:`~offramp.errors.BundleError` where one does not take its tap."""
+    segments, seen = served.lane.segments, served.seen
+    asked = {segments.order(exit): (seen,) for exit in served.heads}
+    with segments.running():
+        taps = segments.through(segments.begin(backend.inputs(blank_window(served.stored))), asked)
+        for exit, head in served.heads.items():
+            try:
+                outputs = _host(segments.outputs(head(taps[segments.order(exit)][seen])))
+            except Exception as error:  # whatever arrays and tensors raise where shapes do not fit
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise BundleError(
+                    f"head of task {served.stored.name!r} at exit {exit!r} does not take what the encoder gives there: {reason}"
+                ) from None
+            if outputs.shape != (1, served.stored.heads[exit].outputs):
+                raise BundleError(
+                    f"head of task {served.stored.name!r} at exit {exit!r} gives {outputs.shape} for one window"
+                )
+
+
+def check_level(name: str, level: ServiceLevel, tasks: Sequence[ServedTask]) -> None:
+    """Raise :class:`~offramp.errors.SuiteError` for a level that no task can keep."""
+    if level.exit is not None and not any(level.exit in task.heads for task in tasks):
+        known = dict.fromkeys(exit for task in tasks for exit in reversed(task.exits))
+        raise SuiteError(
+            f"slice {name!r}: no task can leave at {level.exit!r}: choose {', '.join(known)}, or export segments with "
+            f"--exit {level.exit}"
+        )
+    if level.policy is not None and not any(level.policy in task.levels for task in tasks):
+        known = dict.fromkeys(policy for task in tasks for policy in task.levels)
+        raise SuiteError(f"slice {name!r}: no task has the policy {level.policy!r}: choose {', '.join(known)}")
+    if level.budget_ms is None or not tasks:
+        return
+    least = min(1e3 * task.lane.queue.timing.least(task.least_depth(level)) for task in tasks)
+    if level.budget_ms < least:
+        raise SuiteError(
+            f"slice {name!r}: a budget of {level.budget_ms:g} ms cannot be met: the least possible is {least:.3g} ms"
+        )
 
 
 def run_unit(lane: Lane, unit: int, jobs: Sequence[WindowsJob]) -> list[tuple[WindowsJob, Ask]]:
@@ -193,6 +239,9 @@ def _run_whole(lane: Lane, jobs: Sequence[WindowsJob]) -> list[tuple[WindowsJob,
         )
         for exit, asked in asking.items():
             for (_, job, ask), given in zip(asked, _outputs(segments, exit, asked, taps[exit], counts), strict=True):
+                if isinstance(given, OfframpError):
+                    settle(ask, given)
+                    continue
                 ask.outputs, ask.rows = given, ask.rows[:0]
                 complete.append((job, ask))
     return complete
@@ -215,7 +264,9 @@ def _run_segment(lane: Lane, index: int, jobs: Sequence[WindowsJob]) -> list[tup
             divided = dict(zip(map(id, jobs), segments.divided(index, state, counts), strict=True))
         complete = []
         for (_, job, ask), given in zip(asking, outputs, strict=True):
-            if _consult(job, ask, index, given):
+            if isinstance(given, OfframpError):
+                settle(ask, given)
+            elif _consult(job, ask, index, given):
                 complete.append((job, ask))
         for job in jobs:
             job.unit = index + 1
@@ -261,13 +312,13 @@ def _outputs(
     asking: Sequence[tuple[int, WindowsJob, Ask]],
     taps: Mapping[Hashable, Any],
     counts: Sequence[int],
-) -> list[NDArray[np.float32]]:
-    """What each one's head gives for the windows of its job: one head runs once for all jobs that ask it."""
+) -> list[NDArray[np.float32] | OfframpError]:
+    """What each one's head gives for the windows of its job, or why it gives nothing: one head runs once for all jobs that ask it."""
     if len(counts) == len(asking) == 1:  # the usual case while little is asked
         ask = asking[0][2]
-        return [_host(segments.outputs(ask.cascade.heads[ask.consults[index]](taps[ask.cascade.seen])))]
+        return [_given(segments, ask.cascade.heads[ask.consults[index]], taps[ask.cascade.seen])]
     ends = np.cumsum(counts)
-    parts: list[NDArray[np.float32] | None] = [None] * len(asking)
+    parts: list[NDArray[np.float32] | OfframpError | None] = [None] * len(asking)
     by_head: dict[tuple[int, Hashable], list[int]] = {}
     for number, (_, _, ask) in enumerate(asking):
         head = ask.cascade.heads[ask.consults[index]]
@@ -277,10 +328,20 @@ def _outputs(
         head, tap = ask.cascade.heads[ask.consults[index]], taps[seen]
         spans = [(ends[place] - counts[place], ends[place]) for place in (asking[number][0] for number in numbers)]
         first, stop = spans[0][0], spans[-1][1]
-        given = _host(segments.outputs(head(tap[first:stop])))
+        given = _given(segments, head, tap[first:stop])
         for number, (start, end) in zip(numbers, spans, strict=True):
-            parts[number] = given[start - first : end - first]
+            if isinstance(given, OfframpError) or len(numbers) == 1:
+                parts[number] = given
+            else:
+                parts[number] = given[start - first : end - first].copy()  # nobody shares memory
     return [part for part in parts if part is not None]
+
+
+def _given(segments: Segments, head: RunHead, tap: Any) -> NDArray[np.float32] | OfframpError:
+    try:
+        return _host(segments.outputs(head(tap)))
+    except Exception as error:  # whatever a head raises stops nobody else
+        return error if isinstance(error, OfframpError) else EngineError(f"the engine could not compute: {error}")
 
 
 def _host(outputs: Any) -> NDArray[np.float32]:

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from offramp.errors import SuiteError
-from offramp.opening import read_text
 from offramp.schema.problems import first_problem
+from offramp.schema.yaml_files import read_yaml
 
 SLICE_BYTES = 1 << 20
 
@@ -59,12 +58,11 @@ def load_slices(path: str | Path) -> dict[str, ServiceLevel]:
         SuiteError: The file is missing or broken, or a level says something that cannot be.
     """
     path = Path(path)
-    try:
-        content = yaml.safe_load(read_text(path, SuiteError, "slices are YAML", SLICE_BYTES))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        raise SuiteError(f"{path} is not valid YAML{where}: {getattr(error, 'problem', error)}") from None
+    content = read_yaml(path, "slices are YAML", SLICE_BYTES)
+    if content is None:
+        raise SuiteError(
+            f"{path} is empty: it needs slices:, and under it a name with budget_ms, priority, exit, policy or under_load"
+        )
     try:
         found = _File.model_validate(content).slices
     except ValidationError as error:

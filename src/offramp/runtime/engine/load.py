@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from offramp.errors import Overloaded
 from offramp.runtime.engine.levels import ServiceLevel
 from offramp.runtime.engine.scheduler import Job, NextUnit, PassQueue
 
@@ -48,7 +49,7 @@ class Outlook:
     """What a request meets.
 
     Attributes:
-        waiting: Windows that wait already.
+        waiting: Windows that wait already and are at least as important.
         ahead: Seconds that those will take that are at least as important, and the rest of the batch that is being computed.
         own: Seconds that the request takes by itself.
     """
@@ -68,7 +69,7 @@ def outlook(queues: Iterable[PassQueue[J]], jobs: Sequence[tuple[PassQueue[J], J
     own = sum(queue.timing.rest(job.unit, job.last, job.count) for queue, job in jobs)
     priority = jobs[0][1].priority
     ahead = sum(queue.backlog(priority) for queue in listed)
-    return Outlook(sum(map(len, listed)), running + ahead, own)
+    return Outlook(sum(queue.waiting(priority) for queue in listed), running + ahead, own)
 
 
 def next_queue(queues: Iterable[PassQueue[J]], now: float) -> tuple[PassQueue[J], NextUnit] | None:
@@ -80,3 +81,23 @@ def next_queue(queues: Iterable[PassQueue[J]], now: float) -> tuple[PassQueue[J]
         return None
     _, _, queue, choice = min(found, key=lambda each: each[:2])
     return queue, choice
+
+
+def refusal(met: Outlook, windows: int, most: int | None, budget: float, slice: str) -> Overloaded:
+    """Why a request is turned away: there is no room for more than ``most`` windows, or no time."""
+    if most is not None and windows > most:
+        return Overloaded(
+            f"a request of {windows} windows, and at most {most} may wait: split it, or raise most_waiting"
+        )
+    if most is not None:
+        return Overloaded(
+            f"{met.waiting} windows wait already, and at most {most} may: ask again later, or raise most_waiting"
+        )
+    if met.own > HEADROOM * budget:
+        return Overloaded(
+            f"a budget of {1e3 * budget:.3g} ms cannot be met: this request alone takes {1e3 * met.own:.3g} ms"
+        )
+    return Overloaded(
+        f"slice {slice!r}: {1e3 * met.ahead:.3g} ms of work wait and the request takes {1e3 * met.own:.3g} ms, which is more than "
+        f"{HEADROOM:.0%} of its budget of {1e3 * budget:.3g} ms: ask again later"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,15 +14,18 @@ from numpy.typing import NDArray
 
 from offramp.errors import DataError
 from offramp.opening import read_text
-from offramp.runtime.engine.lanes import LevelChoice, ServedTask, lanes_of, served
+from offramp.runtime.engine.lanes import LevelChoice, ServedTask, check_level, lanes_of, served
 from offramp.runtime.engine.levels import DEFAULT, ServiceLevel, Slices
 from offramp.runtime.engine.load import LoadControl, next_queue, outlook
 from offramp.runtime.engine.scheduler import Batch, PassQueue
+from offramp.runtime.engine.tables import stored_table
 from offramp.runtime.engine.timing import OVERHEAD_S
 from offramp.runtime.predictor import Predictor
 
 TRACE = ("seconds", "slice", "tasks")
 TRACE_BYTES = 1 << 26
+MOST_OF_A_REQUEST = 1_000_000
+"""Windows."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,14 @@ class EnginePlan:
         degrades_first: The slice that load moves or refuses first; None if none is.
         busy: Share of the time in which something is computed.
         windows_per_second: That are answered.
+        times: Where the times of segments and heads are from.
     """
 
     slices: dict[str, SlicePlan]
     degrades_first: str | None
     busy: float
     windows_per_second: float
+    times: str
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
@@ -89,6 +95,8 @@ class EnginePlan:
         """What the command line says."""
         lines = []
         for name, each in self.slices.items():
+            if not each.requests and name == DEFAULT:
+                continue
             if not each.requests:
                 lines.append(f"{name}: no requests; the least budget that can be met is {each.least_ms:.3g} ms")
                 continue
@@ -101,7 +109,10 @@ class EnginePlan:
                 f"{each.shallower:.1%} moved to a shallower exit"
             )
         first = f"{self.degrades_first} degrades first" if self.degrades_first else "no slice degrades"
-        return [*lines, f"{first}; {self.windows_per_second:,.0f} windows/s, busy {self.busy:.0%} of the time"]
+        return [
+            *lines,
+            f"{first}; {self.windows_per_second:,.0f} windows/s, busy {self.busy:.0%} of the time; times {self.times}",
+        ]
 
 
 @dataclass(eq=False)
@@ -134,22 +145,37 @@ def read_trace(path: str | Path) -> list[Arrival]:
         DataError: The file is missing, or a line of it says no request.
     """
     path = Path(path)
-    lines = csv.DictReader(read_text(path, DataError, "a trace is CSV", TRACE_BYTES).splitlines())
-    if missing := set(TRACE) - set(lines.fieldnames or ()):
-        raise DataError(f"{path} has no column {sorted(missing)[0]!r}: a trace has {', '.join(TRACE)}")
+    text = read_text(
+        path, DataError, "a trace is CSV with the columns seconds, slice, tasks; or give poisson:RATE", TRACE_BYTES
+    )
+    lines = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     found = []
-    for number, line in enumerate(lines, start=2):
-        try:
-            seconds, windows = float(line["seconds"]), int(line.get("windows") or 1)
-        except (TypeError, ValueError):
-            raise DataError(f"{path}, line {number}: seconds and windows are numbers") from None
-        tasks = tuple((line["tasks"] or "").split())
-        if not np.isfinite(seconds) or seconds < 0 or windows < 1 or not tasks:
-            raise DataError(f"{path}, line {number}: a request comes at 0 s or later, with a task and a window or more")
-        found.append(Arrival(seconds, line["slice"] or DEFAULT, tasks, windows))
+    try:
+        columns = [str(name).strip() for name in lines.fieldnames or ()]
+        if missing := [name for name in TRACE if name not in columns]:
+            there = f"it has {', '.join(columns)}" if columns else "it is empty"
+            raise DataError(f"{path} has no column {missing[0]!r}: a trace has {', '.join(TRACE)}, and {there}"[:300])
+        lines.fieldnames = columns
+        for line in lines:
+            found.append(_arrival(line, f"{path}, line {lines.line_num}"))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {lines.line_num}: not CSV: {error}") from None
     if not found:
         raise DataError(f"{path} has no requests")
     return sorted(found, key=lambda each: each.seconds)
+
+
+def _arrival(line: Mapping[str | None, Any], where: str) -> Arrival:
+    if None in line:
+        raise DataError(f"{where}: more fields than columns")
+    try:
+        seconds, windows = float(line["seconds"]), int(line.get("windows") or 1)
+    except (TypeError, ValueError):
+        raise DataError(f"{where}: seconds and windows are numbers") from None
+    tasks = tuple((line["tasks"] or "").split())
+    if not np.isfinite(seconds) or seconds < 0 or not 1 <= windows <= MOST_OF_A_REQUEST or not tasks:
+        raise DataError(f"{where}: a request comes at 0 s or later, with a task and 1 to {MOST_OF_A_REQUEST:,} windows")
+    return Arrival(seconds, line["slice"] or DEFAULT, tasks, windows)
 
 
 def plan(
@@ -171,12 +197,15 @@ def plan(
         most_waiting: Windows that may wait.
 
     Raises:
+        SuiteError: A level cannot be kept, as an engine would say.
         DataError: A request names a slice or a task that is not there.
     """
     stored = predictor.bundle.tasks
     lanes = lanes_of(list(stored.values()), predictor.backend, most_windows)
     tasks = {name: served(task, lanes, predictor.backend) for name, task in stored.items()}
     levels = {DEFAULT: ServiceLevel()} | dict(slices)
+    for name, level in levels.items():
+        check_level(name, level, list(tasks.values()))
     for each in arrivals:
         if each.slice not in levels:
             raise DataError(f"a request names the slice {each.slice!r}: choose {', '.join(levels)}")
@@ -184,7 +213,8 @@ def plan(
             raise DataError(f"a request names the task {unknown[0]!r}: choose {', '.join(tasks)}")
     run = _Run(tasks, levels, [lane.queue for lane in lanes.values()], most_waiting)
     run.through(arrivals)
-    return run.result(arrivals)
+    stored_times = stored_table(predictor.backend) is not None
+    return run.result(arrivals, "stored beside the segments" if stored_times else "measured now")
 
 
 @dataclass
@@ -218,6 +248,7 @@ class _Run:
             unit, whole = choice.unit, choice.unit >= queue.timing.segments
             batch, dropped = queue.take(choice, now)
             self.refused |= {job.request for job in dropped}
+            self.moved -= self.refused
             if not batch.jobs:
                 continue
             spent = queue.timing.of(unit, batch.windows) + self._heads(queue, unit, batch) + OVERHEAD_S
@@ -277,7 +308,7 @@ class _Run:
         if self.first is None and number in self.refused | self.moved:
             self.first = each.slice
 
-    def result(self, arrivals: Sequence[Arrival]) -> EnginePlan:
+    def result(self, arrivals: Sequence[Arrival], times: str) -> EnginePlan:
         """By slice."""
         names = np.array([each.slice for each in arrivals])
         plans = {}
@@ -296,7 +327,7 @@ class _Run:
             )
         span = max((each.seconds for each in arrivals), default=0.0) or 1.0
         answered = sum(arrivals[number].windows for number in self.took if number not in self.refused)
-        return EnginePlan(plans, self.first, min(1.0, self.busy / span), answered / span)
+        return EnginePlan(plans, self.first, min(1.0, self.busy / span), answered / span, times)
 
 
 def _quantile(values: NDArray[np.float64], share: float) -> float | None:

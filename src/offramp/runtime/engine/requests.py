@@ -54,13 +54,24 @@ class Submission:
         return all(answer.done() for answer in self.answers.values())
 
     def cancel(self) -> None:
-        """What nobody waits for any more is not computed from the next segment on."""
+        """Give up: what nobody waits for any more is not computed from the next segment on."""
         for answer in self.answers.values():
             answer.cancel()
 
     def result(self, timeout: float | None = None) -> dict[str, Answer]:
         """All answers, when all are there; raises what any of them raises."""
         return {task: answer.result(timeout) for task, answer in self.answers.items()}
+
+
+class Promise(Future[Answer]):
+    """A future whose cancelling wakes whoever waits for it, as an executor would."""
+
+    def cancel(self) -> bool:
+        known = self.done()
+        cancelled = super().cancel()
+        if cancelled and not known:
+            self.set_running_or_notify_cancel()
+        return cancelled
 
 
 @dataclass(eq=False)

@@ -101,13 +101,15 @@ class PassQueue(Generic[J]):
     """By unit."""
     _seconds: dict[int, float] = field(init=False)
     """By priority, to the end at the pace of full batches."""
+    _of_priority: dict[int, int] = field(init=False)
+    """Windows."""
     _order: Iterator[int] = field(default_factory=counting, init=False)
 
     def __post_init__(self) -> None:
         units = range(len(self.timing.seconds))
         self._waiting = [[] for _ in units]
         self._windows = [0] * len(units)
-        self._seconds = {}
+        self._seconds, self._of_priority = {}, {}
         self._full = [min(self.most, self.timing.worth_waiting_for(unit)) for unit in units]
         self._pace = [self.timing.of(unit, full) / full for unit, full in zip(units, self._full, strict=True)]
         self._patience = max(self.timing.of(unit, full) for unit, full in zip(units, self._full, strict=True))
@@ -122,6 +124,7 @@ class PassQueue(Generic[J]):
         heapq.heappush(self._waiting[job.unit], (job.priority, due, next(self._order), seconds, job))
         self._windows[job.unit] += job.count
         self._seconds[job.priority] = self._seconds.get(job.priority, 0.0) + seconds
+        self._of_priority[job.priority] = self._of_priority.get(job.priority, 0) + job.count
 
     def _pace_to_end(self, job: J) -> float:
         whole = job.unit >= self.timing.segments
@@ -129,6 +132,29 @@ class PassQueue(Generic[J]):
 
     def __len__(self) -> int:
         return sum(self._windows)
+
+    def waiting(self, priority: float = math.inf) -> int:
+        """Windows that wait and are at least so important."""
+        return sum(windows for level, windows in self._of_priority.items() if level <= priority)
+
+    def drop_unwanted(self) -> list[J]:
+        """Take out whatever nobody waits for any more."""
+        dropped = []
+        for unit, queue in enumerate(self._waiting):
+            for entry in queue:
+                if not entry[-1].wanted:
+                    self._forget(unit, entry[0], entry[3], entry[-1])
+                    dropped.append(entry[-1])
+            queue[:] = [entry for entry in queue if entry[-1] not in dropped]
+            heapq.heapify(queue)
+        return dropped
+
+    def _forget(self, unit: int, priority: int, seconds: float, job: J) -> None:
+        self._windows[unit] -= job.count
+        self._of_priority[priority] -= job.count
+        self._seconds[priority] -= seconds
+        if not len(self):
+            self._seconds.clear()  # and what rounding left of it
 
     def backlog(self, priority: float = math.inf) -> float:
         """Seconds that what waits and is at least so important will take at the pace of full batches, if nothing leaves early."""
@@ -172,10 +198,7 @@ class PassQueue(Generic[J]):
                 jobs.append(job)
                 windows += job.count
             heapq.heappop(queue)
-            self._windows[unit] -= job.count
-            self._seconds[priority] -= seconds
-        if not len(self):
-            self._seconds.clear()  # and what rounding left of it
+            self._forget(unit, priority, seconds, job)
         return Batch(unit, jobs), dropped
 
     def _too_long(self, unit: int, windows: int, first: J, choice: NextUnit, now: float) -> bool:

@@ -7,8 +7,10 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from offramp.bundle import BundleTask
@@ -16,7 +18,7 @@ from offramp.errors import BundleError, OfframpError
 from offramp.opening import read_json
 from offramp.runtime.backends import Backend, SharedPass
 from offramp.runtime.engine.timing import PassTiming, measure, middle
-from offramp.runtime.execution import State
+from offramp.runtime.execution import Segments, State
 from offramp.schema.problems import first_problem
 
 TABLE = "timing.json"
@@ -38,7 +40,7 @@ class MeasuredPass(_Strict):
     """
 
     tasks: list[str] = Field(min_length=1)
-    batches: list[int] = Field(min_length=1)
+    batches: list[Annotated[int, Field(ge=1, le=4096)]] = Field(min_length=1)
     seconds: list[list[float]] = Field(min_length=2)
     heads: dict[str, dict[str, list[float]]]
 
@@ -79,9 +81,15 @@ class TimingTable(_Strict):
     threads: int
     passes: list[MeasuredPass]
 
-    def of(self, tasks: Sequence[str]) -> MeasuredPass | None:
-        """The pass of some tasks, if it is there."""
-        return next((each for each in self.passes if set(tasks) <= set(each.tasks)), None)
+    def of(self, tasks: Sequence[BundleTask], segments: Segments) -> MeasuredPass | None:
+        """The pass of some tasks, if it is there with all units and heads."""
+        for each in self.passes:
+            heads = {task.name: _cut_exits(task, segments) for task in tasks}
+            if len(each.seconds) == 2 * len(segments) and all(
+                set(exits) <= set(each.heads.get(name, {})) for name, exits in heads.items()
+            ):
+                return each
+        return None
 
 
 def machine_of(backend: Backend) -> str:
@@ -119,11 +127,10 @@ def measure_pass(
     tasks: Sequence[BundleTask], shared: SharedPass, backend: Backend, table: TimingTable | None = None
 ) -> MeasuredPass:
     """Times of a pass that some tasks share: those of a table if they are there, measured otherwise."""
-    known = None if table is None else table.of([task.name for task in tasks])
-    if known is not None and len(known.seconds) == 2 * len(shared.segments):
+    known = None if table is None else table.of(tasks, shared.segments)
+    if known is not None:
         return known
-    example = tasks[0].transform(np.zeros((1, *tasks[0].window_shape), np.float32))
-    window = backend.inputs(example)
+    window = backend.inputs(blank_window(tasks[0]))
     timing = measure(shared.segments, shared.seen[0], window)
     heads: dict[str, dict[str, list[float]]] = {task.name: {} for task in tasks}
     with shared.segments.running():
@@ -136,16 +143,38 @@ def measure_pass(
     return MeasuredPass(tasks=[task.name for task in tasks], batches=list(timing.batches), seconds=rows, heads=heads)
 
 
+def blank_window(task: BundleTask) -> NDArray[np.float32]:
+    """A window of zeros as the encoder takes it, float32 ``(1, *shape)``."""
+    return task.transform(np.zeros((1, *task.window_shape), np.float32))
+
+
+def run_once(shared: SharedPass, window: Any) -> None:
+    """Run every unit of a pass, so that what opens or compiles at its first use has done so."""
+    segments = shared.segments
+    with segments.running():
+        state = start = segments.begin(window)
+        for index in range(len(segments)):
+            state, _ = segments.advance(index - 1, index, state, (shared.seen[0],))
+            segments.through(start, {index: (shared.seen[0],)})
+
+
+def _cut_exits(task: BundleTask, segments: Segments) -> dict[str, int]:
+    """Exits of a task that are cut, with their segments."""
+    found = {}
+    for exit in task.heads:
+        try:
+            found[exit] = segments.order(exit)
+        except OfframpError:
+            continue
+    return found
+
+
 def _head_times(
     task: BundleTask, seen: object, shared: SharedPass, backend: Backend, start: State
 ) -> Mapping[str, float]:
     """Seconds of every head of a task on a tap that is cut."""
     found = {}
-    for exit in task.heads:
-        try:
-            index = shared.segments.order(exit)
-        except OfframpError:
-            continue
+    for exit, index in _cut_exits(task, shared.segments).items():
         head, tap = backend.head(task, exit), shared.segments.through(start, {index: (seen,)})[index][seen]
         tries = []
         for _ in range(4):

@@ -53,7 +53,7 @@ class PassTiming:
         """Seconds of a batch: straight lines between the sizes that were measured, and on from the last one in proportion."""
         if windows > self.batches[-1]:
             return self.seconds[unit][-1] * windows / self.batches[-1]
-        return self._table[unit][windows - 1]
+        return self._table[unit][windows - 1] if windows else 0.0
 
     @cached_property
     def _table(self) -> list[list[float]]:
