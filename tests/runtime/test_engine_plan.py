@@ -93,6 +93,11 @@ class TestChoice:
         assert queue_of(Waiting("new"), *whole[:3]).choose(0).unit == 0
         assert queue_of(Waiting("deep", unit=2), *whole).choose(0).unit == 2, "deeper, and one window fills it"
 
+    def test_the_more_important_goes_before_a_full_batch_of_the_less(self) -> None:
+        full = [Waiting(str(n), unit=2, priority=1) for n in range(8)]
+        assert queue_of(Waiting("first", priority=0), *full).choose(0).unit == 0
+        assert queue_of(Waiting("last", priority=2), *full).choose(0).unit == 2
+
     def test_shallow_requests_do_not_hold_up_a_deep_one_for_ever(self) -> None:
         """By itself it takes 3 s, so that it is due at 60; the longest batch takes 8 s, so that it goes first from 49 on."""
         deep = Waiting("deep", unit=5)

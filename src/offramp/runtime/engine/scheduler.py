@@ -4,8 +4,8 @@ Every unit of a pass has a queue: each segment, and the whole pass to each exit 
 tasks and depths meet in it, and what survives the exit of a segment waits in the queue of the next one:
 
 1. Whoever would miss its deadline if it waited for one more batch goes first, the more important before the less, in a batch no larger than it can bear.
-2. Else the deepest queue that fills a batch: deep segments are expensive, and stay full.
-3. Else the shallowest queue with anything in it: shallow answers leave before deep work starts, and survivors gather behind.
+2. Else, of the queues where the most important of all that waits is in front, the deepest that fills a batch: deep segments are expensive, and stay full.
+3. Else the shallowest of them: shallow answers leave before deep work starts, and survivors gather behind.
 
 Within a queue the more important goes first, then the earlier deadline. Whatever has no deadline is due after some multiple of the time that it takes by itself, so that
 shallow requests do not hold up deep ones for ever; but nothing is given up for that.
@@ -163,6 +163,7 @@ class PassQueue(Generic[J]):
     def choose(self, now: float) -> NextUnit | None:
         """The unit to run next; None if nothing waits."""
         urgent, full, first = [], None, None
+        best = min((queue[0][0] for queue in self._waiting if queue), default=0)
         for unit in self._by_depth:
             queue = self._waiting[unit]
             if not queue:
@@ -171,14 +172,15 @@ class PassQueue(Generic[J]):
             spare = due - now - self.timing.rest(unit, job.last, job.count)
             if spare <= self._patience:
                 urgent.append(NextUnit((0, job.priority, spare), unit))
+            if queue[0][0] > best:
+                continue
             if self._windows[unit] >= self._full[unit]:
                 full = unit
             first = unit if first is None else first
         if urgent:
             return min(urgent, key=lambda choice: choice.rank)
-        if full is not None:
-            return NextUnit((1, 0, -self.backlog()), full)
-        return None if first is None else NextUnit((2, 0, -self.backlog()), first)
+        unit = first if full is None else full
+        return None if unit is None else NextUnit((1, best, -self.backlog()), unit)
 
     def take(self, choice: NextUnit, now: float) -> tuple[Batch[J], list[J]]:
         """A batch for a unit, and those that nobody waits for any more or whose deadline has passed: they are never computed."""
