@@ -15,6 +15,7 @@ from offramp.errors import DataError, SuiteError
 from offramp.runtime import Predictor
 from offramp.runtime.engine import Engine, ServiceLevel
 from offramp.runtime.engine import lanes as lanes_module
+from offramp.runtime.engine.load import Pressure, outlook
 from offramp.runtime.engine.plan import Arrival, plan, poisson, read_trace
 from offramp.runtime.engine.scheduler import NextUnit, PassQueue
 from offramp.runtime.engine.tables import MeasuredPass
@@ -65,6 +66,26 @@ class TestTiming:
         assert TIMING.first_unit([2], 1) == 5
         assert TIMING.first_unit([1, 2], 1) == 5, "3 s for both instead of 3.5 on average"
         assert TIMING.first_unit([0, 2], 1) == 0, "3 s for both instead of 2.5"
+
+
+class TestPressure:
+    def test_it_is_the_share_of_the_last_second_and_fades(self) -> None:
+        """By hand: half a second of work now is a share of 1/2, of 1/2 exp(-1) a second later."""
+        pressure = Pressure()
+        pressure.add(0, 0.3, 10.0)
+        pressure.add(0, 0.2, 10.0)
+        assert pressure.share(1, 10.0) == pytest.approx(0.5)
+        assert pressure.share(1, 11.0) == pytest.approx(0.5 * np.exp(-1))
+        assert pressure.share(0, 10.0) == 0, "what is as important waits its turn"
+        pressure.add(0, 100.0, 11.0)
+        assert pressure.share(1, 11.0) == 0.95
+
+    def test_less_important_requests_get_the_rest_of_the_time(self) -> None:
+        """By hand: 4 s of its own at full speed, of which three quarters are taken, are 16."""
+        queue, job = queue_of(), Waiting("new")
+        met = outlook([queue], [(queue, job)], 0.0, share=0.75)
+        assert met.ahead + met.own == pytest.approx(16)
+        assert outlook([queue], [(queue, job)], 0.0).ahead == 0
 
 
 class TestChoice:
@@ -121,6 +142,13 @@ class TestChoice:
         assert [job.name for job in batch.jobs] == ["fine"]
         assert {job.name for job in dropped} == {"gone", "late"}
         assert len(queue) == 0
+
+    def test_what_cannot_be_in_time_is_not_begun(self) -> None:
+        """The first segment takes one window 1 s."""
+        queue = queue_of(Waiting("hopeless", deadline=2.5), Waiting("tight", deadline=3.1))
+        batch, dropped = queue.take(FIRST, 2)
+        assert [job.name for job in batch.jobs] == ["tight"]
+        assert [job.name for job in dropped] == ["hopeless"]
 
     def test_a_large_job_runs_alone(self) -> None:
         queue = queue_of(Waiting("large", count=9), Waiting("small", arrived=1000))

@@ -24,9 +24,10 @@ from offramp.runtime.engine.lanes import (
     settle,
 )
 from offramp.runtime.engine.levels import DEFAULT, ServiceLevel, Slices
-from offramp.runtime.engine.load import LoadControl, next_queue, outlook, refusal
+from offramp.runtime.engine.load import LoadControl, Pressure, next_queue, outlook, refusal
 from offramp.runtime.engine.requests import Answer, Ask, Promise, Submission, WindowsJob
 from offramp.runtime.engine.scheduler import Batch
+from offramp.runtime.engine.timing import OVERHEAD_S
 from offramp.runtime.predictor import Predictor, transformed
 
 MOST_WINDOWS = 64
@@ -113,6 +114,7 @@ class Engine:
         self.slices: dict[str, ServiceLevel] = {DEFAULT: ServiceLevel()} | dict(slices or {})
         for name, level in self.slices.items():
             check_level(name, level, list(self._tasks.values()))
+        self._pressure = Pressure()
         self._load = {name: LoadControl(level) for name, level in self.slices.items()}
         self._thread = threading.Thread(target=self._work, name="offramp-engine", daemon=True)
         self._thread.start()
@@ -295,24 +297,27 @@ class Engine:
 
     def _admit(self, jobs: Sequence[tuple[Lane, WindowsJob]], budget: float) -> None:
         """Let jobs wait, all of a request or none; what cannot be done in time is refused now, not when it is too late."""
-        windows, slice, now = sum(job.count for _, job in jobs), jobs[0][1].slice, jobs[0][1].arrived
+        first = jobs[0][1]
+        windows, slice, now, priority = sum(job.count for _, job in jobs), first.slice, first.arrived, first.priority
         with self._lock:
             if self._closing:
                 raise EngineError("the engine is closed")
             queues = [lane.queue for lane in self._lanes.values()]
             running = max(0.0, self._busy_until - now)
-            met = outlook(queues, [(lane.queue, job) for lane, job in jobs], running)
+            entering, share = [(lane.queue, job) for lane, job in jobs], self._pressure.share(priority, now)
+            met = outlook(queues, entering, running, share)
             self._load[slice].observe(met.ahead, now, max(len(lane.segments) for lane in self._lanes.values()))
             full = met.waiting + windows > self._most_waiting
             if full:
                 for lane in self._lanes.values():
                     for job in lane.queue.drop_unwanted():
                         self._counts["failed"] += len(job.asks[0].exit)
-                met = outlook(queues, [(lane.queue, job) for lane, job in jobs], running)
+                met = outlook(queues, entering, running, share)
                 full = met.waiting + windows > self._most_waiting
             if full or not met.in_time(budget):
                 self._counts["refused"] += windows
                 raise refusal(met, windows, self._most_waiting if full else None, budget, slice)
+            self._pressure.add(priority, met.own + OVERHEAD_S * len(jobs), now)
             for lane, job in jobs:
                 self._counts["shallower"] += job.count if any(ask.why == "load" for ask in job.asks) else 0
                 lane.queue.add(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,6 +18,9 @@ SETTLE = 0.25
 CALM_S = 1.0
 """Seconds between two steps back: load that comes in bursts does not make answers flicker."""
 
+MEMORY_S = 1.0
+"""How long a request counts as of late."""
+MOST_SHARE = 0.95
 HEADROOM = 0.8
 """Share of a budget that what waits may take when a request is let in: more important ones may come after it."""
 
@@ -44,13 +48,36 @@ class LoadControl:
             self.steps, self._changed = self.steps - 1, now
 
 
+class Pressure:
+    """Which share of the time more important requests have taken of late: less important ones get the rest."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._work: dict[int, tuple[float, float]] = {}
+        """By priority, when it was last added to, and seconds of work, older ones counting less and less."""
+
+    def add(self, priority: int, seconds: float, now: float) -> None:
+        """Take note of a request that is let in."""
+        self._work[priority] = (now, self._of(priority, now) + seconds)
+
+    def share(self, priority: int, now: float) -> float:
+        """Of those more important than ``priority``, at most nearly all."""
+        busy = sum(self._of(level, now) for level in self._work if level < priority) / MEMORY_S
+        return min(busy, MOST_SHARE)
+
+    def _of(self, priority: int, now: float) -> float:
+        since, seconds = self._work.get(priority, (now, 0.0))
+        return seconds * math.exp(-max(0.0, now - since) / MEMORY_S)
+
+
 @dataclass(frozen=True)
 class Outlook:
     """What a request meets.
 
     Attributes:
         waiting: Windows that wait already and are at least as important.
-        ahead: Seconds that those will take that are at least as important, and the rest of the batch that is being computed.
+        ahead: Seconds until it can begin: those that wait and are at least as important, the rest of the batch that is being computed, and
+            what more important ones will take meanwhile if they go on as of late.
         own: Seconds that the request takes by itself.
     """
 
@@ -63,13 +90,23 @@ class Outlook:
         return self.ahead + self.own <= HEADROOM * budget
 
 
-def outlook(queues: Iterable[PassQueue[J]], jobs: Sequence[tuple[PassQueue[J], J]], running: float) -> Outlook:
-    """What the jobs of a request meet in all queues of an engine, with ``running`` seconds left of the batch that is being computed."""
+def outlook(
+    queues: Iterable[PassQueue[J]], jobs: Sequence[tuple[PassQueue[J], J]], running: float, share: float = 0.0
+) -> Outlook:
+    """What the jobs of a request meet in all queues of an engine.
+
+    Args:
+        queues: All of them.
+        jobs: With the queue that each goes to.
+        running: Seconds left of the batch that is being computed.
+        share: Of the time that more important requests take.
+    """
     listed = list(queues)
     own = sum(queue.timing.rest(job.unit, job.last, job.count) for queue, job in jobs)
     priority = jobs[0][1].priority
     ahead = sum(queue.backlog(priority) for queue in listed)
-    return Outlook(sum(queue.waiting(priority) for queue in listed), running + ahead, own)
+    meanwhile = (running + ahead + own) * share / (1 - share)
+    return Outlook(sum(queue.waiting(priority) for queue in listed), running + ahead + meanwhile, own)
 
 
 def next_queue(queues: Iterable[PassQueue[J]], now: float) -> tuple[PassQueue[J], NextUnit] | None:

@@ -16,7 +16,7 @@ from offramp.errors import DataError
 from offramp.opening import read_text
 from offramp.runtime.engine.lanes import LevelChoice, ServedTask, check_level, lanes_of, served
 from offramp.runtime.engine.levels import DEFAULT, ServiceLevel, Slices
-from offramp.runtime.engine.load import LoadControl, next_queue, outlook
+from offramp.runtime.engine.load import LoadControl, Pressure, next_queue, outlook
 from offramp.runtime.engine.scheduler import Batch, PassQueue
 from offramp.runtime.engine.tables import stored_table
 from offramp.runtime.engine.timing import OVERHEAD_S
@@ -229,6 +229,7 @@ class _Run:
     moved: set[int] = field(default_factory=set)
     refused: set[int] = field(default_factory=set)
     first: str | None = None
+    pressure: Pressure = field(default_factory=Pressure)
 
     def through(self, arrivals: Sequence[Arrival]) -> None:
         """All requests, one event after the other."""
@@ -297,12 +298,13 @@ class _Run:
                 unit = 0 if decides else queue.timing.first_unit(lasts, each.windows)
                 known = (each.windows, max(lasts), deadline, level.priority, now, number, heads[id(queue)], unit)
                 jobs.append((queue, _PlannedJob(*known)))
-        met = outlook(self.queues, jobs, running)
+        met = outlook(self.queues, jobs, running, self.pressure.share(level.priority, now))
         control[each.slice].observe(met.ahead, now, max(queue.timing.segments for queue in self.queues))
         if met.waiting + each.windows > self.most_waiting or not met.in_time(deadline - now):
             self.refused.add(number)
             self.moved.discard(number)
         else:
+            self.pressure.add(level.priority, met.own + OVERHEAD_S * len(jobs), now)
             for queue, job in jobs:
                 queue.add(job)
         if self.first is None and number in self.refused | self.moved:

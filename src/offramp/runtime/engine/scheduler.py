@@ -51,6 +51,8 @@ class Job(Protocol):
 J = TypeVar("J", bound=Job)
 FAIR = 20.0
 """Times what a request takes by itself: when it is due if it has no deadline."""
+SURELY = 0.8
+"""Times what a unit takes: with less time left than that, it is not begun."""
 
 
 @dataclass(frozen=True)
@@ -179,18 +181,18 @@ class PassQueue(Generic[J]):
             first = unit if first is None else first
         if urgent:
             return min(urgent, key=lambda choice: choice.rank)
-        unit = first if full is None else full
-        return None if unit is None else NextUnit((1, best, -self.backlog()), unit)
+        chosen = first if full is None else full
+        return None if chosen is None else NextUnit((1, best, -self.backlog()), chosen)
 
     def take(self, choice: NextUnit, now: float) -> tuple[Batch[J], list[J]]:
-        """A batch for a unit, and those that nobody waits for any more or whose deadline has passed: they are never computed."""
+        """A batch for a unit, and those that nobody waits for any more or that cannot be in time: they are never computed."""
         unit, windows = choice.unit, 0
         queue, most = self._waiting[unit], self._full[unit]
         jobs: list[J] = []
         dropped: list[J] = []
         while queue:
             priority, _, _, seconds, job = queue[0]
-            if not job.wanted or job.deadline <= now:
+            if not job.wanted or job.deadline <= now + self.timing.of(unit, job.count) * SURELY:
                 dropped.append(job)
             elif jobs and (
                 windows + job.count > most or self._too_long(unit, windows + job.count, jobs[0], choice, now)
