@@ -9,12 +9,13 @@ import hashlib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from offramp.bundle import Bundle
 from offramp.errors import BundleError
 from offramp.opening import read_json, regular_file
 from offramp.schema.problems import first_problem
+from offramp.schema.strict import StrictModel
 
 MANIFEST = "segments.json"
 SCHEMA = 2
@@ -22,11 +23,7 @@ WEIGHTS: Literal["graphs.weights"] = "graphs.weights"
 AGAIN = "export the segments again"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class StatePart(_Strict):
+class StatePart(StrictModel):
     """One tensor of the state behind a segment.
 
     Attributes:
@@ -46,7 +43,7 @@ class StatePart(_Strict):
         return self
 
 
-class HashedFile(_Strict):
+class HashedFile(StrictModel):
     """A file of the folder.
 
     Attributes:
@@ -74,7 +71,7 @@ class SegmentFile(HashedFile):
     taps: dict[str, str]
 
 
-class SegmentedPass(_Strict):
+class SegmentedPass(StrictModel):
     """The segments that some tasks share, in order of depth.
 
     Attributes:
@@ -114,7 +111,7 @@ class WeightsFile(HashedFile):
     file: Literal["graphs.weights"] = WEIGHTS
 
 
-class Manifest(_Strict):
+class Manifest(StrictModel):
     """All of ``segments.json``.
 
     Attributes:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from offramp.bundle import BundleTask
 from offramp.errors import BundleError, OfframpError
@@ -20,16 +20,13 @@ from offramp.runtime.backends import Backend, SharedPass
 from offramp.runtime.engine.timing import PassTiming, measure, middle
 from offramp.runtime.execution import Segments, State
 from offramp.schema.problems import first_problem
+from offramp.schema.strict import StrictModel
 
 TABLE = "timing.json"
 SCHEMA = 1
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class MeasuredPass(_Strict):
+class MeasuredPass(StrictModel):
     """One pass and the heads on it.
 
     Attributes:
@@ -66,7 +63,7 @@ class MeasuredPass(_Strict):
         return PassTiming(tuple(self.batches), tuple(map(tuple, self.seconds)))
 
 
-class TimingTable(_Strict):
+class TimingTable(StrictModel):
     """All of ``timing.json``.
 
     Attributes:
