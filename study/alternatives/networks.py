@@ -92,7 +92,9 @@ def exit_candidates(view: TaskView, task: BundleTask, everything: bytes) -> list
     heads = {name: sum(w.size + b.size for w, b in task.heads[name].layers) for name in names}
     return [
         Candidate(f"exit {name}", "exit", name, content, parameters=view.exits[number].params + heads[name])
-        for number, (name, content) in enumerate(cut_graphs(everything, names).items())
+        for number, (name, content) in enumerate(
+            zip(names, cut_graphs(everything, [[name] for name in names]), strict=True)
+        )
     ]
 
 
