@@ -10,11 +10,10 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import sysconfig
-import venv
 from pathlib import Path
 
-ENVIRONMENT = Path(__file__).parents[1] / "runs" / "earlyon-env"
+from environments import interpreter_with
+
 PACKAGES = (
     "earlyon==0.3.0",
     "fvcore==0.1.5.post20221221",
@@ -26,20 +25,6 @@ PACKAGES = (
 )
 
 
-def environment() -> Path:
-    """The interpreter of the environment, which is made if it is missing."""
-    python, ready = ENVIRONMENT / "bin" / "python", ENVIRONMENT / ".ready"
-    if ready.exists() and ready.read_text() == "\n".join(PACKAGES):
-        return python
-    venv.create(ENVIRONMENT, clear=True, with_pip=True)
-    site = ENVIRONMENT / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    # addsitedir, unlike a bare path, follows what is installed editable
-    (site / "ours.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", *PACKAGES], check=True, stdout=sys.stderr)
-    ready.write_text("\n".join(PACKAGES))
-    return python
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="draws of training and validation windows")
@@ -47,7 +32,7 @@ def main() -> None:
     arguments = parser.parse_args()
     script = Path(__file__).parent / "beside_earlyon" / "compare.py"
     options = ["--seeds", str(arguments.seeds), "--rounds", str(arguments.rounds)]
-    sys.exit(subprocess.run([environment(), script, *options], check=False).returncode)
+    sys.exit(subprocess.run([interpreter_with("earlyon", PACKAGES), script, *options], check=False).returncode)
 
 
 if __name__ == "__main__":

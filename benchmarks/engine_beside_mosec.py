@@ -14,12 +14,9 @@ import json
 import os
 import socket
 import subprocess
-import sys
-import sysconfig
 import tempfile
 import threading
 import time
-import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,24 +24,11 @@ from typing import Any
 
 import numpy as np
 from engine_saturation import summary, through_engine
+from environments import interpreter_with
 from serving.made import SHAPES, Made, graph_file, make
 
-ENVIRONMENT = Path(__file__).parents[1] / "runs" / "mosec-env"
 PACKAGES = ("mosec==0.9.8", "msgspec==0.22.0", "offapi==0.1.4", "defspec==0.7.1")
 START_S = 60.0
-
-
-def environment() -> Path:
-    """The interpreter of the environment, which is made if it is missing."""
-    python, ready = ENVIRONMENT / "bin" / "python", ENVIRONMENT / ".ready"
-    if ready.exists() and ready.read_text() == "\n".join(PACKAGES):
-        return python
-    venv.create(ENVIRONMENT, clear=True, with_pip=True)
-    site = ENVIRONMENT / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    (site / "ours.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", *PACKAGES], check=True, stdout=sys.stderr)
-    ready.write_text("\n".join(PACKAGES))
-    return python
 
 
 def main() -> None:
@@ -106,7 +90,16 @@ def _served(graphs: Path, made: Made) -> Iterator[int]:
     shape = ",".join(map(str, made.windows.shape[1:]))
     variables = {**os.environ, "GRAPHS": str(graphs), "SHAPE": shape, "OMP_NUM_THREADS": "1"}
     script = Path(__file__).parent / "beside_mosec" / "server.py"
-    words = [environment(), script, "--address", "127.0.0.1", "--port", str(port), "--timeout", "60000"]
+    words = [
+        interpreter_with("mosec", PACKAGES),
+        script,
+        "--address",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--timeout",
+        "60000",
+    ]
     server = subprocess.Popen([*map(str, words)], env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         ends = time.monotonic() + START_S

@@ -11,7 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from earlyon_comparison import environment
+from earlyon_comparison import PACKAGES
+from environments import interpreter_with
 
 HERE = Path(__file__).parent
 
@@ -20,7 +21,12 @@ def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2000, help="timed windows of every way")
-    words = [environment(), HERE / "beside_earlyon" / "batch_one.py", "--rounds", str(parser.parse_args().rounds)]
+    words = [
+        interpreter_with("earlyon", PACKAGES),
+        HERE / "beside_earlyon" / "batch_one.py",
+        "--rounds",
+        str(parser.parse_args().rounds),
+    ]
     sys.exit(subprocess.run(words, check=False, env={**os.environ, "PYTHONPATH": str(HERE)}).returncode)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from offramp.bundle import ENCODER, Bundle, BundleTask, load_bundle, load_examples, save_bundle, save_examples
 from offramp.encoders.base import StagedEncoder
@@ -23,6 +24,7 @@ from offramp.export.pieces import WholePass, cut_encoder
 from offramp.export.source import scale_of
 from offramp.export.weights import SharedWeights
 from offramp.files import atomic_path, check_apart, output_folder, write_text
+from offramp.opening import read_json
 from offramp.progress import OnStep, silent
 from offramp.runtime.engine.lanes import sharing_passes
 from offramp.runtime.engine.tables import TABLE, measure_table
@@ -147,8 +149,8 @@ def export_segments(
 def _remove_export(out: Path) -> None:
     """Take away what an earlier export left, by its own list; from here to the end there is no whole export in this folder."""
     try:
-        files = Manifest.model_validate(json.loads((out / MANIFEST).read_text())).files
-    except (OSError, ValueError):
+        files = Manifest.model_validate(read_json(out / MANIFEST)).files
+    except (OfframpError, ValidationError):  # none, or none of ours
         files = []
     for name in (MANIFEST, TABLE, *files):
         if (out / name).is_dir():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from offramp.bundle import BundleTask
 from offramp.errors import DataError, DeadlinePassed, EngineError, OfframpError, TaskRemoved
+from offramp.runtime.engine.counts import EngineCounts
 from offramp.runtime.engine.lanes import (
     Lane,
     ServedTask,
@@ -32,36 +33,8 @@ from offramp.runtime.predictor import Predictor, transformed
 
 MOST_WINDOWS = 64
 """Of a batch."""
-CLOSED = EngineError("the engine was closed")
 MOST_WAITING = 4096
 """Windows that may wait in an engine."""
-
-
-@dataclass(frozen=True)
-class EngineCounts:
-    """What an engine did since it started, in windows, which count once per pass that their tasks need.
-
-    Attributes:
-        submitted: Accepted.
-        refused: Turned away at once: too much to do, or no room.
-        answered: All tasks have answered.
-        late: Of these, after the deadline.
-        failed: Expired, cancelled, or not to be computed.
-        shallower: That load moved to a shallower exit.
-        computed: That segments ran for, over all segments.
-        in_vain: Of these, that nobody waited for any more when the segment ended.
-        batches: That segments ran.
-    """
-
-    submitted: int = 0
-    refused: int = 0
-    answered: int = 0
-    late: int = 0
-    failed: int = 0
-    shallower: int = 0
-    computed: int = 0
-    in_vain: int = 0
-    batches: int = 0
 
 
 class Engine:
@@ -92,6 +65,8 @@ class Engine:
 
         Raises:
             SuiteError: A level names an exit or a policy that no task has, or a budget that no task can meet.
+            EngineError: The arguments make no sense.
+            BundleError: Times that are stored are damaged.
         """
         if not isinstance(predictor, Predictor):
             raise EngineError(f"an engine takes what offramp.load gives, not {type(predictor).__name__}")
@@ -201,6 +176,7 @@ class Engine:
 
         Raises:
             BundleError: It does not fit the encoder of this engine, or its exits are not cut.
+            EngineError: It is no task.
         """
         if not isinstance(task, BundleTask):
             raise EngineError(f"put takes a task of a bundle, such as predictor.bundle.task(NAME), not {task!r:.80}")
@@ -241,7 +217,7 @@ class Engine:
         with self._computing:  # a caller may be at it
             for lane in self._lanes.values():
                 for job in lane.queue.clear():
-                    self._fail(job, CLOSED)
+                    self._fail(job, EngineError("the engine was closed"))
 
     def __enter__(self) -> Engine:
         return self
@@ -400,7 +376,7 @@ class Engine:
                     counts["failed"] += windows
                     counts["in_vain"] += ran if all(ask.future.cancelled() for ask in job.asks) else 0
         for job in closed:
-            self._fail(job, CLOSED)
+            self._fail(job, EngineError("the engine was closed"))
 
     def _fail(self, job: WindowsJob, error: OfframpError) -> None:
         for ask in job.asks:

@@ -18,7 +18,7 @@ from offramp.runtime.backends import Backend
 from offramp.runtime.engine.levels import ServiceLevel
 from offramp.runtime.engine.requests import Answer, Ask, Why, WindowsJob
 from offramp.runtime.engine.scheduler import PassQueue
-from offramp.runtime.engine.tables import MeasuredPass, blank_window, measure_pass, run_once, stored_table
+from offramp.runtime.engine.tables import MeasuredPass, blank_window, cut_exits, measure_pass, run_once, stored_table
 from offramp.runtime.execution import Cascade, RunHead, Segments
 from offramp.runtime.predictor import prediction_of
 from offramp.runtime.stored import FIXED, policies_of
@@ -102,6 +102,7 @@ class LevelChoice:
 
     @property
     def policy(self) -> Policy:
+        """It says where windows leave."""
         return self.cascade.policy
 
 
@@ -140,12 +141,7 @@ def served(task: BundleTask, lanes: Mapping[Hashable, Lane], backend: Backend) -
             "features): load a bundle that has it"
         )
     policies = policies_of(task)
-    order = {}
-    for exit in task.heads:
-        try:
-            order[exit] = lane.segments.order(exit)
-        except OfframpError:
-            continue
+    order = cut_exits(task, lane.segments)
     heads = {exit: backend.head(task, exit) for exit in sorted(order, key=order.__getitem__, reverse=True)}
     for name, policy in policies.items():
         depths = [order[exit] for exit in policy.exits if exit in order]

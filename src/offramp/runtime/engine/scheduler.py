@@ -143,12 +143,16 @@ class PassQueue(Generic[J]):
         """Take out whatever nobody waits for any more."""
         dropped = []
         for unit, queue in enumerate(self._waiting):
+            kept = []
             for entry in queue:
-                if not entry[-1].wanted:
-                    self._forget(unit, entry[0], entry[3], entry[-1])
-                    dropped.append(entry[-1])
-            queue[:] = [entry for entry in queue if entry[-1] not in dropped]
-            heapq.heapify(queue)
+                priority, _, _, seconds, job = entry
+                if job.wanted:
+                    kept.append(entry)
+                else:
+                    self._forget(unit, priority, seconds, job)
+                    dropped.append(job)
+            heapq.heapify(kept)
+            self._waiting[unit] = kept
         return dropped
 
     def _forget(self, unit: int, priority: int, seconds: float, job: J) -> None:

@@ -81,7 +81,7 @@ class TimingTable(StrictModel):
     def of(self, tasks: Sequence[BundleTask], segments: Segments) -> MeasuredPass | None:
         """The pass of some tasks, if it is there with all units and heads."""
         for each in self.passes:
-            heads = {task.name: _cut_exits(task, segments) for task in tasks}
+            heads = {task.name: cut_exits(task, segments) for task in tasks}
             if len(each.seconds) == 2 * len(segments) and all(
                 set(exits) <= set(each.heads.get(name, {})) for name, exits in heads.items()
             ):
@@ -155,7 +155,7 @@ def run_once(shared: SharedPass, window: Any) -> None:
             segments.through(start, {index: (shared.seen[0],)})
 
 
-def _cut_exits(task: BundleTask, segments: Segments) -> dict[str, int]:
+def cut_exits(task: BundleTask, segments: Segments) -> dict[str, int]:
     """Exits of a task that are cut, with their segments."""
     found = {}
     for exit in task.heads:
@@ -171,7 +171,7 @@ def _head_times(
 ) -> Mapping[str, float]:
     """Seconds of every head of a task on a tap that is cut."""
     found = {}
-    for exit, index in _cut_exits(task, shared.segments).items():
+    for exit, index in cut_exits(task, shared.segments).items():
         head, tap = backend.head(task, exit), shared.segments.through(start, {index: (seen,)})[index][seen]
         tries = []
         for _ in range(4):
