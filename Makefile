@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test fuzz lint bench results study clean
+.PHONY: demo test fuzz lint bench results study stubs clean
 
 demo: $(READY)
 	$(BIN)/offramp run --out runs/demo
@@ -33,6 +33,12 @@ results: $(READY)
 # Pretrains what the study compares and writes docs/study.md: hours, resumable.
 study: $(READY)
 	$(BIN)/python study/make_study.py
+
+# Makes the Python module of the protocol's messages anew, with a compiler that is no newer than the library that runs it.
+stubs: $(READY)
+	$(PYTHON) -m venv runs/stubs-env
+	runs/stubs-env/bin/python -m pip install --quiet grpcio-tools==1.74.0
+	runs/stubs-env/bin/python -m grpc_tools.protoc -I src --python_out=src --pyi_out=src offramp/serving/protocol/inference.proto
 
 clean:
 	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""Serves bundles, and any callable, by the Open Inference Protocol."""
