@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from offramp.errors import PolicyError
 from offramp.policies.criteria import CRITERIA, Array, Seen, confidence, namespace_of
+from offramp.policies.purpose import Aim, StoredGuarantee, json_numbers
 
 Memory = tuple[Array, Array]
 """What is kept between exits, batch first as an encoder's state: ``(streak (n,), previous outputs (n, outputs))``. Survivors are
@@ -31,6 +32,8 @@ class Policy:
         parameters: Of a learned criterion.
         reject_below: A window that is still there at the last exit is rejected instead of answered where the probability of the
             answer is lower than this (the reject option of Chow, IEEE Trans. Inf. Theory 1970). For classification.
+        aim: What thresholds were chosen for, where that is a score within a budget and known. It decides nothing.
+        guarantee: What is certified for the policy; None for nothing. It decides nothing.
     """
 
     kind: Literal["classification", "regression"]
@@ -41,6 +44,8 @@ class Policy:
     answer_temperatures: tuple[float, ...]
     parameters: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     reject_below: float | None = None
+    aim: Aim | None = None
+    guarantee: StoredGuarantee | None = None
 
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:
@@ -61,6 +66,10 @@ class Policy:
             raise PolicyError("a temperature is not a positive number: fit the policy again")
         if any(np.isnan(threshold) for threshold in self.thresholds):
             raise PolicyError("a threshold is NaN: fit the policy again")
+        if self.aim is not None and len(self.aim.leaving) != len(self.exits):
+            raise PolicyError(
+                f"a policy of {len(self.exits)} exits has {len(self.aim.leaving)} costs of leaving: fit the policy again"
+            )
 
     @classmethod
     def fixed(cls, kind: Literal["classification", "regression"], exit: str, temperature: float = 1.0) -> Policy:
@@ -122,10 +131,15 @@ class Policy:
         return ~(self.confidence(exit, outputs) >= self.reject_below)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types only; infinite thresholds as strings."""
-        stored = asdict(self)
+        """JSON types only; infinite thresholds as strings; aim and guarantee only where there are such."""
+        stored = asdict(replace(self, parameters={}, aim=None, guarantee=None))
+        del stored["aim"], stored["guarantee"]
         stored["parameters"] = {name: np.asarray(value).tolist() for name, value in self.parameters.items()}
-        stored["thresholds"] = [value if np.isfinite(value) else str(value) for value in self.thresholds]
+        stored["thresholds"] = json_numbers(self.thresholds)
+        if self.aim is not None:
+            stored["aim"] = asdict(self.aim) | {"leaving": list(self.aim.leaving)}
+        if self.guarantee is not None:
+            stored["guarantee"] = self.guarantee.to_dict()
         return stored
 
     @classmethod
@@ -140,6 +154,8 @@ class Policy:
             answer_temperatures=tuple(map(float, stored["answer_temperatures"])),
             parameters={name: np.asarray(value, dtype=np.float32) for name, value in stored["parameters"].items()},
             reject_below=None if stored["reject_below"] is None else float(stored["reject_below"]),
+            aim=None if stored.get("aim") is None else Aim.from_dict(stored["aim"]),
+            guarantee=None if stored.get("guarantee") is None else StoredGuarantee.from_dict(stored["guarantee"]),
         )
 
     def _check_scores(self, exit: str, outputs: Array) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.errors import DataError, PolicyError
+from offramp.policies.criteria import confidence
 from offramp.policies.policy import Policy
 
 Outputs = Mapping[str, NDArray[np.float32]]
@@ -73,6 +74,13 @@ def leaving(certain: NDArray[np.float32], thresholds: NDArray[np.float64]) -> ND
     last = np.ones((*reached.shape[:-2], 1, reached.shape[-1]), dtype=bool)
     left: NDArray[np.int64] = np.concatenate([reached, last], axis=-2).argmax(-2)
     return left
+
+
+def answer_confidences(policy: Policy, decided: Decisions) -> NDArray[np.float32]:
+    """Probability of every answer at the temperature of the windows that reach its exit, ``(N,)``; of a classification."""
+    scale = np.asarray(policy.answer_temperatures, dtype=np.float32)[decided.exit]
+    believed: NDArray[np.float32] = confidence(decided.outputs / scale[:, None])
+    return believed
 
 
 def check_finite(answers: NDArray[np.float32], first: int = 0) -> None:

@@ -66,6 +66,14 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -
     return math.exp(brentq(slope, lowest, highest, xtol=1e-6))
 
 
+def negative_log_likelihood(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """What the probabilities of logits ``(N, classes)`` lose on labels ``(N,)``: minus the log of the label's, ``(N,)``, in nats."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(1, keepdims=True)
+    lost: NDArray[np.float64] = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]
+    return lost
+
+
 def expected_calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_], bins: int = 15) -> float:
     """Mean distance between confidence and accuracy over bins of equal width, weighted by the windows in them.
 

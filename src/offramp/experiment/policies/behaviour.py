@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from offramp.experiment.evaluate import snr_bins
 from offramp.experiment.policies.budgets import Contest, by_exit
-from offramp.experiment.policies.samples import Sample, confidences
+from offramp.experiment.policies.samples import Sample
 from offramp.policies.criteria import confidence
 from offramp.policies.policy import Policy
 from offramp.policies.search import survivors
+from offramp.policies.simulation import answer_confidences
 from offramp.schema.results import ReliabilityRow, ShiftRow
 from offramp.scoring.calibration import expected_calibration_error, failure_auroc
 from offramp.scoring.failures import overconfidence, overthinking, premature
@@ -129,7 +130,7 @@ def shift_row(
     early = decided.exit < len(policy.exits) - 1
     right = sample.windows.right[sample.answered_at(decided, policy), np.arange(sample.windows.count)]
     full_right = sample.windows.right[-1]
-    believed = confidences(policy, decided) if contest.problem.task.kind == "classification" else None
+    believed = answer_confidences(policy, decided) if contest.problem.task.kind == "classification" else None
     score = float(metric.score(sample.statistics(decided, policy).sum(0)))
     return ShiftRow(
         name=name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from offramp.experiment.policies.samples import Sample
 from offramp.heads.fit import FittedExit, Problem
 from offramp.policies.costs import SAME, CascadeCosts
 from offramp.policies.policy import Policy
+from offramp.policies.purpose import Aim
 from offramp.policies.search import Found, Searcher
 from offramp.policies.selection import best
 from offramp.schema.results import BudgetRow, Gain, PolicyRow
@@ -94,7 +95,7 @@ def run_contest(
 def _budget(
     contest: Contest, name: str, amount: float, worst: float | None, found: Sequence[dict[str, Found]]
 ) -> Budget:
-    policies = {way: tuple(of_seed[way].policy for of_seed in found) for way in found[0]}
+    policies = {way: tuple(_aimed(contest, of_seed[way].policy, amount) for of_seed in found) for way in found[0]}
     rows, sums = {}, {}
     for way, of_seeds in policies.items():
         rows[way], sums[way] = policy_row(contest, way, of_seeds)
@@ -114,6 +115,11 @@ def _budget(
         verdict=verdict(gains[routed]),
     )
     return Budget(row, policies)
+
+
+def _aimed(contest: Contest, policy: Policy, amount: float) -> Policy:
+    """The policy with what its thresholds were chosen for, so that they can be chosen again on other windows."""
+    return replace(policy, aim=Aim(float(amount), contest.costs.unit, tuple(contest.leaving_costs(policy).tolist())))
 
 
 def fixed_exit(contest: Contest, budget: float) -> tuple[PolicyRow, Array]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from offramp.experiment.policies.budgets import Contest
 from offramp.experiment.policies.samples import Sample
+from offramp.policies.certificates import losses_along
 from offramp.policies.guarantees import certify, group_losses, window_losses
 from offramp.policies.policy import Policy
+from offramp.policies.purpose import StoredGuarantee
 from offramp.policies.search import shared_thresholds
-from offramp.policies.simulation import certainties, leaving
 from offramp.schema.policies import GuaranteeSpec
 from offramp.schema.results import Certified
-from offramp.scoring.metrics import Array
 
 THRESHOLDS = 50
 """Tested in fixed sequence, from one that lets none leave; quantiles of the certainty on validation, so that they are fixed before
@@ -43,10 +41,10 @@ def certified_policy(
     consulted = [contest.exits.index(exit) for exit in routed.exits]
     with_full = tuple(dict.fromkeys([*consulted, len(contest.exits) - 1]))
     tried = contest.searchers[0].candidate(routed.criterion, with_full)
-    thresholds = shared_thresholds(tried.certain[:-1], THRESHOLDS)[
-        :-1
-    ]  # down to the smallest certainty: all leave at once
-    losses = _losses(calibration, tried.policy, thresholds, asked)
+    # down to the smallest certainty: all leave at once
+    thresholds = shared_thresholds(tried.certain[:-1], THRESHOLDS)[:-1].tolist()
+    outputs, targets = calibration.windows.outputs, calibration.windows.targets
+    losses = losses_along(tried.policy, outputs, targets, thresholds, asked.risk, _limit(tried.policy, asked))
     groups = contest.problem.dataset.groups[calibration.indices]
     certificate = certify(group_losses(losses, groups), asked.level, asked.delta, asked.method)
     full_score = float(metric.score(test.windows.statistics[-1].sum(0)))
@@ -70,8 +68,19 @@ def certified_policy(
     )
     if not certificate.index:  # none, or only the first, which lets none leave
         return result, None
-    threshold = float(thresholds[certificate.index])
-    policy = replace(tried.policy, thresholds=(threshold,) * (len(with_full) - 1))
+    threshold = thresholds[certificate.index]
+    promised = StoredGuarantee(
+        risk=asked.risk,
+        level=asked.level,
+        delta=certificate.delta,
+        method=asked.method,
+        limit=_limit(tried.policy, asked),
+        thresholds=tuple(thresholds),
+        groups=certificate.groups,
+        mean_loss=certificate.mean_loss,
+        bound=certificate.bound,
+    )
+    policy = replace(tried.policy, thresholds=(threshold,) * (len(with_full) - 1), guarantee=promised)
     decided = test.decide(policy)
     cost = float(contest.leaving_costs(policy)[decided.exit].mean())
     found = {
@@ -90,20 +99,6 @@ def risk_of(contest: Contest, sample: Sample, policy: Policy, asked: GuaranteeSp
     answers, targets = sample.decide(policy).outputs, sample.windows.targets
     losses = window_losses(asked.risk, policy.kind, answers, full, targets, _limit(policy, asked))
     return float(group_losses(losses[None], contest.problem.dataset.groups[sample.indices]).mean())
-
-
-def _losses(sample: Sample, policy: Policy, thresholds: Array, asked: GuaranteeSpec) -> Array:
-    """Loss of every calibration window at every threshold, ``(T, N)``."""
-    windows = sample.windows
-    certain = certainties(policy, windows.outputs)
-    outputs = np.stack([windows.outputs[exit] for exit in policy.exits])
-    losses = []
-    for threshold in thresholds:
-        left = leaving(certain, np.full(len(policy.exits) - 1, threshold))
-        answers = outputs[left, np.arange(windows.count)]
-        loss = window_losses(asked.risk, policy.kind, answers, outputs[-1], windows.targets, _limit(policy, asked))
-        losses.append(loss)
-    return np.stack(losses)
 
 
 def _limit(policy: Policy, asked: GuaranteeSpec) -> float | None:

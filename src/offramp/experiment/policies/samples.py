@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from offramp.heads.fit import FittedExit, Problem, head_outputs, validation_outputs
 from offramp.heads.rows import FeatureRows
-from offramp.policies.criteria import confidence
 from offramp.policies.policy import Policy
 from offramp.policies.simulation import Decisions, simulate
 from offramp.policies.windows import Windows
@@ -83,13 +82,6 @@ def final_sample(
     rows = indices if rows is None else rows
     outputs = {exit.name: head_outputs(exit.heads[seed], taps(exit.name), rows) for exit in fitted}
     return _sample(problem, fitted, outputs, indices, units)
-
-
-def confidences(policy: Policy, decided: Decisions) -> Array:
-    """Probability of every answer at the temperature of the windows that reach its exit, ``(N,)``; of a classification."""
-    scale = np.asarray(policy.answer_temperatures, dtype=np.float32)[decided.exit]
-    believed: Array = confidence(decided.outputs / scale[:, None])
-    return believed
 
 
 def _sample(
