@@ -290,7 +290,7 @@ class TestLoad:
         now = [100.0]
         slices = {"soft": ServiceLevel(budget_ms=1e5, under_load="shallower"), "hard": ServiceLevel(budget_ms=1e5)}
         with Engine(predictor, slices, clock=lambda: now[0]) as engine:
-            soft = engine._load["soft"]
+            soft = engine._levels["soft"][1]
             order = []
             for _ in range(4):
                 now[0] += 60

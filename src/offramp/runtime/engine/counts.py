@@ -1,4 +1,4 @@
-"""What an engine did so far, in numbers."""
+"""What an engine did so far and what it does now, in numbers."""
 
 from __future__ import annotations
 
@@ -30,3 +30,39 @@ class EngineCounts:
     computed: int = 0
     in_vain: int = 0
     batches: int = 0
+
+
+@dataclass(frozen=True)
+class BatchRun:
+    """A batch that ran.
+
+    Attributes:
+        number: Of the pass.
+        exit: Where the unit ends.
+        whole: Whether it was a whole pass from the input, not one segment.
+        windows: In it.
+        seconds: That it took, heads and answers included.
+    """
+
+    number: int
+    exit: str
+    whole: bool
+    windows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class QueueDepth:
+    """What waits for one unit of a pass.
+
+    Attributes:
+        number: Of the pass.
+        exit: Where the unit ends.
+        whole: Whether it is a whole pass from the input, not one segment.
+        windows: That wait.
+    """
+
+    number: int
+    exit: str
+    whole: bool
+    windows: int

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from offramp.bundle import BundleTask
-from offramp.errors import DataError, DeadlinePassed, EngineError, OfframpError, TaskRemoved
-from offramp.runtime.engine.counts import EngineCounts
+from offramp.errors import DataError, DeadlinePassed, EngineError, OfframpError
+from offramp.runtime.engine.asking import bring_forward, check_is_level, chosen_tasks, new_ask, no_task, wanted_choice
+from offramp.runtime.engine.counts import BatchRun, EngineCounts, QueueDepth
 from offramp.runtime.engine.lanes import (
     Lane,
     ServedTask,
     answer_of,
+    batch_run,
     check_heads,
     check_level,
     lanes_of,
+    queue_depths,
     run_unit,
     served,
     settle,
 )
 from offramp.runtime.engine.levels import DEFAULT, ServiceLevel, Slices
 from offramp.runtime.engine.load import LoadControl, Pressure, next_queue, outlook, refusal
-from offramp.runtime.engine.requests import Answer, Ask, Promise, Submission, WindowsJob
+from offramp.runtime.engine.requests import Answer, Ask, Submission, WindowsJob
 from offramp.runtime.engine.scheduler import Batch
 from offramp.runtime.engine.timing import OVERHEAD_S
 from offramp.runtime.predictor import Predictor, transformed
@@ -53,6 +56,7 @@ class Engine:
         most_windows: int = MOST_WINDOWS,
         most_waiting: int = MOST_WAITING,
         clock: Callable[[], float] = time.monotonic,
+        on_batch: Callable[[BatchRun], object] | None = None,
     ) -> None:
         """Start. Segments are timed first, which may take some seconds, unless times of such a machine are stored beside them.
 
@@ -62,6 +66,7 @@ class Engine:
             most_windows: Of a batch.
             most_waiting: Windows that may wait beside more important ones; more are refused.
             clock: Seconds, never going back.
+            on_batch: Called with what each batch was, by the thread that computed it: it should be quick, and must not raise.
 
         Raises:
             SuiteError: A level names an exit or a policy that no task has, or a budget that no task can meet.
@@ -74,23 +79,22 @@ class Engine:
             if not isinstance(value, int | np.integer) or value < 1:
                 raise EngineError(f"{option}={value!r}: give a whole number of at least 1")
         for name, level in (slices or {}).items():
-            if not isinstance(level, ServiceLevel):
-                raise EngineError(f"slice {name!r} is a {type(level).__name__}: give a ServiceLevel")
+            check_is_level(name, level)
         self._predictor, self._backend = predictor, predictor.backend
-        self._most_waiting, self._clock = most_waiting, clock
+        self._most_waiting, self._clock, self._on_batch = most_waiting, clock, on_batch
         self._lock, self._wake, self._closing = threading.Lock(), threading.Event(), False
         self._computing = threading.RLock()
         """Held by whoever computes, who may ask again in a callback of an answer; the other one guards the books."""
         self._counts = {each.name: 0 for each in fields(EngineCounts)}
-        self._busy_until = float("-inf")
+        self._busy_until, self._running = float("-inf"), False
         stored = predictor.bundle.tasks
         self._lanes = lanes_of(list(stored.values()), self._backend, most_windows)
         self._tasks = {name: served(task, self._lanes, self._backend) for name, task in stored.items()}
-        self.slices: dict[str, ServiceLevel] = {DEFAULT: ServiceLevel()} | dict(slices or {})
-        for name, level in self.slices.items():
+        levels = {DEFAULT: ServiceLevel()} | dict(slices or {})
+        for name, level in levels.items():
             check_level(name, level, list(self._tasks.values()))
         self._pressure = Pressure()
-        self._load = {name: LoadControl(level) for name, level in self.slices.items()}
+        self._levels = {name: (level, LoadControl(level)) for name, level in levels.items()}
         self._thread = threading.Thread(target=self._work, name="offramp-engine", daemon=True)
         self._thread.start()
 
@@ -100,6 +104,8 @@ class Engine:
         tasks: Sequence[str] | None = None,
         slice: str = DEFAULT,
         budget_ms: float | None = None,
+        exit: str | None = None,
+        policy: str | None = None,
     ) -> Submission:
         """Ask some tasks about some windows.
 
@@ -108,26 +114,36 @@ class Engine:
             tasks: Names of tasks; all whose windows have this shape if None.
             slice: Name of a service level.
             budget_ms: From now to the answers, instead of that of the level.
+            exit: Where windows leave, instead of where the level says.
+            policy: By which windows leave, instead of what the level says.
 
         Raises:
             Overloaded: There is more to do than can be done in time.
             DeadlinePassed: The budget is not above zero.
             TaskRemoved: There is no such task.
-            EngineError: There is no such level, the arguments make no sense, or the engine is closed.
+            EngineError: There is no such level, exit or policy, the arguments make no sense, or the engine is closed.
             DataError: The windows cannot be used.
         """
-        submission = self._queued(x, tasks, slice, budget_ms, own=True)
+        submission = self._queued(x, tasks, slice, budget_ms, exit, policy, own=True)
         self._wake.set()
         return submission
 
     def _queued(
-        self, x: ArrayLike, tasks: Sequence[str] | None, slice: str, budget_ms: float | None = None, own: bool = False
+        self,
+        x: ArrayLike,
+        tasks: Sequence[str] | None,
+        slice: str,
+        budget_ms: float | None = None,
+        exit: str | None = None,
+        policy: str | None = None,
+        own: bool = False,
     ) -> Submission:
         """Admit a request; with ``own`` the caller may change ``x`` as soon as this is back."""
         arrived = self._clock()
-        if not isinstance(slice, str) or slice not in self.slices:
-            raise EngineError(f"unknown slice {slice!r}: choose {', '.join(self.slices)}")
-        level = self.slices[slice]
+        known = self._levels  # replaced as a whole, never changed
+        if not isinstance(slice, str) or slice not in known:
+            raise EngineError(f"unknown slice {slice!r}: choose {', '.join(known)}")
+        level, load = known[slice]
         budget = level.budget_ms if budget_ms is None else budget_ms
         if budget is not None and (not isinstance(budget, int | float | np.number) or budget != budget):
             raise EngineError(f"budget_ms={budget!r}: give milliseconds")
@@ -138,18 +154,19 @@ class Engine:
         if not len(windows):
             raise DataError("a request of no windows: give at least one")
         by_lane: dict[int, list[ServedTask]] = {}
-        chosen = self._chosen(windows.shape[1:], tasks)
+        chosen = chosen_tasks(self._tasks, windows.shape[1:], tasks)
+        choices = {task.stored.name: wanted_choice(task, level, load.steps, exit, policy) for task in chosen}
         for task in chosen:
             by_lane.setdefault(id(task.lane), []).append(task)
         jobs = []
         for together in by_lane.values():
             batch = transformed(together[0].stored, windows)
             inputs = self._backend.inputs(batch.copy() if own and np.may_share_memory(batch, windows) else batch)
-            asks = [self._ask(task, level, self._load[slice].steps, len(windows)) for task in together]
+            asks = [new_ask(task, choices[task.stored.name], level, len(windows)) for task in together]
             lane, present = together[0].lane, np.arange(len(windows))
             job = WindowsJob((inputs,), present, asks, deadline, level.priority, arrived, slice, _begin(lane, asks))
             jobs.append((lane, job))
-        self._admit(jobs, deadline - arrived)
+        self._admit(jobs, deadline - arrived, load)
         futures = {ask.task.name: ask.future for _, job in jobs for ask in job.asks}
         return Submission({task.stored.name: futures[task.stored.name] for task in chosen})
 
@@ -193,8 +210,53 @@ class Engine:
         """
         with self._lock:
             if name not in self._tasks:
-                raise self._no_task(name)
+                raise no_task(name, self._tasks)
             self._tasks = {other: task for other, task in self._tasks.items() if other != name}
+
+    def set_slice(self, name: str, level: ServiceLevel | None) -> None:
+        """Add a service level, replace the one of its name, or with None take it away; what was submitted before keeps what it came with.
+
+        Raises:
+            SuiteError: No task can keep it.
+            EngineError: It is no service level, or there is none to take away; ``default`` stays.
+        """
+        if level is not None:
+            check_is_level(name, level)
+            check_level(name, level, list(self._tasks.values()))
+        with self._lock:
+            if level is None and (name == DEFAULT or name not in self._levels):
+                others = ", ".join(other for other in self._levels if other != DEFAULT) or "none"
+                raise EngineError(f"slice {name!r} cannot be taken away: those that can are {others}")
+            rest = {other: kept for other, kept in self._levels.items() if other != name}
+            self._levels = rest if level is None else self._levels | {name: (level, LoadControl(level))}
+
+    @property
+    def slices(self) -> dict[str, ServiceLevel]:
+        """Service levels by name."""
+        return {name: level for name, (level, _) in self._levels.items()}
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """By how many exits load moves each slice towards the input now."""
+        return {name: load.steps for name, (_, load) in self._levels.items()}
+
+    @property
+    def queues(self) -> list[QueueDepth]:
+        """How many windows wait for each unit of each pass."""
+        with self._lock:
+            return [depth for lane in self._lanes.values() for depth in queue_depths(lane)]
+
+    @property
+    def backlog(self) -> float:
+        """Seconds of work that wait."""
+        with self._lock:
+            return sum(lane.queue.backlog() for lane in self._lanes.values())
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is being computed."""
+        with self._lock:
+            return not self._running and not any(len(lane.queue) for lane in self._lanes.values())
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -227,51 +289,7 @@ class Engine:
 
     # --- from a request to a job
 
-    def _no_task(self, name: object) -> TaskRemoved:
-        return TaskRemoved(f"there is no task {name!r}: the engine has {', '.join(self._tasks) or 'none'}")
-
-    def _chosen(self, shape: tuple[int, ...], names: Sequence[str] | None) -> list[ServedTask]:
-        tasks = self._tasks  # replaced as a whole, never changed
-        if names is None:
-            names = [name for name, task in tasks.items() if task.stored.window_shape == shape]
-        elif isinstance(names, str) or not isinstance(names, Iterable):
-            raise EngineError(f"tasks={names!r}: give a list of names")
-        else:
-            names = list(names)
-            if not names:
-                raise EngineError("tasks=[]: name a task at least, or leave it out for all")
-        if not names:
-            raise DataError(
-                f"no task takes windows of shape (N, {', '.join(map(str, shape))}): the engine has {', '.join(tasks) or 'none'}"
-            )
-        for name in names:
-            if not isinstance(name, str) or name not in tasks:
-                raise self._no_task(name)
-            if tasks[name].stored.window_shape != shape:
-                expected = ", ".join(map(str, tasks[name].stored.window_shape))
-                raise DataError(
-                    f"task {name!r} takes windows of shape (N, {expected}), not (N, {', '.join(map(str, shape))})"
-                )
-        return [tasks[name] for name in dict.fromkeys(names)]
-
-    def _ask(self, task: ServedTask, level: ServiceLevel, steps: int, windows: int) -> Ask:
-        chosen = task.choose(level, steps)
-        policy, rows = chosen.policy, np.arange(windows)
-        return Ask(
-            task=task.stored,
-            cascade=chosen.cascade,
-            consults=chosen.consults,
-            last=chosen.last,
-            named=chosen.named,
-            why=chosen.why,
-            future=Promise(),
-            rows=rows,
-            memory=policy.start(windows),
-            exit=np.zeros_like(rows),
-            outputs=np.empty((windows, task.stored.heads[policy.exits[-1]].outputs), np.float32),
-        )
-
-    def _admit(self, jobs: Sequence[tuple[Lane, WindowsJob]], budget: float) -> None:
+    def _admit(self, jobs: Sequence[tuple[Lane, WindowsJob]], budget: float, load: LoadControl) -> None:
         """Let jobs wait, all of a request or none; what cannot be done in time is refused now, not when it is too late."""
         first = jobs[0][1]
         windows, slice, now, priority = sum(job.count for _, job in jobs), first.slice, first.arrived, first.priority
@@ -282,7 +300,7 @@ class Engine:
             running = max(0.0, self._busy_until - now)
             entering, share = [(lane.queue, job) for lane, job in jobs], self._pressure.share(priority, now)
             met = outlook(queues, entering, running, share)
-            self._load[slice].observe(met.ahead, now, max(len(lane.segments) for lane in self._lanes.values()))
+            load.observe(met.ahead, now, max(len(lane.segments) for lane in self._lanes.values()))
             full = met.waiting + windows > self._most_waiting
             if full:
                 for lane in self._lanes.values():
@@ -319,6 +337,7 @@ class Engine:
         lane, batch = self._next()
         if lane is None or batch is None:
             return False
+        began = self._clock()
         counts = [job.count for job in batch.jobs]
         try:
             complete = run_unit(lane, batch.unit, batch.jobs)
@@ -335,6 +354,10 @@ class Engine:
             raise
         else:
             self._sort(lane, batch, counts, now)
+            if self._on_batch is not None:
+                self._on_batch(batch_run(lane, batch.unit, sum(counts), now - began))
+        finally:
+            self._running = False
         return True
 
     def _next(self) -> tuple[Lane | None, Batch[WindowsJob] | None]:
@@ -348,8 +371,14 @@ class Engine:
                     return None, None
                 queue, choice = found
                 batch, dropped = queue.take(choice, now)
-                self._busy_until = now + queue.timing.of(choice.unit, batch.windows)
-            for job in dropped:
+                hopeless = [job for job in dropped if not bring_forward(lanes[id(queue)], job, now)]
+                for job in dropped:
+                    if job not in hopeless:
+                        queue.add(job)
+                for job in batch.jobs:
+                    bring_forward(lanes[id(queue)], job, now)
+                self._busy_until, self._running = now + queue.timing.of(choice.unit, batch.windows), bool(batch.jobs)
+            for job in hopeless:
                 self._fail(job, DeadlinePassed("the deadline passed while the request waited"))
             if batch.jobs:
                 return lanes[id(queue)], batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import InvalidStateError
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from offramp.errors import BundleError, EngineError, OfframpError, SuiteError
 from offramp.policies.policy import Policy
 from offramp.policies.simulation import Decisions
 from offramp.runtime.backends import Backend
+from offramp.runtime.engine.counts import BatchRun, QueueDepth
 from offramp.runtime.engine.levels import ServiceLevel
 from offramp.runtime.engine.requests import Answer, Ask, Why, WindowsJob
 from offramp.runtime.engine.scheduler import PassQueue
@@ -29,12 +31,16 @@ class Lane:
     """One pass: tasks with the same transform, BatchNorm statistics and window shape.
 
     Attributes:
+        number: Of the passes of an engine.
+        exits: Where it is cut, in order of depth.
         segments: The encoder.
         queue: What waits for each of its units.
         measured: How long units and heads take.
         seen: Names of views, by what a task must have in common to have that view.
     """
 
+    number: int
+    exits: tuple[str, ...]
     segments: Segments
     queue: PassQueue[WindowsJob]
     measured: MeasuredPass
@@ -62,6 +68,11 @@ class ServedTask:
     seen: Hashable
     lane: Lane
     exits: tuple[str, ...]
+
+    @cached_property
+    def by_depth(self) -> Mapping[int, LevelChoice]:
+        """By segment, for windows that leave there."""
+        return {choice.last: choice for choice in self.at_exit.values()}
 
     def choose(self, level: ServiceLevel, steps: int = 0) -> LevelChoice:
         """Where windows of a service level leave, moved by so many exits towards the input."""
@@ -109,13 +120,15 @@ class LevelChoice:
 def lanes_of(tasks: Sequence[BundleTask], backend: Backend, most_windows: int) -> dict[Hashable, Lane]:
     """A lane for all tasks that can share one, with the times of its units: those that are stored, or else measured now."""
     lanes, table = {}, stored_table(backend)
-    for sharing in sharing_passes(tasks):
+    for number, sharing in enumerate(sharing_passes(tasks)):
         shared = backend.together([task.name for task in sharing])
         measured = measure_pass(sharing, shared, backend, table)
         run_once(shared, backend.inputs(blank_window(sharing[0])))
         seen = {_view_of(task): name for task, name in zip(sharing, shared.seen, strict=True)}
         queue: PassQueue[WindowsJob] = PassQueue(measured.timing, most_windows)
-        lanes[_pass_of(sharing[0])] = Lane(shared.segments, queue, measured, seen)
+        order = {index: exit for task in sharing for exit, index in cut_exits(task, shared.segments).items()}
+        exits = tuple(order[index] for index in range(len(shared.segments)))
+        lanes[_pass_of(sharing[0])] = Lane(number, exits, shared.segments, queue, measured, seen)
     return lanes
 
 
@@ -292,6 +305,21 @@ def settle(ask: Ask, answer: Answer | OfframpError) -> None:
             ask.future.set_result(answer)
     except InvalidStateError:
         pass
+
+
+def batch_run(lane: Lane, unit: int, windows: int, seconds: float) -> BatchRun:
+    """What a batch of a unit was."""
+    timing = lane.queue.timing
+    return BatchRun(lane.number, lane.exits[timing.depth(unit)], unit >= timing.segments, windows, seconds)
+
+
+def queue_depths(lane: Lane) -> list[QueueDepth]:
+    """What waits for each unit of a pass."""
+    timing = lane.queue.timing
+    return [
+        QueueDepth(lane.number, lane.exits[timing.depth(unit)], unit >= timing.segments, windows)
+        for unit, windows in enumerate(lane.queue.by_unit)
+    ]
 
 
 def _pass_of(task: BundleTask) -> Hashable:

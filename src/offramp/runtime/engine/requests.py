@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,13 @@ from offramp.policies.policy import Memory
 from offramp.runtime.execution import Cascade, State
 from offramp.runtime.predictor import Prediction
 
+if TYPE_CHECKING:
+    from offramp.runtime.engine.lanes import LevelChoice
+
 Indices = NDArray[np.int64]
-Why = Literal["fixed", "policy", "budget", "load"]
-"""Why windows left where they did: the task's own exit, a policy, the exit of a service level, or an exit that load moved them to."""
+Why = Literal["fixed", "policy", "budget", "request", "load", "deadline"]
+"""Why windows left where they did: the task's own exit, a policy, the exit of a service level or of the request itself, an exit that load moved them
+to, or the deepest that was reached by the deadline."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +89,7 @@ class Ask:
         last: The deepest of these segments.
         named: Name of the policy.
         why: Why windows leave where they do.
+        earlier: By segment, where windows may leave instead if they would be late; none where they must not.
         future: The answer.
         rows: Windows that have not left, by their places at the start.
         memory: Of the policy, of these windows.
@@ -98,6 +103,7 @@ class Ask:
     last: int
     named: str
     why: Why
+    earlier: Mapping[int, LevelChoice]
     future: Future[Answer]
     rows: Indices
     memory: Memory
@@ -108,6 +114,17 @@ class Ask:
     def open(self) -> bool:
         """Whether somebody waits for the answer."""
         return not self.future.done()
+
+    def reaches(self, depth: int) -> bool:
+        """Whether its windows can leave at a segment or before it, and not before the pass is there."""
+        return self.last <= depth or depth in self.earlier
+
+    def move(self, depth: int) -> None:
+        """Let its windows leave at a segment if they would leave behind it."""
+        if self.last > depth:
+            chosen = self.earlier[depth]
+            self.cascade, self.consults, self.last = chosen.cascade, chosen.consults, chosen.last
+            self.named, self.why = chosen.named, "deadline"
 
 
 @dataclass(eq=False)

@@ -135,6 +135,11 @@ class PassQueue(Generic[J]):
     def __len__(self) -> int:
         return sum(self._windows)
 
+    @property
+    def by_unit(self) -> tuple[int, ...]:
+        """Windows that wait for each unit."""
+        return tuple(self._windows)
+
     def waiting(self, priority: float = math.inf) -> int:
         """Windows that wait and are at least so important."""
         return sum(windows for level, windows in self._of_priority.items() if level <= priority)
