@@ -150,6 +150,39 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _unfinished.discard(temporary)
 
 
+def check_free(path: Path) -> None:
+    """Raise :class:`~offramp.errors.OfframpError` if there is something at ``path``."""
+    if os.path.lexists(path):
+        raise OfframpError(f"{path} is there already: choose another --out, or move it away")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``path`` to fill; on leaving without an error it gets that name, which nothing may have yet.
+
+    So ``path`` is a whole folder or none. Nothing is left of it after any error, Ctrl-C included.
+
+    Raises:
+        OfframpError: There is something at ``path``, or it cannot be written.
+    """
+    check_free(path)
+    target = _real(path)
+    temporary = target.with_name(f"{TEMPORARY}{_machine()}-{os.getpid()}-{next(_numbers)}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target.parent)
+        _unfinished.add(temporary)
+        temporary.mkdir()
+        yield temporary
+        check_free(path)
+        os.rename(temporary, target)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _unfinished.discard(temporary)
+
+
 @contextmanager
 def text_output(path: Path | None) -> Iterator[IO[str]]:
     """A UTF-8 text stream that replaces the file at ``path`` atomically when it is left without an error.
@@ -245,8 +278,16 @@ def unfinished() -> bool:
 def remove_unfinished() -> None:
     """Remove what this process has begun to write: its last act when it is stopped."""
     while _unfinished:
+        _remove(_unfinished.pop())
+
+
+def _remove(path: Path) -> None:
+    """A file, or a folder with all that is in it, as far as that is allowed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
         with suppress(OSError):
-            _unfinished.pop().unlink()
+            path.unlink()
 
 
 def _locked(lock: Path) -> int:
@@ -329,7 +370,7 @@ def _sweep(folder: Path) -> None:
         for entry in folder.iterdir():
             number = entry.name.removeprefix(start).split("-")[0]
             if entry.name.startswith(start) and number.isdecimal() and not _is_alive(int(number)):
-                entry.unlink(missing_ok=True)
+                _remove(entry)
 
 
 def _is_alive(process: int) -> bool:

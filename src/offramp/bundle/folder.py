@@ -96,6 +96,21 @@ def load_bundle(folder: Path) -> Bundle:
     return bundle
 
 
+def change_task(folder: Path, task: BundleTask, encoder_path: str | None) -> None:
+    """Write a task's temperatures and policies into a bundle that is there, and where its encoder is; all else stays as it is.
+
+    Raises:
+        BundleError: The bundle cannot be read, or lacks the task.
+        OfframpError: It cannot be written.
+    """
+    config = _read_config(folder)
+    if task.name not in config["tasks"]:
+        raise BundleError(f"{folder} has no task {task.name!r}")
+    config["encoder_path"] = encoder_path
+    config["tasks"][task.name] |= {"temperatures": task.temperatures, "policies": task.policies}
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
 def save_examples(examples: Mapping[str, NDArray[np.float32]], folder: Path) -> None:
     """Store up to 16 raw windows per task, float32 ``(n, *window_shape)``."""
     tensors = {name: np.ascontiguousarray(windows[:MAX_EXAMPLES], np.float32) for name, windows in examples.items()}

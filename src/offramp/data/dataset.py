@@ -63,7 +63,12 @@ class Dataset:
 
 
 def load_dataset(spec: DataSpec, kind: Kind) -> Dataset:
-    """Open the windows, targets and groups that ``spec`` names. Windows are read later, by index.
+    """Open the windows, targets and groups that ``spec`` names, as :func:`dataset_of` finds them; raises as it. Windows are read later, by index."""
+    return dataset_of(open_table(spec), spec, kind)
+
+
+def dataset_of(table: Table, spec: DataSpec, kind: Kind) -> Dataset:
+    """Windows with the targets and groups that ``spec`` names among a table's columns.
 
     Integer classes are named by ``spec.labels``, else by the file, else by their number, and numbered anew without those that no
     window has. Text classes are sorted.
@@ -72,7 +77,6 @@ def load_dataset(spec: DataSpec, kind: Kind) -> Dataset:
         DataError: The file cannot be opened; a named column is missing, of an unusable type or holds an unusable value; there
             is only one class.
     """
-    table = open_table(spec)
     target = spec.target or table.default_target
     if target is None:
         raise DataError(f"{table.windows.name}: name the column to predict in data.target: {_listing(table)}")

@@ -20,7 +20,7 @@ from offramp.heads.ridge import fit_ridge
 from offramp.heads.rows import FeatureRows, Rows
 from offramp.heads.tokens import fit_tokens
 from offramp.schema.tasks import TaskSpec
-from offramp.scoring.metrics import METRICS, Array, Metric
+from offramp.scoring.metrics import METRICS, Array, Metric, reshaping
 from offramp.scoring.resampling import Units
 
 STRENGTHS = {
@@ -166,14 +166,6 @@ def scoring_blocks(indices: NDArray[np.int64], values: int) -> Iterator[NDArray[
     """Indices in blocks that bound the memory of scoring windows that have so many values each."""
     step = max(1, min(SCORING_ROWS, SCORING_VALUES // values))
     return (indices[at : at + step] for at in range(0, len(indices), step))
-
-
-def reshaping(metric: Metric, shape: tuple[int, ...]) -> Metric:
-    """A metric that sees its outputs and targets ``(N, dimensions)`` as ``(N, *shape)``."""
-    return replace(
-        metric,
-        statistics=lambda outputs, targets: metric.statistics(outputs.reshape(-1, *shape), targets.reshape(-1, *shape)),
-    )
 
 
 def head_blocks(head: Head, features: FeatureRows, indices: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offramp.policies.certificates import Renewal, renew
+from offramp.policies.changes import PolicyChange, TemperatureChange
 from offramp.policies.costs import SAME, CascadeCosts
 from offramp.policies.criteria import confidence
 from offramp.policies.policy import Policy
@@ -34,86 +35,7 @@ FORGOTTEN = (
     "the bundle does not say what was certified, as those of later versions do: run the suite again to certify anew"
 )
 
-Outcome = Literal["refitted", "kept", "renewed", "withdrawn"]
 Temperatures = Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class TemperatureChange:
-    """One exit.
-
-    Attributes:
-        exit: Its name.
-        before: The stored temperature.
-        after: The new one.
-        kept: Whether the new one was no better, so that the stored one stays.
-        nll_before: Mean negative log-likelihood of the labels, nats, at the stored temperature.
-        nll_after: At temperatures fitted to the other folds.
-        ece_before: Expected calibration error, likewise.
-        ece_after: Likewise.
-    """
-
-    exit: str
-    before: float
-    after: float
-    kept: bool
-    nll_before: float
-    nll_after: float
-    ece_before: float
-    ece_after: float
-
-
-@dataclass(frozen=True)
-class PolicyChange:
-    """One policy.
-
-    Attributes:
-        name: In the bundle.
-        criterion: By which windows leave.
-        exits: That it consults.
-        outcome: ``refitted``; ``kept``, since what was fitted anew was no better; or for a guarantee ``renewed`` or ``withdrawn``.
-        reason: Why it is kept or withdrawn.
-        thresholds_before: Stored.
-        thresholds_after: New; None where it is withdrawn.
-        shares_before: Of these windows that leave at each exit under the stored policy.
-        shares_after: Under the new one.
-        score_before: The task's metric on these windows under the stored policy, if it answered all of them.
-        score_after: Under policies fitted to the other folds; of a guarantee, under the new one.
-        rejected_before: Share of windows that it rejects; None where it rejects none.
-        rejected_after: Share that the new one does.
-        cost_before: Mean cost of a window under the stored policy; None where it has no budget.
-        cost_after: Under the new one.
-        budget: Most of that cost.
-        unit: Of the costs.
-        risk: That is guaranteed, with its ``level``; None without a guarantee.
-        level: Most risk.
-        delta: Probability that the guarantee fails.
-        mean_loss: Of these groups, at the new threshold or, where it is withdrawn, at the stored one.
-        bound: Of the risk; None where there are too few groups to tell.
-    """
-
-    name: str
-    criterion: str
-    exits: tuple[str, ...]
-    outcome: Outcome
-    reason: str | None
-    thresholds_before: tuple[float, ...]
-    thresholds_after: tuple[float, ...] | None
-    shares_before: tuple[float, ...]
-    shares_after: tuple[float, ...] | None
-    score_before: float
-    score_after: float | None
-    rejected_before: float | None = None
-    rejected_after: float | None = None
-    cost_before: float | None = None
-    cost_after: float | None = None
-    budget: float | None = None
-    unit: str | None = None
-    risk: str | None = None
-    level: float | None = None
-    delta: float | None = None
-    mean_loss: float | None = None
-    bound: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +150,8 @@ def _refitted(
         elsewhere.append(_statistics(there, simulate(fitted, there.outputs)))
     cross_fitted = _score(own, np.concatenate(elsewhere))
     sign = own.metric.sign
-    kept = cost <= aim.budget * SAME and sign * cross_fitted < sign * score
+    idle = not policy.thresholds and policy.reject_below is None  # one exit for all
+    kept = idle or (cost <= aim.budget * SAME and sign * cross_fitted < sign * score)
     new = _answering(policy, policy, own, aim) if kept else _chosen(policy, own, fresh, aim)
     now = simulate(new, own.outputs)
     return new, PolicyChange(
@@ -236,7 +159,7 @@ def _refitted(
         criterion=policy.criterion,
         exits=policy.exits,
         outcome="kept" if kept else "refitted",
-        reason="thresholds fitted anew were worse on recordings left out" if kept else None,
+        reason=None,
         thresholds_before=policy.thresholds,
         thresholds_after=new.thresholds,
         shares_before=_shares(policy, decided),

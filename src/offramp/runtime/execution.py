@@ -147,7 +147,7 @@ def _pass(
         state = segments.keep(state, stay)
     for task in tasks:
         task.part(slice(None), slice(0))
-    order = _to_numpy([*gone, present])
+    order = to_numpy([*gone, present])
     return [task.decisions(order, first) for task in tasks]
 
 
@@ -162,7 +162,7 @@ def _fixed(
         for index in indices:
             cascade = cascades[index]
             name = cascade.policy.exits[0]
-            outputs = _to_numpy([segments.outputs(cascade.heads[name](taps[exit][cascade.seen]))])
+            outputs = to_numpy([segments.outputs(cascade.heads[name](taps[exit][cascade.seen]))])
             check_finite(outputs, first)
             rejected = np.asarray(cascade.policy.rejects(name, outputs))
             decided[index] = Decisions(np.zeros(len(outputs), np.int64), outputs, rejected)
@@ -180,7 +180,7 @@ def _one_window(segments: Segments, cascade: Cascade, exits: tuple[int, ...], st
         leave, memory = policy.step(name, outputs, memory)
         if leave[0]:
             break
-    answers = _to_numpy([outputs])
+    answers = to_numpy([outputs])
     check_finite(answers, first)
     return Decisions(np.asarray([policy.exits.index(name)]), answers, np.asarray(policy.rejects(name, answers)))
 
@@ -221,7 +221,7 @@ class _Task:
     def decisions(self, order: NDArray[np.int64], first: int) -> Decisions:
         """All answers, where ``order`` says which windows left one after the other; ``first`` is the number of the first one."""
         policy = self.cascade.policy
-        exit, answers = (_to_numpy(parts) for parts in zip(*self.gone, strict=True))
+        exit, answers = (to_numpy(parts) for parts in zip(*self.gone, strict=True))
         if len(self.gone) > 1:  # else all left together, in order
             back = np.empty_like(order)
             back[order] = np.arange(len(order))
@@ -270,7 +270,8 @@ def _memory_beside(present: Array, memory: Memory) -> Memory:
     return streak, previous
 
 
-def _to_numpy(parts: Sequence[Array]) -> NDArray[Any]:
+def to_numpy(parts: Sequence[Array]) -> NDArray[Any]:
+    """Arrays of a back end, one behind the other, as one of NumPy."""
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
     host: NDArray[Any] = namespace_of(parts[0]).concat(list(parts)).cpu().numpy()

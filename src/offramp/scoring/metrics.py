@@ -7,7 +7,7 @@ A metric maps every sample to a row of statistics; a score is a function of the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,14 @@ class Metric(MetricInfo):
     def __call__(self, outputs: NDArray[np.floating], targets: NDArray[Any]) -> float:
         """The score of predictions: see ``statistics`` for the shapes."""
         return float(self.score(self.statistics(outputs, targets).sum(0)))
+
+
+def reshaping(metric: Metric, shape: tuple[int, ...]) -> Metric:
+    """A metric that sees its outputs and targets ``(N, dimensions)`` as ``(N, *shape)``."""
+    return replace(
+        metric,
+        statistics=lambda outputs, targets: metric.statistics(outputs.reshape(-1, *shape), targets.reshape(-1, *shape)),
+    )
 
 
 def _counted(hit: NDArray[Any]) -> Array:
