@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -126,6 +126,18 @@ def write_sigmf(
     return [_write_meta(targets[name], paths[name], found, allow_outside) for name, found in answers.items()]
 
 
+def annotation(row: Mapping[str, Any], start: int, count: int) -> dict[str, Any]:
+    """An answer, with the keys of :data:`COLUMNS`, as SigMF annotates so many samples from ``start`` on; without a label where a policy
+    rejects the window."""
+    return {
+        "core:sample_start": start,
+        "core:sample_count": count,
+        **({} if row["prediction"] is None else {"core:label": str(row["prediction"])}),
+        "core:comment": _comment(row),
+        "core:generator": "offramp",
+    }
+
+
 def _place(positions: Positions | None, index: int) -> dict[str, Any]:
     if positions is None:
         return {}
@@ -153,13 +165,7 @@ def _write_meta(target: Path, path: Path, answers: list[tuple[int, int, dict[str
     signal = open_signal(path, allow_outside)
     offset = int(signal.get_global_info().get("core:offset", 0))
     annotations = [
-        {
-            "core:sample_start": start + offset,
-            "core:sample_count": stop - start,
-            **({} if row["prediction"] is None else {"core:label": str(row["prediction"])}),
-            "core:comment": _comment(row),
-            "core:generator": "offramp",
-        }
+        annotation(row, start + offset, stop - start)
         for start, stop, row in sorted(answers, key=lambda answer: answer[0])
     ]
     meta = {"global": signal.get_global_info(), "captures": signal.get_captures(), "annotations": annotations}
@@ -167,7 +173,7 @@ def _write_meta(target: Path, path: Path, answers: list[tuple[int, int, dict[str
     return target
 
 
-def _comment(row: dict[str, Any]) -> str:
+def _comment(row: Mapping[str, Any]) -> str:
     confidence = "" if row["confidence"] is None else f"confidence {row['confidence']:.3f}, "
     rejected = "rejected, " if row["prediction"] is None else ""
     return f"{row['task']}: {rejected}{confidence}exit {row['exit']}"
