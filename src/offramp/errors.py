@@ -57,6 +57,14 @@ class DeadlinePassed(EngineError):
     """Its time was over before the answer was there."""
 
 
+class EngineClosed(EngineError):
+    """The engine was closed before, or while the request waited."""
+
+
+class ComputationFailed(EngineError):
+    """A segment or a head failed: no fault of the request."""
+
+
 class TaskRemoved(EngineError):
     """There is no such task, or not any more."""
 

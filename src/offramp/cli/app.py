@@ -11,6 +11,7 @@ import typer
 from offramp.cli.data import data_app
 from offramp.cli.help import IMPORT_HELP, Command, Group
 from offramp.cli.imports import import_modules
+from offramp.cli.serve import serve
 from offramp.cli.training import pretrain, train
 from offramp.errors import SuiteError
 
@@ -235,6 +236,7 @@ def report(
 
 app.command(cls=Command)(pretrain)
 app.command(cls=Command)(train)
+app.command(cls=Command)(serve)
 
 
 @app.command(cls=Command)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from offramp.bundle import BundleTask
-from offramp.errors import DataError, DeadlinePassed, EngineError, OfframpError
+from offramp.errors import ComputationFailed, DataError, DeadlinePassed, EngineClosed, EngineError, OfframpError
 from offramp.runtime.engine.asking import bring_forward, check_is_level, chosen_tasks, new_ask, no_task, wanted_choice
 from offramp.runtime.engine.counts import BatchRun, EngineCounts, QueueDepth
 from offramp.runtime.engine.lanes import (
@@ -279,7 +279,7 @@ class Engine:
         with self._computing:  # a caller may be at it
             for lane in self._lanes.values():
                 for job in lane.queue.clear():
-                    self._fail(job, EngineError("the engine was closed"))
+                    self._fail(job, EngineClosed("the engine was closed"))
 
     def __enter__(self) -> Engine:
         return self
@@ -295,7 +295,7 @@ class Engine:
         windows, slice, now, priority = sum(job.count for _, job in jobs), first.slice, first.arrived, first.priority
         with self._lock:
             if self._closing:
-                raise EngineError("the engine is closed")
+                raise EngineClosed("the engine is closed")
             queues = [lane.queue for lane in self._lanes.values()]
             running = max(0.0, self._busy_until - now)
             entering, share = [(lane.queue, job) for lane, job in jobs], self._pressure.share(priority, now)
@@ -345,12 +345,16 @@ class Engine:
             for job, ask in complete:
                 settle(ask, _answered(ask, job, now))
         except Exception as error:  # whatever a back end or a head raises stops nobody else
-            told = error if isinstance(error, OfframpError) else EngineError(f"the engine could not compute: {error}")
+            told = (
+                error
+                if isinstance(error, OfframpError)
+                else ComputationFailed(f"the engine could not compute: {error}")
+            )
             for job in batch.jobs:
                 self._fail(job, told)
         except BaseException:
             for job in batch.jobs:
-                self._fail(job, EngineError("the engine was interrupted"))
+                self._fail(job, ComputationFailed("the engine was interrupted"))
             raise
         else:
             self._sort(lane, batch, counts, now)
@@ -405,7 +409,7 @@ class Engine:
                     counts["failed"] += windows
                     counts["in_vain"] += ran if all(ask.future.cancelled() for ask in job.asks) else 0
         for job in closed:
-            self._fail(job, EngineError("the engine was closed"))
+            self._fail(job, EngineClosed("the engine was closed"))
 
     def _fail(self, job: WindowsJob, error: OfframpError) -> None:
         for ask in job.asks:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.bundle import BundleTask
-from offramp.errors import BundleError, EngineError, OfframpError, SuiteError
+from offramp.errors import BundleError, ComputationFailed, OfframpError, SuiteError
 from offramp.policies.policy import Policy
 from offramp.policies.simulation import Decisions
 from offramp.runtime.backends import Backend
@@ -365,7 +365,7 @@ def _given(segments: Segments, head: RunHead, tap: Any) -> NDArray[np.float32] |
     try:
         return _host(segments.outputs(head(tap)))
     except Exception as error:  # whatever a head raises stops nobody else
-        return error if isinstance(error, OfframpError) else EngineError(f"the engine could not compute: {error}")
+        return error if isinstance(error, OfframpError) else ComputationFailed(f"the engine could not compute: {error}")
 
 
 def _host(outputs: Any) -> NDArray[np.float32]:

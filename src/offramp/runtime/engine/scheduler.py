@@ -51,6 +51,8 @@ class Job(Protocol):
 J = TypeVar("J", bound=Job)
 FAIR = 20.0
 """Times what a request takes by itself: when it is due if it has no deadline."""
+BACKGROUND = 1_000_000
+"""Whatever is no more important than this and has no deadline runs only where nothing else waits, in batches of its own, however long it waits."""
 SURELY = 0.8
 """Times what a unit takes: with less time left than that, it is not begun."""
 
@@ -121,7 +123,7 @@ class PassQueue(Generic[J]):
         """Let a job wait for its next unit."""
         seconds = job.count * self._pace_to_end(job)
         due = job.deadline
-        if due == math.inf:
+        if due == math.inf and job.priority < BACKGROUND:
             due = job.arrived + FAIR * self.timing.rest(job.unit, job.last, job.count)
         heapq.heappush(self._waiting[job.unit], (job.priority, due, next(self._order), seconds, job))
         self._windows[job.unit] += job.count
@@ -204,7 +206,9 @@ class PassQueue(Generic[J]):
             if not job.wanted or job.deadline <= now + self.timing.of(unit, job.count) * SURELY:
                 dropped.append(job)
             elif jobs and (
-                windows + job.count > most or self._too_long(unit, windows + job.count, jobs[0], choice, now)
+                windows + job.count > most
+                or job.priority >= BACKGROUND > jobs[0].priority
+                or self._too_long(unit, windows + job.count, jobs[0], choice, now)
             ):
                 break
             else:

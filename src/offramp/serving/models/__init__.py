@@ -1,0 +1,1 @@
+"""What is served: the tasks of a bundle, or any callable; and the repository that clients see."""

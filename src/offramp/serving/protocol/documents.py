@@ -1,0 +1,284 @@
+"""JSON documents of the protocol, with the binary tensor extension: a body to a request, and a part of an answer to a body."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic_core import from_json, to_json
+
+from offramp.serving.protocol.datatypes import BYTES, DTYPES, MOST_DIMENSIONS, checked_shape, from_bytes, to_bytes
+from offramp.serving.protocol.faults import BadRequest
+from offramp.serving.protocol.fitting import checked_inputs, checked_outputs, classified, written_datatype
+from offramp.serving.protocol.requests import InferRequest, ModelSpec, Parameter, Parameters, Part
+
+DEEPEST = 32
+"""Levels of a document beside its tensors."""
+MOST_TENSORS = 1024
+
+
+@dataclass(frozen=True)
+class OutputForm:
+    """How outputs are to be written.
+
+    Attributes:
+        binary: By output, whether behind the document instead of in it.
+        binary_else: For outputs that are not in ``binary``.
+        classes: By output, how many of the best classes are to be named instead of all values.
+    """
+
+    binary: Mapping[str, bool] = field(default_factory=dict)
+    binary_else: bool = False
+    classes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A request as it came: what the model is asked, and how the answer is to look."""
+
+    request: InferRequest
+    form: OutputForm
+    id: str = ""
+
+
+def read_json(content: bytes, what: str = "the body") -> dict[str, Any]:
+    """A JSON object. Raises :class:`BadRequest` for anything else, for NaN, and for what is nested too deep."""
+    try:
+        document = from_json(content, allow_inf_nan=False)
+    except ValueError as error:
+        raise BadRequest(f"{what} is no JSON: {error}"[:300]) from None
+    if not isinstance(document, dict):
+        raise BadRequest(f"{what} is a JSON {type(document).__name__}: an object is expected")
+    return document
+
+
+def read_request(spec: ModelSpec, content: bytes, header_length: str | None) -> Asked:
+    """What the body of an inference request says.
+
+    Args:
+        spec: Of the model that is asked.
+        content: The body.
+        header_length: Of the header ``Inference-Header-Content-Length``: bytes of JSON, binary tensors follow; None without.
+
+    Raises:
+        BadRequest: It is not what the model or the protocol expects; names the input and the expectation.
+    """
+    end = _header_end(content, header_length)
+    document = read_json(content[:end])
+    for key, value in document.items():
+        if key not in ("inputs", "outputs"):
+            _check_depth(value, key)
+    id = document.get("id", "")
+    if not isinstance(id, str):
+        raise BadRequest(f"id is a {type(id).__name__}: a text is expected")
+    parameters = read_parameters(document.get("parameters"), "parameters")
+    inputs = _read_inputs(document, memoryview(content)[end:], spec)
+    names, form = _read_outputs(document, parameters)
+    own = {key: value for key, value in parameters.items() if key != "binary_data_output"}
+    request = InferRequest(checked_inputs(spec, inputs), checked_outputs(spec, names, form.classes), own)
+    return Asked(request, form, id)
+
+
+def read_parameters(given: Any, where: str) -> dict[str, Parameter]:
+    """Parameters, which are single values by name."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise BadRequest(f"{where} is a {type(given).__name__}: an object is expected")
+    for key, value in given.items():
+        if not isinstance(value, bool | int | float | str):
+            raise BadRequest(f"{where}: {key!r} must be a single value")
+    return given
+
+
+def write_answer(
+    spec: ModelSpec, part: Part, asked: Asked, parameters: Parameters | None = None
+) -> tuple[bytes, int | None]:
+    """The body of an answer, and the bytes of JSON in front of its binary tensors; None if there are none."""
+    outputs: list[dict[str, Any]] = []
+    tail: list[bytes] = []
+    for name in ordered(part.outputs, asked.request.outputs):
+        array = part.outputs[name]
+        if name in asked.form.classes:
+            array = classified(spec, name, array, asked.form.classes[name])
+        entry: dict[str, Any] = {"name": name, "datatype": written_datatype(array), "shape": array.shape}
+        if asked.form.binary.get(name, asked.form.binary_else):
+            raw = to_bytes(array)
+            tail.append(raw)
+            entry["parameters"] = {"binary_data_size": len(raw)}
+        else:
+            entry["data"] = _plain(array)
+        outputs.append(entry)
+    document: dict[str, Any] = {"model_name": spec.name, "model_version": spec.version}
+    if asked.id:
+        document["id"] = asked.id
+    said = {**part.parameters, **(parameters or {})}
+    if said:
+        document["parameters"] = said
+    document["outputs"] = outputs
+    head = to_json(document, inf_nan_mode="null")
+    return (head, None) if not tail else (b"".join([head, *tail]), len(head))
+
+
+def ordered(given: Mapping[str, Any], wanted: Sequence[str] | None) -> list[str]:
+    """Names of the outputs that are given and wanted, in the order in which they were asked for."""
+    return list(given) if wanted is None else [name for name in wanted if name in given]
+
+
+def _header_end(content: bytes, header_length: str | None) -> int:
+    if header_length is None:
+        return len(content)
+    text = header_length.strip()
+    if not (text.isascii() and text.isdigit()) or len(text) > 12 or int(text) > len(content):
+        raise BadRequest(
+            f"Inference-Header-Content-Length: {header_length[:40]!r}: give the bytes of JSON in the body, which has {len(content)}"
+        )
+    return int(text)
+
+
+def _check_depth(value: Any, key: str) -> None:
+    level, depth = [value], 0
+    while level := [
+        item
+        for each in level
+        if isinstance(each, dict | list)
+        for item in (each.values() if isinstance(each, dict) else each)
+    ]:
+        depth += 1
+        if depth > DEEPEST:
+            raise BadRequest(f"{key[:40]!r} is nested more than {DEEPEST} deep")
+
+
+def _entries(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    entries = document.get(key, [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise BadRequest(f"{key!r} must be a list of objects")
+    if len(entries) > MOST_TENSORS:
+        raise BadRequest(f"{len(entries)} {key}: at most {MOST_TENSORS} are taken")
+    for entry in entries:
+        if not isinstance(entry.get("name"), str) or not entry["name"]:
+            raise BadRequest(f"each of {key!r} needs a name")
+        for part, value in entry.items():
+            if part != "data":
+                _check_depth(value, part)
+    return entries
+
+
+def _read_inputs(document: dict[str, Any], tail: memoryview, spec: ModelSpec) -> list[tuple[str, NDArray[Any]]]:
+    if "inputs" not in document:
+        expected = ", ".join(each.name for each in spec.inputs)
+        raise BadRequest(f"the body has no inputs: model {spec.name!r} expects {expected}")
+    found, at = [], 0
+    for entry in _entries(document, "inputs"):
+        name, datatype = entry["name"], entry.get("datatype")
+        if datatype not in DTYPES:
+            raise BadRequest(f"input {name!r}: datatype {str(datatype)[:40]!r}: choose {', '.join(DTYPES)}")
+        if not isinstance(entry.get("shape"), list):
+            raise BadRequest(f"input {name!r} needs a shape: a list of whole numbers")
+        shape = checked_shape(entry["shape"], name)
+        parameters = read_parameters(entry.get("parameters"), f"input {name!r}: parameters")
+        size = parameters.get("binary_data_size")
+        if any(key.startswith("shared_memory") for key in parameters):
+            raise BadRequest(f"input {name!r}: shared memory is not supported: send the data")
+        if size is None:
+            if "data" not in entry:
+                raise BadRequest(f"input {name!r} has neither data nor binary_data_size")
+            found.append((name, _read_data(entry["data"], datatype, shape, name)))
+            continue
+        if "data" in entry:
+            raise BadRequest(f"input {name!r} has both data and binary_data_size: give one of them")
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(tail) - at:
+            raise BadRequest(
+                f"input {name!r}: binary_data_size {size!r}, and {len(tail) - at} bytes follow the JSON"[:300]
+            )
+        found.append((name, from_bytes(tail[at : at + size], datatype, shape, name)))
+        at += size
+    if at != len(tail):
+        raise BadRequest(f"{len(tail) - at} bytes follow the JSON that no input's binary_data_size accounts for")
+    return found
+
+
+def _read_data(data: Any, datatype: str, shape: tuple[int, ...], name: str) -> NDArray[Any]:
+    if not isinstance(data, list):
+        raise BadRequest(f"input {name!r}: data is a {type(data).__name__}: a list is expected")
+    if datatype == "FP16":
+        raise BadRequest(f"input {name!r}: FP16 has no JSON form: send it by the binary extension")
+    if datatype == BYTES:
+        return _read_texts(data, shape, name)
+    try:
+        array = np.array(data)
+    except ValueError:
+        raise BadRequest(f"input {name!r}: its lists are of unequal lengths or nested too deep") from None
+    dtype = DTYPES[datatype]
+    kinds = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[dtype.kind]
+    if array.size and array.dtype.kind not in kinds:
+        raise BadRequest(f"input {name!r}: its data are no {datatype} values")
+    _check_count(array, shape, name)
+    if dtype.kind in "iu" and array.size:
+        limits = np.iinfo(dtype)
+        if int(array.min()) < limits.min or int(array.max()) > limits.max:
+            raise BadRequest(f"input {name!r}: {datatype} goes from {limits.min} to {limits.max}")
+    with np.errstate(over="ignore"):
+        return array.astype(dtype).reshape(shape)
+
+
+def _read_texts(data: list[Any], shape: tuple[int, ...], name: str) -> NDArray[Any]:
+    flat = data
+    for _ in range(MOST_DIMENSIONS):
+        if not any(isinstance(each, list) for each in flat):
+            break
+        if not all(isinstance(each, list) for each in flat):
+            raise BadRequest(f"input {name!r}: its lists are of unequal depths")
+        flat = [item for each in flat for item in each]
+    if not all(isinstance(each, str) for each in flat):
+        raise BadRequest(f"input {name!r}: its data are no texts")
+    array = np.empty(len(flat), dtype=object)
+    array[:] = [each.encode() for each in flat]
+    _check_count(array, shape, name)
+    return array.reshape(shape)
+
+
+def _check_count(array: NDArray[Any], shape: tuple[int, ...], name: str) -> None:
+    if (array.ndim > 1 and array.shape != shape) or array.size != int(np.prod(shape, dtype=np.int64)):
+        raise BadRequest(
+            f"input {name!r}: its data have shape {list(array.shape)}, and {list(shape)} is said: give as many values, in a flat list or nested so"
+        )
+
+
+def _read_outputs(document: dict[str, Any], parameters: Parameters) -> tuple[list[str] | None, OutputForm]:
+    otherwise = parameters.get("binary_data_output", False)
+    if not isinstance(otherwise, bool):
+        raise BadRequest(f"binary_data_output: {otherwise!r}: true or false is expected"[:200])
+    binary, classes, names = {}, {}, []
+    for entry in _entries(document, "outputs"):
+        name = entry["name"]
+        names.append(name)
+        given = read_parameters(entry.get("parameters"), f"output {name!r}: parameters")
+        if any(key.startswith("shared_memory") for key in given):
+            raise BadRequest(f"output {name!r}: shared memory is not supported: take the data")
+        if "binary_data" in given:
+            if not isinstance(given["binary_data"], bool):
+                raise BadRequest(f"output {name!r}: binary_data must be true or false")
+            binary[name] = given["binary_data"]
+        if "classification" in given:
+            classes[name] = class_count(given["classification"], name)
+    return names if "outputs" in document and names else None, OutputForm(binary, otherwise, classes)
+
+
+def class_count(given: Parameter, name: str) -> int:
+    """How many of the best classes an output names."""
+    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+        raise BadRequest(f"output {name!r}: classification must be a whole number of at least 1")
+    return given
+
+
+def _plain(array: NDArray[Any]) -> list[Any]:
+    if array.dtype.kind in "OSU":
+        return [
+            each.decode(errors="replace") if isinstance(each, bytes) else str(each) for each in array.ravel().tolist()
+        ]
+    plain: list[Any] = array.ravel().tolist()
+    return plain

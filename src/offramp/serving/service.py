@@ -1,0 +1,224 @@
+"""What a server does, whatever the transport: it finds the model, asks it, waits within limits, and tells whoever watches."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from offramp.serving.models.repository import Repository
+from offramp.serving.protocol.faults import BadRequest, Broken, Late, ServingFault, Unavailable, fault_of
+from offramp.serving.protocol.requests import InferRequest, ModelSpec, Parameters, Part, Pending
+
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+    "infer_stream",
+)
+
+TRACE_PARENT: ContextVar[str] = ContextVar("trace_parent", default="")
+"""The header ``traceparent`` of the request that is being answered."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is taken from clients.
+
+    Attributes:
+        body_bytes: Of a request, also behind its compression.
+        windows: Rows of the first input of a request.
+        seconds: From a request to its answer.
+        connections: At once, by HTTP.
+        streams: Requests under way at once on one gRPC stream.
+    """
+
+    body_bytes: int = 64 << 20
+    windows: int = 4096
+    seconds: float = 60.0
+    connections: int = 1024
+    streams: int = 64
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A request that is over, for whoever watches.
+
+    Attributes:
+        model: Its name.
+        windows: Rows of its first input.
+        seconds: From request to answer.
+        fault: Why it was not answered; None if it was.
+        parameters: Of the request.
+    """
+
+    model: str
+    windows: int
+    seconds: float
+    fault: ServingFault | None
+    parameters: Parameters
+
+
+def _nothing(outcome: Outcome) -> None:
+    return None
+
+
+def _no_backlog() -> float:
+    return 1.0
+
+
+@dataclass(eq=False)
+class Service:
+    """Models behind any transport.
+
+    Attributes:
+        repository: Of models.
+        name: Of the server.
+        version: Of the server.
+        limits: What is taken.
+        backlog: Seconds of work that wait: when to ask again.
+        on_outcome: Called when a request is over.
+        draining: Nothing new is taken any more.
+    """
+
+    repository: Repository
+    name: str = "offramp"
+    version: str = ""
+    limits: Limits = field(default_factory=Limits)
+    backlog: Callable[[], float] = _no_backlog
+    on_outcome: Callable[[Outcome], object] = _nothing
+    draining: bool = False
+    under_way: int = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model is, and requests are taken."""
+        return not self.draining and self.repository.ready
+
+    def spec(self, name: str, version: str = "") -> ModelSpec:
+        """Of a model that may be asked now. Raises :class:`~offramp.serving.protocol.faults.ServingFault`."""
+        if self.draining:
+            raise Unavailable("the server is shutting down: ask another one", retry_after=1.0)
+        return self.repository.model(name, version).spec
+
+    async def infer(self, name: str, version: str, request: InferRequest) -> Part:
+        """The whole answer of a model.
+
+        Raises:
+            ServingFault: It is not answered.
+        """
+        began = time.perf_counter_ns()
+        pendings: Sequence[Pending] = ()
+        fault: ServingFault | None = Broken("the request was given up")
+        self.under_way += 1
+        try:
+            pendings = self._ask(name, version, request)
+            async with asyncio.timeout(self.limits.seconds):
+                await _all_done(pendings)
+            part = _joined([pending.finish(pending.future.result()) for pending in pendings])
+            fault = None
+            return part
+        except Exception as error:
+            fault = self._fault(error)
+            raise fault from None
+        finally:
+            self._over(name, request, began, fault, pendings)
+
+    async def parts(self, name: str, version: str, request: InferRequest) -> AsyncGenerator[tuple[Part, bool], None]:
+        """The parts of an answer, each as soon as it is there, and whether it is the last one.
+
+        Raises:
+            ServingFault: The next part is not answered; those that were given stay true.
+        """
+        began = time.perf_counter_ns()
+        pendings: Sequence[Pending] = ()
+        fault: ServingFault | None = Broken("the request was given up")
+        self.under_way += 1
+        try:
+            pendings = self._ask(name, version, request)
+            by_future = {asyncio.wrap_future(pending.future): pending for pending in pendings}
+            left = set(by_future)
+            async with asyncio.timeout(self.limits.seconds):
+                while left:
+                    done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+                    for number, future in enumerate(done):
+                        last = not left and number == len(done) - 1
+                        yield by_future[future].finish(future.result()), last
+            fault = None
+        except Exception as error:
+            fault = self._fault(error)
+            raise fault from None
+        finally:
+            self._over(name, request, began, fault, pendings)
+
+    def _ask(self, name: str, version: str, request: InferRequest) -> Sequence[Pending]:
+        if self.draining:
+            raise Unavailable("the server is shutting down: ask another one", retry_after=1.0)
+        rows = _rows(request)
+        if rows > self.limits.windows:
+            raise BadRequest(f"a request of {rows:,} windows: send at most {self.limits.windows:,} at a time")
+        return self.repository.model(name, version).ask(request)
+
+    def _fault(self, error: Exception) -> ServingFault:
+        if isinstance(error, TimeoutError):
+            return Late(f"no answer within {self.limits.seconds:g} s")
+        return fault_of(error, self.backlog())
+
+    def _over(
+        self, name: str, request: InferRequest, began: int, fault: ServingFault | None, pendings: Sequence[Pending]
+    ) -> None:
+        self.under_way -= 1
+        for pending in pendings:
+            pending.future.cancel()  # whoever is not done yet: nobody waits any more
+        took = time.perf_counter_ns() - began
+        self.repository.count(name, _rows(request), took, fault is None)
+        self.on_outcome(Outcome(name, _rows(request), took / 1e9, fault, request.parameters))
+
+
+async def _all_done(pendings: Sequence[Pending]) -> None:
+    """Wait for all, with one wake-up of this loop; the first that fails ends it."""
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+    lock, left = threading.Lock(), len(pendings)
+
+    def wake() -> None:
+        if not over.done():
+            over.set_result(None)
+
+    def one_less(future: Any) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            now = left == 0 or future.cancelled() or future.exception() is not None
+        if now:
+            loop.call_soon_threadsafe(wake)
+
+    for pending in pendings:
+        pending.future.add_done_callback(one_less)
+    if pendings:
+        await over
+    for pending in pendings:
+        if pending.future.done():
+            pending.future.result()
+
+
+def _joined(parts: Sequence[Part]) -> Part:
+    """One part that says what all say: parameters that differ are left out."""
+    if len(parts) == 1:
+        return parts[0]
+    outputs = {name: array for part in parts for name, array in part.outputs.items()}
+    first = dict(parts[0].parameters) if parts else {}
+    same = {name: value for name, value in first.items() if all(part.parameters.get(name) == value for part in parts)}
+    return Part(outputs, same)
+
+
+def _rows(request: InferRequest) -> int:
+    first = next(iter(request.inputs.values()), None)
+    return int(first.shape[0]) if first is not None and first.ndim else 1

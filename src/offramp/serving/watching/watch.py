@@ -1,0 +1,78 @@
+"""Everything that watches one process: it is told of batches, answers and requests, and says what it has seen."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from numpy.typing import NDArray
+
+from offramp.bundle import BundleTask
+from offramp.runtime import Predictor
+from offramp.runtime.engine import Answer, Engine
+from offramp.runtime.engine.counts import BatchRun
+from offramp.serving.page.counts import TaskAgreement, TaskDrift
+from offramp.serving.service import Outcome
+from offramp.serving.watching.logs import log_outcome
+from offramp.serving.watching.tally import Tally
+
+
+class Watch:
+    """Counts, logs, traces, drift and shadow of one process."""
+
+    def __init__(
+        self, predictor: Predictor, number: int = 0, on_outcome: Callable[[Outcome], object] | None = None
+    ) -> None:
+        """Watch what a predictor's tasks answer.
+
+        Args:
+            predictor: Whose engine will be watched.
+            number: Of the process.
+            on_outcome: Called with each request too, for traces.
+        """
+        self._predictor, self._number, self._traced = predictor, number, on_outcome
+        self._tally, self._started = Tally(), time.time()
+
+    def on_batch(self, batch: BatchRun) -> None:
+        """A batch ran; called by whoever computes."""
+        self._tally.on_batch(batch)
+
+    def on_answer(self, task: BundleTask, windows: NDArray[Any], answer: Answer, source: str) -> None:
+        """A task answered."""
+        self._tally.on_answer(task, windows, answer, source)
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        """A request is over."""
+        self._tally.on_outcome(outcome)
+        log_outcome(outcome)
+        if self._traced is not None:
+            self._traced(outcome)
+
+    def document(self, engine: Engine, ready: bool, draining: bool) -> dict[str, Any]:
+        """What this process has seen, JSON types only: what :mod:`offramp.serving.watching.overview` adds up."""
+        return {
+            "number": self._number,
+            "pid": os.getpid(),
+            "started": self._started,
+            "written": time.time(),
+            "ready": ready,
+            "draining": draining,
+            "memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            "tally": self._tally.document(),
+            "queues": [asdict(depth) for depth in engine.queues],
+            "steps": engine.steps,
+            "drift": {},
+            "agreement": {},
+        }
+
+    def page_drift(self, found: Mapping[str, Any]) -> dict[str, TaskDrift]:
+        """What processes say of drift, as the page shows it."""
+        return {}
+
+    def page_agreement(self, found: Mapping[str, Any]) -> dict[str, TaskAgreement]:
+        """What processes say of agreement with full depth, as the page shows it."""
+        return {}
