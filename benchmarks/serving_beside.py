@@ -1,0 +1,149 @@
+"""The most requests a second that are answered within a budget at p99, mixed over eight tasks: `offramp serve` beside other servers.
+
+python benchmarks/serving_beside.py [--encoder lwm] [--budget-ms 10] [--seconds 3] [--rounds 1] [--only NAME ...]
+
+A request is one window and one of eight tasks. Ours answers each at its chosen exit. The others run the encoder at full depth with the heads of all tasks behind it in one graph,
+so that a batch mixes tasks; those called ``truncated`` run a graph per task, cut at the task's exit: what these gain over full depth is what exits give, and what ours gains over them
+is what the engine and its server give. All use ONNX Runtime on one thread. `benchmarks/beside_servers/` has a script for each: LitServe 0.2.19, FastAPI 0.165.0 without batches, KServe's
+ModelServer 0.21.0 (no batches of its own), MLServer 1.7.1, mosec 0.9.8 and Ray Serve 2.55.1; those that batch do so with at most 64 windows and 2 ms. Bodies are raw float32 (LitServe,
+FastAPI, mosec, Ray Serve), binary tensors of the Open Inference Protocol (ours, KServe), or base64 in its JSON (MLServer, whose HTTP knows no binary tensors).
+
+The load is open: arrivals are random (Poisson) and do not wait for answers; a request that is refused or fails counts as late. The rate is raised by half until it does not hold
+twice in a row, then halved in steps of about 5%. A server, with all its processes, has one core, the client another. Servers run one after the other, in each of `--rounds`; the medians
+stand in the one JSON line that is printed, with `ours_over`, our rate over theirs.
+
+Each has an environment of its own in `runs/`, which sees the packages of this one. With these, pip finds what each needs: FastAPI, LitServe and Ray Serve take what is here; MLServer gets an older
+FastAPI and Starlette, KServe a newer grpcio and an older pandas; mosec goes in without its dependencies, apart from those named, because it asks for an older numpy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from serving.http_load import Outcome, alone_on, closed_loop, open_loop, poisson_times
+from serving.made import SHAPES, Made, make
+from serving.rivals import CLIENT_CORE, RIVALS, Rival, largest_error, served, write_graphs
+
+LEAST_RATE = 4.0
+STEPS = 3
+"""Halvings of the last interval: 1.5 ** (1 / 8) is 5%."""
+PER_WAY = 256
+"""Different requests."""
+
+
+def main() -> None:
+    """Measure and print."""
+    names = [rival.name for rival in RIVALS]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--encoder", choices=list(SHAPES), default="lwm")
+    parser.add_argument("--budget-ms", type=float, default=10.0)
+    parser.add_argument("--seconds", type=float, default=3.0, help="per rate")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--logs", type=Path, help="folder for what servers say")
+    arguments = parser.parse_args()
+    rivals = [rival for rival in RIVALS if rival.name in arguments.only]
+    found: dict[str, list[dict[str, Any]]] = {rival.name: [] for rival in rivals}
+    with tempfile.TemporaryDirectory() as place:
+        made = make(Path(place) / "mixed", arguments.encoder)
+        graphs = write_graphs(made, Path(place) / "graphs")
+        alone_on(CLIENT_CORE)
+        for _ in range(arguments.rounds):
+            for rival in rivals:
+                log = arguments.logs / f"{rival.name}.log" if arguments.logs else None
+                with served(rival, graphs, made, log=log) as running:
+                    error = largest_error(running.port, rival, graphs, made)
+                    best = most_in_time(running.port, requests_of(rival, made), arguments.budget_ms, arguments.seconds)
+                found[rival.name].append(best | {"ready_s": round(running.ready_s, 1), "largest_error": error})
+    servers = {rival.name: _median(found[rival.name]) | {"body": rival.body, "cut": rival.cut} for rival in rivals}
+    ours = servers.get("offramp", {}).get("requests_per_second")
+    for each in servers.values():
+        each["ours_over"] = (
+            round(ours / each["requests_per_second"], 2) if ours and each["requests_per_second"] else None
+        )
+    print(
+        json.dumps(
+            {
+                "benchmark": "serving_beside",
+                "encoder": arguments.encoder,
+                "budget_ms": arguments.budget_ms,
+                "cores": os.cpu_count(),
+                "rounds": arguments.rounds,
+                "servers": servers,
+            }
+        )
+    )
+
+
+def requests_of(rival: Rival, made: Made) -> list[bytes]:
+    """Of random tasks, the same for every server."""
+    tasks = np.random.default_rng(0).integers(0, len(made.exits), PER_WAY)
+    return [rival.request(int(task), made.windows[number]) for number, task in enumerate(tasks)]
+
+
+def most_in_time(port: int, requests: Sequence[bytes], budget_ms: float, seconds: float) -> dict[str, Any]:
+    """The highest rate at which p99 is within the budget."""
+    warm = closed_loop(port, lambda number: requests[number % len(requests)], 4, 1.0)
+    rate, best, limit = max(LEAST_RATE, 0.5 * float(warm.good.sum())), None, None
+    best_rate = 0.0
+    while limit is None or limit > 1.1 * best_rate:
+        outcome = _held(port, requests, rate, budget_ms, seconds)
+        if outcome is not None:
+            best, best_rate = outcome, rate
+            rate = 1.5 * rate if limit is None else float(np.sqrt(rate * limit))
+        else:
+            limit = rate
+            rate = float(np.sqrt(best_rate * limit)) if best_rate else rate / 2
+        if rate < LEAST_RATE:
+            break
+    if best is None:
+        return {"requests_per_second": 0.0, "p50_ms": None, "p99_ms": None, "client_late_ms_p99": None}
+    return {
+        "requests_per_second": round(float(best.good.sum()) / seconds, 1),
+        "p50_ms": round(best.quantile_ms(0.5), 2),
+        "p99_ms": round(best.quantile_ms(0.99), 2),
+        "client_late_ms_p99": round(1e3 * float(np.quantile(best.late_sent, 0.99)), 2),
+    }
+
+
+def _held(port: int, requests: Sequence[bytes], rate: float, budget_ms: float, seconds: float) -> Outcome | None:
+    """What became of requests at a rate, if 99% were answered in time, in one of two tries."""
+    for seed in range(2):
+        due = poisson_times(rate, seconds, seed)
+        gc.collect()
+        gc.disable()
+        outcome = open_loop(port, lambda number: requests[number % len(requests)], due, patience_s=0.5)
+        gc.enable()
+        if outcome.quantile_ms(0.99) <= budget_ms:
+            return outcome
+        _settle(port, requests[0], budget_ms)
+    return None
+
+
+def _settle(port: int, request: bytes, budget_ms: float) -> None:
+    """Wait until a single request is quick again: the server may still be at what nobody waits for."""
+    ends = time.monotonic() + 20
+    while time.monotonic() < ends:
+        if closed_loop(port, lambda _: request, 1, 0.2).quantile_ms(0.5) <= budget_ms:
+            return
+
+
+def _median(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of every number over rounds, and all rates if there are several."""
+    several = {key: [each[key] for each in rounds if each[key] is not None] for key in rounds[0]}
+    medians = {key: statistics.median(values) if values else None for key, values in several.items()}
+    return medians | ({"rates": several["requests_per_second"]} if len(rounds) > 1 else {})
+
+
+if __name__ == "__main__":
+    main()
