@@ -18,6 +18,7 @@ from offramp.files import (
     check_apart,
     check_output,
     free_bytes,
+    new_folder,
     output_folder,
     remove_unfinished,
     run_folder,
@@ -350,3 +351,58 @@ class TestLock:
             pass
         with pytest.raises(OfframpError, match="too long"), run_folder(tmp_path / ("a" * 5000), ["bundle"]):
             pass
+
+
+def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b"
+    with new_folder(path) as fresh:
+        (fresh / "inner").mkdir()
+        write_text(fresh / "inner" / "x.json", "new")
+        assert not path.exists()
+        assert unfinished()
+    assert (path / "inner" / "x.json").read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+    assert not unfinished()
+
+
+def test_an_error_in_between_leaves_no_folder(tmp_path: Path) -> None:
+    def fail() -> None:
+        with new_folder(tmp_path / "new") as fresh:
+            write_text(fresh / "x.json", "half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "link to nothing"])
+def test_a_folder_is_put_in_the_place_of_nothing(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "there"
+    if what == "file":
+        path.touch()
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "nothing")
+    with pytest.raises(OfframpError) as caught, new_folder(path):
+        pytest.fail("it was entered")
+    one_line(caught, str(path), "there already")
+
+    def meanwhile() -> None:
+        with new_folder(tmp_path / "other") as fresh:
+            (fresh / "x").touch()
+            (tmp_path / "other").mkdir()
+
+    with pytest.raises(OfframpError, match="there already"):
+        meanwhile()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["other", "there"]
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_a_folder_of_a_process_that_is_stopped_is_removed_with_all_in_it(tmp_path: Path) -> None:
+    opened = new_folder(tmp_path / "new")
+    fresh = opened.__enter__()
+    write_text(fresh / "x", "half")
+    remove_unfinished()
+    assert list(tmp_path.iterdir()) == []

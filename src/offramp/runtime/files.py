@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from offramp.bundle import BundleTask
 from offramp.data.containers.companions import check_place
 from offramp.data.containers.rates import same_rate
+from offramp.data.dataset import Dataset, dataset_of
 from offramp.data.formats import format_of, known_formats, open_table
+from offramp.data.formats.generic.sigmf import read_signal
 from offramp.data.places import find_places, listing
 from offramp.data.table import NoWindowsError, SampleRatesError, Table
 from offramp.errors import DataError
@@ -24,6 +26,8 @@ from offramp.runtime.predictor import Prediction
 from offramp.schema.tasks import DataSpec
 
 BLOCK = 1024
+UNLABELLED = ("format", "target", "group", "snr", "labels", "windows_per_recording", "label")
+"""Keys of a task's data that do not matter where nothing but windows is read."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,19 @@ class Reading:
     resample: float | None = None
     skip_bad: bool = False
     allow_outside: bool = False
+
+
+@dataclass(frozen=True)
+class LabelledReading(Reading):
+    """The same of a file that also holds what is right.
+
+    Attributes:
+        target: Column with labels or values; that of the training data if None.
+        group: Column whose values are recordings; that of the training data if None.
+    """
+
+    target: str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,9 +141,57 @@ def open_windows(task: BundleTask, file: Path, reading: Reading = Reading()) -> 
         DataError: The file cannot be read, its windows have another shape or sample rate than the task's, or a recording gives
             none.
     """
+    return _fitting(task, file, reading, lambda: open_table(_spec(task, file, reading)))
+
+
+def open_labelled(task: BundleTask, file: Path, reading: LabelledReading = LabelledReading()) -> Dataset:
+    """Open a file as a task's training data was read, labels and recordings included; classes are those of the task.
+
+    Raises:
+        DataError: As :func:`open_windows`; or there are no labels, one is unknown to the task, or values have another shape.
+    """
+    spec = _of_layout(_as_fitted(task, file, reading, unused=("format", "snr")), task)
+    named = {"target": reading.target or spec.target, "group": reading.group or spec.group}
+    if format_of(spec) == "sigmf":
+        spec = spec.model_copy(update=named | {"window": spec.window or task.window_shape[-1]})
+    else:
+        spec = spec.model_copy(update=named | {"resample": None, "label": None})
+    table = _fitting(task, file, reading, lambda: open_table(spec))
+    dataset = dataset_of(table, spec, "classification" if task.kind == "classification" else "regression")
+    if task.kind != "classification":
+        if (given := dataset.targets.shape[1]) != (taken := task.heads[task.exit].outputs):
+            raise DataError(
+                f"{file} has {given} values per window, and task {task.name!r} predicts {taken}: name others in data.target"
+            )
+        return dataset
+    names = task.label_names or tuple(map(str, range(task.heads[task.exit].outputs)))
+    if unknown := [name for name in dataset.label_names if name not in names]:
+        raise DataError(
+            f"{file} has the label {unknown[0]!r}, which task {task.name!r} does not know: it has {', '.join(names)}"
+        )
+    classes = np.asarray([names.index(name) for name in dataset.label_names])
+    return replace(dataset, targets=classes[dataset.targets], label_names=names)
+
+
+def open_recording(task: BundleTask, signal: Any, name: Path) -> Table:
+    """Windows of one recording that is open already, and may be in memory, as :func:`open_windows` cuts those of a file; raises as it.
+
+    Args:
+        task: Whose windows they are.
+        signal: What :func:`offramp.data.containers.recordings.open_signal` and ``signal_in_memory`` give.
+        name: What messages call it.
+    """
+    spec = _of_recordings(_as_fitted(task, name, Reading()), task)
+    return _fitting(
+        task, name, Reading(), lambda: read_signal(signal, name, spec, spec.window or task.window_shape[-1])
+    )
+
+
+def _fitting(task: BundleTask, file: Path, reading: Reading, opened: Callable[[], Table]) -> Table:
+    """A table, if its windows are such as the task takes."""
     samples, known = task.window_shape[-1], task.data.get("sample_rate")
     try:
-        table = open_table(_spec(task, file, reading))
+        table = opened()
     except SampleRatesError as error:
         if known is None:
             raise
@@ -166,26 +231,39 @@ def _write(table: Table, predictions: Iterator[Prediction], output: str, stream:
         write_jsonl(answers, stream)
 
 
-def _spec(task: BundleTask, file: Path, reading: Reading) -> DataSpec:
+def _as_fitted(task: BundleTask, file: Path, reading: Reading, unused: Sequence[str] = UNLABELLED) -> DataSpec:
     known = {name: value for name, value in task.data.items() if name in DataSpec.model_fields}
-    unused = ("format", "target", "group", "snr", "labels", "windows_per_recording", "label")
     own = {
         "input": reading.input or known.get("input"),
         "resample": reading.resample or known.get("resample"),
         "skip_bad": reading.skip_bad,
         "allow_outside": reading.allow_outside,
     }
-    spec = DataSpec(**{**known, **dict.fromkeys(unused), **own}, path=file)
-    first = find_places(file)[0]
-    if not any(layout.recognise(first) for layout in known_formats().values()):
-        check_place(first, reading.allow_outside)  # a device or a pipe has no layout either
-        if task.data.get("format") is None:
-            raise DataError(
-                f"{file} is of no known layout: give it the suffix of its layout (.h5, .npz, .sigmf-meta ...), or make a "
-                "cache of it with offramp data convert"
-            )
-        spec = spec.model_copy(update={"format": task.data["format"]})
-    if format_of(spec) != "sigmf":
-        return spec.model_copy(update={"resample": None})
+    return DataSpec(**{**known, **dict.fromkeys(unused), **own}, path=file)
+
+
+def _of_recordings(spec: DataSpec, task: BundleTask) -> DataSpec:
     cut = "auto" if spec.cut == "annotations" else spec.cut
     return spec.model_copy(update={"window": spec.window or task.window_shape[-1], "cut": cut})
+
+
+def _of_layout(spec: DataSpec, task: BundleTask) -> DataSpec:
+    """With the format of the training data where the file itself does not tell its own."""
+    assert isinstance(spec.path, Path)
+    first = find_places(spec.path)[0]
+    if not any(layout.recognise(first) for layout in known_formats().values()):
+        check_place(first, spec.allow_outside)  # a device or a pipe has no layout either
+        if task.data.get("format") is None:
+            raise DataError(
+                f"{spec.path} is of no known layout: give it the suffix of its layout (.h5, .npz, .sigmf-meta ...), or make a "
+                "cache of it with offramp data convert"
+            )
+        return spec.model_copy(update={"format": task.data["format"]})
+    return spec
+
+
+def _spec(task: BundleTask, file: Path, reading: Reading) -> DataSpec:
+    spec = _of_layout(_as_fitted(task, file, reading), task)
+    if format_of(spec) != "sigmf":
+        return spec.model_copy(update={"resample": None})
+    return _of_recordings(spec, task)
