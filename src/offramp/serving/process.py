@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import uvicorn
 import uvloop
 from grpc import aio
+from starlette.applications import Starlette
 
 import offramp
 from offramp.errors import SuiteError
 from offramp.runtime import load
-from offramp.runtime.engine import Engine, load_slices
+from offramp.runtime.engine import Engine, ServiceLevel, load_slices
 from offramp.serving.control import LOOK_S, Control
 from offramp.serving.http.app import build_app
 from offramp.serving.keys import NO_KEYS, Keys, load_keys
@@ -58,20 +61,25 @@ class Process:
     Attributes:
         settings: Of the server.
         place: Of this process.
+        engine: That computes.
         service: What answers.
         control: What administrators change.
         keys: Who may do what.
         overview: What is shown of all processes.
-        on_ready: Called with the ports of HTTP and gRPC.
     """
 
     settings: ServerSettings
     place: Place
+    engine: Engine
     service: Service
     control: Control
     keys: Keys
     overview: Overview
-    on_ready: Callable[[int, int], object]
+
+    def app(self, lifespan: Any = None) -> Starlette:
+        """All that is served over HTTP."""
+        routes = overview_routes(self.overview, self.keys)
+        return build_app(self.service, self.control, self.keys, routes, lifespan)
 
 
 def run_process(settings: ServerSettings, place: Place, on_ready: Callable[[int, int], object]) -> int:
@@ -80,9 +88,25 @@ def run_process(settings: ServerSettings, place: Place, on_ready: Callable[[int,
     Raises:
         OfframpError: It cannot start.
     """
-    start_logging(settings.log)
     keys = NO_KEYS if settings.keys is None else load_keys(settings.keys)
     levels = None if settings.slices is None else load_slices(settings.slices)
+    with (
+        assembled(settings, place, levels, keys) as process,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        return runner.run(_serve(process, on_ready))
+
+
+@contextmanager
+def assembled(
+    settings: ServerSettings, place: Place, levels: Mapping[str, ServiceLevel] | None, keys: Keys
+) -> Iterator[Process]:
+    """What serves in this process, before it listens anywhere; its engine is closed in the end.
+
+    Raises:
+        OfframpError: The bundle or a level cannot be used.
+    """
+    start_logging(settings.log)
     traced, end_traces = (None, None) if settings.trace is None else start_traces(settings.trace, offramp.__version__)
     predictor = load(settings.folder, backend=settings.backend, threads=settings.threads)
     watch = Watch(predictor, place.number, traced)
@@ -100,21 +124,19 @@ def run_process(settings: ServerSettings, place: Place, on_ready: Callable[[int,
             service, engine, predictor.bundle, watch, place.folder, settings.bundle.resolve().parent.name
         )
         try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(_serve(Process(settings, place, service, control, keys, overview, on_ready)))
+            yield Process(settings, place, engine, service, control, keys, overview)
         finally:
             if end_traces is not None:
                 end_traces()
 
 
-async def _serve(process: Process) -> int:
+async def _serve(process: Process, on_ready: Callable[[int, int], object]) -> int:
     """Listen, say so, wait for a signal, and let requests under way end."""
     settings, several = process.settings, process.place.of > 1
-    app = build_app(process.service, process.control, process.keys, overview_routes(process.overview, process.keys))
     bound = bound_socket(settings.host, settings.port, several, "--port")
     http = QuietServer(
         uvicorn.Config(
-            app,
+            process.app(),
             http=ImpatientProtocol,
             lifespan="off",
             access_log=False,
@@ -133,11 +155,11 @@ async def _serve(process: Process) -> int:
         asyncio.get_running_loop().add_signal_handler(each, _end, ended, each)
     while not http.started and not serving.done():
         await asyncio.sleep(0.01)
-    background = asyncio.create_task(_keep_up(process))
+    background = asyncio.create_task(keep_up(process))
     gc.collect()
     gc.freeze()  # what is there now stays: collections need not look at it
     LOG.info("ready: %d models", len(process.service.repository.index))
-    process.on_ready(bound.getsockname()[1], rpc_port)
+    on_ready(bound.getsockname()[1], rpc_port)
     serving.add_done_callback(lambda _: _end(ended, 0))  # should it stop by itself
     number = await ended
     process.service.draining = True
@@ -162,7 +184,7 @@ async def _drained(process: Process) -> None:
         await asyncio.sleep(0.02)
 
 
-async def _keep_up(process: Process) -> None:
+async def keep_up(process: Process) -> None:
     """Tell the other processes what was seen here, and do what they were told."""
     if process.place.folder is None:
         return
