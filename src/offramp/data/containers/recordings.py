@@ -7,7 +7,7 @@ import os
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sigmf.error import SigMFError
 
-from offramp.data.containers.sigmf_files import ARCHIVE, DATA, META, open_sigmf
+from offramp.data.containers.sigmf_files import ARCHIVE, DATA, META, open_sigmf, sigmf_in_memory
 from offramp.errors import DataError
 
 DATATYPE = re.compile(r"[cr](f32|f64|i32|i16|u32|u16|i8|u8)(_le|_be)?")
@@ -56,7 +56,7 @@ class Recording:
     Attributes:
         path: The ``.sigmf-meta`` file or the archive.
         name: Unique name.
-        files: All files that belong to it.
+        files: All files that belong to it; none where it is in memory.
         datatype: As the metadata says, e.g. ``cu8``.
         channels: Number of channels.
         samples: Samples per channel.
@@ -147,8 +147,18 @@ def open_signal(path: Path, allow_outside: bool = False) -> Any:
     """
     if path.suffix == META and not os.path.lexists(path):
         raise DataError(f"{path} is missing: a {DATA} file needs its metadata beside it")
+    return _signal(path, lambda: open_sigmf(path, allow_outside))
+
+
+def signal_in_memory(name: Path, metadata: bytes | None, content: bytes) -> Any:
+    """The same of bytes that came without a file; see :func:`~offramp.data.containers.sigmf_files.sigmf_in_memory`. Raises as
+    :func:`open_signal` does."""
+    return _signal(name, lambda: sigmf_in_memory(name, metadata, content))
+
+
+def _signal(path: Path, opened: Callable[[], Any]) -> Any:
     try:
-        signal = open_sigmf(path, allow_outside)
+        signal = opened()
     except (
         SigMFError,
         ValueError,
@@ -175,7 +185,11 @@ def read_recording(path: Path, name: str, allow_outside: bool = False) -> Record
     Raises:
         DataError: The file is broken, its datatype unknown, its samples missing or fewer than its annotations need.
     """
-    signal = open_signal(path, allow_outside)
+    return describe(open_signal(path, allow_outside), path, name)
+
+
+def describe(signal: Any, path: Path, name: str) -> Recording:
+    """Check the metadata of a signal that is open; raises as :func:`read_recording` does."""
     information = signal.get_global_info()
     datatype = str(information.get("core:datatype"))
     if not DATATYPE.fullmatch(datatype):
@@ -205,7 +219,7 @@ def read_recording(path: Path, name: str, allow_outside: bool = False) -> Record
     return Recording(
         path=path,
         name=name,
-        files=(path,) if path.suffix == ARCHIVE else (path, Path(signal.data_file)),
+        files=_files(signal, path),
         datatype=datatype,
         channels=int(information["core:num_channels"]),
         samples=samples,
@@ -216,6 +230,13 @@ def read_recording(path: Path, name: str, allow_outside: bool = False) -> Record
         label=label,
         annotations=tuple(Annotation(start, stop, label if own is None else own) for start, stop, own in stretches),
     )
+
+
+def _files(signal: Any, path: Path) -> tuple[Path, ...]:
+    """None where the samples are in memory."""
+    if signal.data_file is None:
+        return ()
+    return (path,) if path.suffix == ARCHIVE else (path, Path(signal.data_file))
 
 
 def _captures(

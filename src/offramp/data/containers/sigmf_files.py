@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import sigmf
 
 from offramp.data.containers.companions import companion
 from offramp.errors import DataError
-from offramp.opening import TEXT_BYTES, parse_json, read_json, regular_file
+from offramp.opening import TEXT_BYTES, open_file, parse_json, read_json, regular_file
 
 META, DATA, ARCHIVE = ".sigmf-meta", ".sigmf-data", ".sigmf"
 MAX_CHANNELS = 2**16
@@ -42,6 +43,42 @@ def open_sigmf(path: Path, allow_outside: bool = False) -> Any:
         metadata = checked_metadata(path, read_json(path, DataError, ADVICE))
         data = _data_file(path, metadata["global"].get("core:dataset"), allow_outside)
         return sigmf.SigMFFile(metadata=metadata, data_file=data, skip_checksum=True)
+
+
+def sigmf_in_memory(name: Path, metadata: bytes | None, content: bytes) -> Any:
+    """A ``sigmf.SigMFFile`` of bytes, for which no file is opened, whatever the metadata name.
+
+    Args:
+        name: What messages call the recording.
+        metadata: Of a ``.sigmf-meta``; None if ``content`` is an archive, which holds it.
+        content: Of a ``.sigmf-data``, or of an archive.
+
+    Raises:
+        DataError: As :func:`open_sigmf`.
+        Exception: Whatever the library raises at the rest.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        buffer = io.BytesIO(content)
+        if metadata is None:
+            parsed, held = _parts(name, buffer, len(content))
+            if held is None:
+                return sigmf.SigMFFile(metadata=parsed)
+            place = {"offset": held.offset_data, "size_bytes": held.size}
+        else:
+            if len(metadata) > TEXT_BYTES:
+                raise DataError(
+                    f"{name} has more than {TEXT_BYTES:,} bytes, the most that is read as metadata: {ADVICE}"
+                )
+            try:
+                parsed = checked_metadata(name, parse_json(metadata.decode("utf-8-sig")))
+            except ValueError as error:
+                raise DataError(f"{name} is not JSON ({error}): {ADVICE}") from None
+            parsed["global"].pop("core:dataset", None)
+            place = {}
+        signal = sigmf.SigMFFile(metadata=parsed)
+        signal.set_data_file(data_buffer=buffer, skip_checksum=True, **place)
+        return signal
 
 
 def checked_metadata(path: Path, metadata: Any) -> dict[str, Any]:
@@ -95,10 +132,21 @@ def _data_file(path: Path, named: object, allow_outside: bool) -> Path | None:
 
 def _from_archive(path: Path) -> Any:
     """The one recording of an archive, whose samples stay in it."""
-    size = regular_file(path, DataError)
+    with open_file(path, DataError) as file:
+        metadata, held = _parts(path, file, regular_file(path, DataError))
+    signal = sigmf.SigMFFile(metadata=metadata)
+    if held is not None:
+        signal.set_data_file(data_file=path, skip_checksum=True, offset=held.offset_data, size_bytes=held.size)
+        # the library takes the archive for foreign samples
+        signal.get_global_info().pop("core:dataset", None)
+    return signal
+
+
+def _parts(path: Path, file: IO[bytes], size: int) -> tuple[dict[str, Any], tarfile.TarInfo | None]:
+    """Metadata of the one recording of an archive, and where its samples are, if it has any."""
     try:
         # not compressed, for samples are read where they lie
-        with tarfile.open(path, "r:") as archive:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
             members = _members(path, archive, size)
             metas = [member for name, member in members.items() if name.endswith(META)]
             if len(metas) != 1:
@@ -111,13 +159,7 @@ def _from_archive(path: Path) -> Any:
         raise DataError(f"{path} is no SigMF archive, or damaged: unpack it, or copy it again") from error
     named = metadata["global"].pop("core:dataset", None)
     ends = (DATA, named) if isinstance(named, str) and named else (DATA,)
-    held = next((member for end in ends for name, member in members.items() if name.endswith(end)), None)
-    signal = sigmf.SigMFFile(metadata=metadata)
-    if held is not None:
-        signal.set_data_file(data_file=path, skip_checksum=True, offset=held.offset_data, size_bytes=held.size)
-        # the library takes the archive for foreign samples
-        signal.get_global_info().pop("core:dataset", None)
-    return signal
+    return metadata, next((member for end in ends for name, member in members.items() if name.endswith(end)), None)
 
 
 def _members(path: Path, archive: tarfile.TarFile, size: int) -> dict[str, tarfile.TarInfo]:

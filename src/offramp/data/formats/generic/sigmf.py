@@ -27,11 +27,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ from offramp.data.containers.rates import rate_change, read_at_rate, same_rate
 from offramp.data.containers.recordings import (
     MetadataOnlyError,
     Recording,
+    describe,
     find_recordings,
     open_signal,
     read_recording,
@@ -64,10 +66,11 @@ Interval = tuple[int, int, str]
 
 @dataclass(frozen=True)
 class _Source:
-    """A recording, and its samples at the set's rate per sample of its own."""
+    """A recording, its samples at the set's rate per sample of its own, and what opens its signal."""
 
     recording: Recording
     change: Fraction
+    opened: Callable[[], Any]
 
     def length(self, samples: int) -> int:
         """Samples at the set's rate."""
@@ -100,10 +103,20 @@ def read(spec: DataSpec) -> Table:
     where = name_of(places)
     if spec.window is None:
         raise DataError(f"{where} holds recordings: set data.window to the samples per window")
-    window = spec.window
     sources, notes = _open_all(places, spec)
+    _check_alike([source.recording for source in sources], spec)
+    return _table(where, sources, spec, spec.window, notes)
+
+
+def read_signal(signal: Any, path: Path, spec: DataSpec, window: int) -> Table:
+    """Cut one recording that is open already, and may be in memory, into windows; messages call it ``path``. Raises as :func:`read`."""
+    recording = describe(signal, path, path.stem)
+    source = _Source(recording, _change(recording, spec.resample), lambda: signal)
+    return _table(str(path), [source], spec, window, ())
+
+
+def _table(where: str, sources: list[_Source], spec: DataSpec, window: int, notes: tuple[str, ...]) -> Table:
     recordings = [source.recording for source in sources]
-    _check_alike(recordings, spec)
     cut = "auto" if spec.cut == "annotations" and spec.label is not None else spec.cut
     of_sources = [_cut(source, window, spec.hop or window, cut) for source in sources]
     cuts = [
@@ -124,7 +137,7 @@ def read(spec: DataSpec) -> Table:
             count=len(cuts),
             shape=shape,
             fingerprint=_fingerprint(recordings, spec, cut),
-            fetch=_WindowReader(sources, origin, spans, shape, spec.allow_outside),
+            fetch=_WindowReader(sources, origin, spans, shape),
         ),
         columns={
             "label": np.array([label for *_, label in cuts]),
@@ -183,7 +196,8 @@ def _open_all(places: list[Path], spec: DataSpec) -> tuple[list[_Source], tuple[
             return name
         if spec.label is not None:
             recording = _labelled(recording, spec.label)
-        return _Source(recording, _change(recording, spec.resample))
+        change = _change(recording, spec.resample)
+        return _Source(recording, change, partial(open_signal, recording.path, spec.allow_outside))
 
     found = find_recordings(places)
     opened, notes = open_each(found, open_one, spec.skip_bad, "recordings")
@@ -339,15 +353,12 @@ class _WindowReader:
         origin: NDArray[np.int64],
         spans: NDArray[np.int64],
         shape: tuple[int, ...],
-        allow_outside: bool,
     ) -> None:
         self._sources = sources
         self._origin = origin
         self._spans = spans
         self._shape = shape
-        self._signal = lru_cache(OPEN_RECORDINGS)(
-            lambda number: open_signal(sources[number].recording.path, allow_outside)
-        )
+        self._signal = lru_cache(OPEN_RECORDINGS)(lambda number: sources[number].opened())
 
     def __call__(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         out = np.zeros((len(indices), *self._shape), dtype=np.float32)
