@@ -25,12 +25,13 @@ from offramp.serving.control import LOOK_S, Control
 from offramp.serving.http.app import build_app
 from offramp.serving.keys import NO_KEYS, Keys, load_keys
 from offramp.serving.listening import ImpatientProtocol, QuietServer, bound_socket
-from offramp.serving.models.repository import Repository
+from offramp.serving.models.repository import FixedModels, Repository
 from offramp.serving.models.tasks import BundleSource
+from offramp.serving.protocol.requests import Model
 from offramp.serving.rpc.server import InferenceServicer, generic_handler
 from offramp.serving.service import Service
-from offramp.serving.settings import ServerSettings
-from offramp.serving.watching.logs import LOG, start_logging
+from offramp.serving.settings import ServerSettings, check_settings
+from offramp.serving.watching.logs import LOG, log_outcome, start_logging
 from offramp.serving.watching.overview import Overview, overview_routes
 from offramp.serving.watching.traces import start_traces
 from offramp.serving.watching.watch import Watch
@@ -61,24 +62,24 @@ class Process:
     Attributes:
         settings: Of the server.
         place: Of this process.
-        engine: That computes.
+        engine: That computes; None where models are any callables.
         service: What answers.
         control: What administrators change.
         keys: Who may do what.
-        overview: What is shown of all processes.
+        overview: What is shown of all processes; None where models are any callables.
     """
 
     settings: ServerSettings
     place: Place
-    engine: Engine
+    engine: Engine | None
     service: Service
     control: Control
     keys: Keys
-    overview: Overview
+    overview: Overview | None
 
     def app(self, lifespan: Any = None) -> Starlette:
         """All that is served over HTTP."""
-        routes = overview_routes(self.overview, self.keys)
+        routes = [] if self.overview is None else overview_routes(self.overview, self.keys)
         return build_app(self.service, self.control, self.keys, routes, lifespan)
 
 
@@ -128,6 +129,27 @@ def assembled(
         finally:
             if end_traces is not None:
                 end_traces()
+
+
+def run_models(models: Mapping[str, Model], settings: ServerSettings, on_ready: Callable[[int, int], object]) -> int:
+    """Serve any models, such as :class:`~offramp.serving.models.callables.CallableModel`, until a signal ends it, and return its number.
+
+    Args:
+        models: By name.
+        settings: What they say of a bundle, slices, workers and watching is not looked at.
+        on_ready: Called with the ports of HTTP and gRPC.
+
+    Raises:
+        OfframpError: It cannot start.
+    """
+    check_settings(settings)
+    start_logging(settings.log)
+    keys = NO_KEYS if settings.keys is None else load_keys(settings.keys)
+    repository = Repository(FixedModels(models))
+    service = Service(repository, version=offramp.__version__, limits=settings.limits, on_outcome=log_outcome)
+    process = Process(settings, Place(), None, service, Control(repository, None, None), keys, None)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(process, on_ready))
 
 
 async def _serve(process: Process, on_ready: Callable[[int, int], object]) -> int:
@@ -186,7 +208,7 @@ async def _drained(process: Process) -> None:
 
 async def keep_up(process: Process) -> None:
     """Tell the other processes what was seen here, and do what they were told."""
-    if process.place.folder is None:
+    if process.place.folder is None or process.overview is None:
         return
     while True:
         await asyncio.to_thread(process.control.look)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from offramp.serving.models.repository import Repository
@@ -108,6 +108,12 @@ class Service:
             raise Unavailable("the server is shutting down: ask another one", retry_after=1.0)
         return self.repository.model(name, version).spec
 
+    def refused(self, name: str, fault: ServingFault) -> None:
+        """Take note of a request that was not even asked: it did not fit its model, or there is none."""
+        known = name if any(entry.name == name for entry in self.repository.index) else ""
+        self.repository.count(known, 0, 0, answered=False)
+        self.on_outcome(Outcome(known, 0, 0.0, fault, {}))
+
     async def infer(self, name: str, version: str, request: InferRequest) -> Part:
         """The whole answer of a model.
 
@@ -142,7 +148,7 @@ class Service:
         fault: ServingFault | None = Broken("the request was given up")
         self.under_way += 1
         try:
-            pendings = self._ask(name, version, request)
+            pendings = self._ask(name, version, replace(request, streamed=True))
             by_future = {asyncio.wrap_future(pending.future): pending for pending in pendings}
             left = set(by_future)
             async with asyncio.timeout(self.limits.seconds):

@@ -39,8 +39,8 @@ class ServerSettings:
         limits: What is taken from clients.
     """
 
-    bundle: Path
-    folder: Path
+    bundle: Path = Path()
+    folder: Path = Path()
     host: str = "127.0.0.1"
     port: int = 8000
     grpc_port: int = 8001

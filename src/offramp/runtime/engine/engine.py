@@ -106,6 +106,7 @@ class Engine:
         budget_ms: float | None = None,
         exit: str | None = None,
         policy: str | None = None,
+        as_reached: bool = False,
     ) -> Submission:
         """Ask some tasks about some windows.
 
@@ -116,6 +117,7 @@ class Engine:
             budget_ms: From now to the answers, instead of that of the level.
             exit: Where windows leave, instead of where the level says.
             policy: By which windows leave, instead of what the level says.
+            as_reached: Give each task's answer as soon as its exit is reached, where otherwise they would come together and the last of them sooner.
 
         Raises:
             Overloaded: There is more to do than can be done in time.
@@ -124,7 +126,7 @@ class Engine:
             EngineError: There is no such level, exit or policy, the arguments make no sense, or the engine is closed.
             DataError: The windows cannot be used.
         """
-        submission = self._queued(x, tasks, slice, budget_ms, exit, policy, own=True)
+        submission = self._queued(x, tasks, slice, budget_ms, exit, policy, as_reached, own=True)
         self._wake.set()
         return submission
 
@@ -136,6 +138,7 @@ class Engine:
         budget_ms: float | None = None,
         exit: str | None = None,
         policy: str | None = None,
+        as_reached: bool = False,
         own: bool = False,
     ) -> Submission:
         """Admit a request; with ``own`` the caller may change ``x`` as soon as this is back."""
@@ -164,7 +167,16 @@ class Engine:
             inputs = self._backend.inputs(batch.copy() if own and np.may_share_memory(batch, windows) else batch)
             asks = [new_ask(task, choices[task.stored.name], level, len(windows)) for task in together]
             lane, present = together[0].lane, np.arange(len(windows))
-            job = WindowsJob((inputs,), present, asks, deadline, level.priority, arrived, slice, _begin(lane, asks))
+            job = WindowsJob(
+                (inputs,),
+                present,
+                asks,
+                deadline,
+                level.priority,
+                arrived,
+                slice,
+                0 if as_reached else _begin(lane, asks),
+            )
             jobs.append((lane, job))
         self._admit(jobs, deadline - arrived, load)
         futures = {ask.task.name: ask.future for _, job in jobs for ask in job.asks}

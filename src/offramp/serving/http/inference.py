@@ -55,11 +55,15 @@ class InferenceRoutes:
     async def _read(self, request: Request) -> tuple[str, str, ModelSpec, Asked]:
         name, version = request.path_params["model"], request.path_params.get("version", "")
         TRACE_PARENT.set(request.headers.get("traceparent", ""))
-        spec = self._service.spec(name, version)
         limits = self._service.limits
-        async with asyncio.timeout(limits.seconds):
-            content = await read_body(request, limits.body_bytes)
-        return name, version, spec, read_request(spec, content, request.headers.get(HEADER_LENGTH))
+        try:
+            spec = self._service.spec(name, version)
+            async with asyncio.timeout(limits.seconds):
+                content = await read_body(request, limits.body_bytes)
+            return name, version, spec, read_request(spec, content, request.headers.get(HEADER_LENGTH))
+        except ServingFault as fault:
+            self._service.refused(name, fault)
+            raise
 
 
 def _event(document: bytes) -> bytes:

@@ -55,7 +55,13 @@ class TaskModel:
         names = list(self.tasks) if request.outputs is None else self._asked(request.outputs)
         try:
             submission = self.engine.submit(
-                windows, names, said.slice, said.deadline_ms, exit=said.exit, policy=said.policy
+                windows,
+                names,
+                said.slice,
+                said.deadline_ms,
+                exit=said.exit,
+                policy=said.policy,
+                as_reached=request.streamed and len(names) > 1,
             )
         except DataError as error:
             raise BadRequest(f"input {WINDOWS!r}: {error}") from None

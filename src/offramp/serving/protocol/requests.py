@@ -61,11 +61,13 @@ class InferRequest:
         inputs: By name.
         outputs: Names of the outputs that are wanted, at least one; None for all.
         parameters: Of the request.
+        streamed: Whether parts are wanted as they come.
     """
 
     inputs: Mapping[str, NDArray[Any]]
     outputs: tuple[str, ...] | None = None
     parameters: Parameters = field(default_factory=dict)
+    streamed: bool = False
 
 
 @dataclass(frozen=True, eq=False)

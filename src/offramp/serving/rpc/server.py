@@ -15,8 +15,9 @@ from offramp.serving.control import Control
 from offramp.serving.keys import NO_KEYS, Keys, Scope
 from offramp.serving.models.repository import ModelEntry
 from offramp.serving.protocol import inference_pb2 as pb
+from offramp.serving.protocol.documents import Asked
 from offramp.serving.protocol.faults import BadRequest, ServingFault, fault_of
-from offramp.serving.protocol.requests import TensorSpec
+from offramp.serving.protocol.requests import ModelSpec, TensorSpec
 from offramp.serving.rpc.conversion import read_message, write_message
 from offramp.serving.service import EXTENSIONS, TRACE_PARENT, Service
 
@@ -66,8 +67,7 @@ class InferenceServicer:
         )
 
     async def model_infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        spec = self.service.spec(request.model_name, request.model_version)
-        asked = read_message(spec, request)
+        spec, asked = self._read(request)
         part = await self.service.infer(request.model_name, request.model_version, asked.request)
         return write_message(spec, part, asked)
 
@@ -137,12 +137,19 @@ class InferenceServicer:
         finally:
             reading.cancel()
 
+    def _read(self, request: pb.ModelInferRequest) -> tuple[ModelSpec, Asked]:
+        try:
+            spec = self.service.spec(request.model_name, request.model_version)
+            return spec, read_message(spec, request)
+        except ServingFault as fault:
+            self.service.refused(request.model_name, fault)
+            raise
+
     async def _stream_one(
         self, request: pb.ModelInferRequest, answers: asyncio.Queue[pb.ModelStreamInferResponse | None]
     ) -> None:
         try:
-            spec = self.service.spec(request.model_name, request.model_version)
-            asked = read_message(spec, request)
+            spec, asked = self._read(request)
             async for part, last in self.service.parts(request.model_name, request.model_version, asked.request):
                 said = {"triton_final_response": last, "final": last}
                 await answers.put(pb.ModelStreamInferResponse(infer_response=write_message(spec, part, asked, said)))
