@@ -216,9 +216,7 @@ def test_clients_that_wait_for_many(server: Served, expected: dict[str, Predicti
         async with module.InferenceServerClient(f"127.0.0.1:{port}") as connected:
             asked = [connected.infer("plain", given(tensors, WINDOWS[i % 5 : i % 5 + 1])) for i in range(40)]
             for number, found in enumerate(await asyncio.gather(*asked)):
-                assert np.allclose(
-                    found.as_numpy("probabilities")[0], expected["plain"].outputs[number % 5], atol=1e-5
-                )
+                assert np.allclose(found.as_numpy("probabilities")[0], expected["plain"].outputs[number % 5], atol=1e-5)
 
     asyncio.run(ask(over_http_aio, server.http, over_http))
     asyncio.run(ask(over_grpc_aio, server.rpc, over_grpc))

@@ -12,7 +12,6 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from offramp.errors import SuiteError
-from offramp.schema.problems import first_problem
 from offramp.schema.strict import StrictModel
 from offramp.schema.yaml_files import read_yaml
 from offramp.serving.protocol.faults import NotAllowed, NotAuthorised
@@ -90,8 +89,9 @@ def load_keys(path: Path) -> Keys:
     try:
         entries = KeyFile.model_validate(content or {}).keys
     except ValidationError as error:
-        problem = first_problem(error)
-        raise SuiteError(f"{path}: {problem}; write keys: {{NAME: {{key: ..., scopes: [infer]}}}}") from None
+        first = error.errors(include_input=False, include_context=False)[0]  # what is given may be a key
+        where = ".".join(map(str, first["loc"]))
+        raise SuiteError(f"{path}: {where}: {first['msg']}; write keys: {{NAME: {{key: ..., scopes: [infer]}}}}") from None
     scopes = {
         name: (hashlib.sha256(entry.key.encode()).digest(), frozenset(entry.scopes)) for name, entry in entries.items()
     }
