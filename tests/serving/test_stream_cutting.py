@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offramp.errors import DataError
-from offramp.serving.stream.chunks import SampleChunk, StopFlag, StreamGap
+from offramp.serving.stream.chunks import SampleChunk, StopFlag, StreamGap, joined
 from offramp.serving.stream.clock import UNKNOWN, StreamClock
 from offramp.serving.stream.cutter import WindowCutter
 from offramp.serving.stream.formats import SampleFormat
-from offramp.serving.stream.ring import SampleRing, WhenBehind, joined
+from offramp.serving.stream.ring import SampleRing, WhenBehind
 
 DATATYPES = ["cf32_le", "cf32_be", "cf64_le", "cf64_be", "ci8", "cu8", "ci16_le", "ci16_be", "cu16_le", "cu16_be"]
 DATATYPES += ["ci32_le", "ci32_be", "cu32_le", "cu32_be"]

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,8 @@ from offramp.errors import one_line
 if TYPE_CHECKING:
     from offramp.serving.stream import StopFlag, StreamStatus
 
+KEYS = {"allow_outside": "--allow-outside"}
+"""Keys of ``data:`` that a message may name."""
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -116,6 +118,7 @@ def stream(
 
     Example: offramp stream segments --from zmq://127.0.0.1:5555 --datatype cf32_le --sample-rate 1e6
     """
+    from offramp.cli.advice import said_as_options
     from offramp.runtime.files import Running
     from offramp.serving.stream import Asking, Receiving, StopFlag
     from offramp.serving.stream import stream as start
@@ -134,7 +137,7 @@ def stream(
     )
     running = Running(device, backend.value if backend else None, threads)
     stop, shown = StopFlag(), _LiveLine()
-    with _ended_by_signals(stop) as ended, shown:
+    with _ended_by_signals(stop) as ended, shown, said_as_options(KEYS):
         report = start(bundle, source, to.value, out, asking, receiving, running, stop, shown.status, shown.note)
     say(f"stream: {report.sentence}")
     if report.cut_off and ended:
@@ -193,7 +196,7 @@ class _LiveLine:
             f"{now.seconds:,.0f} s  {(now.samples - samples) / took / 1e6:.3f} MS/s  "
             f"{(now.windows - windows) / took:,.0f} windows/s  behind {now.waiting:,} samples  dropped {now.dropped:,}"
         )
-        print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+        self._write(f"\r\x1b[2K{text}")
 
     def note(self, text: str) -> None:
         """A line of its own."""
@@ -202,4 +205,9 @@ class _LiveLine:
 
     def _clear(self) -> None:
         if self._live:
-            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+            self._write("\r\x1b[2K")
+
+    @staticmethod
+    def _write(text: str) -> None:
+        with suppress(OSError, ValueError):  # nobody has to look
+            print(text, end="", file=sys.stderr, flush=True)

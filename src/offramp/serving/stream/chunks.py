@@ -29,6 +29,21 @@ class StreamGap:
     lost: int | None = 0
 
 
+Gaps = tuple[StreamGap, ...]
+
+
+def joined(first: Gaps, then: Gaps) -> Gaps:
+    """Two runs of gaps one after the other, those of one reason that meet as one."""
+    found = list(first)
+    for gap in then:
+        if found and found[-1].reason == gap.reason:
+            unknown = found[-1].lost is None or gap.lost is None
+            found[-1] = StreamGap(gap.reason, None if unknown else (found[-1].lost or 0) + (gap.lost or 0))
+        else:
+            found.append(gap)
+    return tuple(found)
+
+
 @dataclass(frozen=True, eq=False)
 class SampleChunk:
     """Samples that follow each other.
@@ -46,7 +61,7 @@ class SampleChunk:
     samples: NDArray[np.float32]
     first: int
     arrived: float
-    gaps: tuple[StreamGap, ...] = ()
+    gaps: Gaps = ()
     time: np.datetime64 | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
 

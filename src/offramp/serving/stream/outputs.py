@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from offramp.errors import SuiteError
-from offramp.files import check_output, is_standard_output, text_output
+from offramp.errors import OfframpError, SuiteError
+from offramp.files import check_output, is_standard_output, output_folder, text_output
 from offramp.runtime.outputs import ANNOTATIONS, ROWS, annotation
 from offramp.serving.stream.chunks import SampleSource
 from offramp.serving.stream.run import Row, StreamOutput
@@ -119,18 +119,27 @@ def open_output(
     if path is not None:
         check_output(path, ROWS, inputs)
     if path is not None and source.live and not is_standard_output(path) and not path.is_char_device():
-        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="", buffering=1) as stream:
+        with _live_file(path) as stream:
             yield JsonLines(stream)
     else:
         with text_output(path) as stream:
             yield JsonLines(stream)
 
 
+def _live_file(path: Path) -> IO[str]:
+    output_folder(path.parent)
+    try:
+        return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+    except OSError as error:
+        raise OfframpError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
+
+
 def _published(out: str | None) -> Iterator[StreamOutput]:
     if out is None or not out.startswith("zmq://"):
         raise SuiteError("--to zmq needs an address to bind to: give --out zmq://127.0.0.1:PORT")
     zmq = zeromq()
-    with zmq.Context() as context, context.socket(zmq.PUB, linger=LINGER_MS) as socket:
+    with zmq.Context() as context, context.socket(zmq.PUB) as socket:
+        socket.setsockopt(zmq.LINGER, LINGER_MS)
         try:
             socket.bind(tcp_address(out))
         except zmq.ZMQError as error:

@@ -45,6 +45,11 @@ class StreamPlan:
         """Of the tasks."""
         return [task.name for task in self.tasks]
 
+    @property
+    def sample_rates(self) -> list[float]:
+        """Hz that tasks were fitted at, as far as they are known."""
+        return [task.data["sample_rate"] for task in self.tasks if task.data.get("sample_rate") is not None]
+
     def check_rate(self, name: str, rate: float) -> None:
         """Raise :class:`DataError` where samples at ``rate``, Hz, from ``name`` are not what a task was fitted on."""
         for task in self.tasks:

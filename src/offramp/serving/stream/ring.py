@@ -7,10 +7,9 @@ from collections import deque
 from dataclasses import replace
 from typing import Literal
 
-from offramp.serving.stream.chunks import SampleChunk, StopFlag, StreamGap
+from offramp.serving.stream.chunks import Gaps, SampleChunk, StopFlag, StreamGap, joined
 
 WhenBehind = Literal["block", "drop-oldest", "drop-newest"]
-Gaps = tuple[StreamGap, ...]
 
 
 class SampleRing:
@@ -77,18 +76,6 @@ class SampleRing:
 
     def _full(self, chunk: SampleChunk) -> bool:
         return bool(self._chunks) and self.waiting + chunk.count > self._capacity
-
-
-def joined(first: Gaps, then: Gaps) -> Gaps:
-    """Two runs of gaps one after the other, those of one reason that meet as one."""
-    found = list(first)
-    for gap in then:
-        if found and found[-1].reason == gap.reason:
-            unknown = found[-1].lost is None or gap.lost is None
-            found[-1] = StreamGap(gap.reason, None if unknown else (found[-1].lost or 0) + (gap.lost or 0))
-        else:
-            found.append(gap)
-    return tuple(found)
 
 
 def _dropped(chunk: SampleChunk) -> Gaps:

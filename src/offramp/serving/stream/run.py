@@ -40,7 +40,7 @@ class StreamOutput(Protocol):
 
 
 @dataclass(eq=False)
-class _Batch:
+class _StreamBatch:
     """Windows that are asked about together.
 
     Attributes:
@@ -59,10 +59,10 @@ class _Batch:
     abouts: list[Mapping[str, Any]]
     asked: Submission | DataError | None = None
 
-    def part(self, start: int, stop: int) -> _Batch:
+    def part(self, start: int, stop: int) -> _StreamBatch:
         """Some of the windows, not asked about yet."""
         cut = slice(start, stop)
-        return _Batch(
+        return _StreamBatch(
             self.index + start, self.windows[cut], self.starts[cut], self.arrived[cut], self.abouts[start:stop]
         )
 
@@ -71,11 +71,11 @@ class _Batch:
         return not isinstance(self.asked, Submission) or self.asked.done
 
 
-def _whole(index: int, parts: Sequence[_Batch]) -> _Batch:
+def _whole(index: int, parts: Sequence[_StreamBatch]) -> _StreamBatch:
     """Batches one after the other as one, whose first window has that number."""
     if len(parts) == 1:
         return replace(parts[0], index=index)
-    return _Batch(
+    return _StreamBatch(
         index,
         np.concatenate([part.windows for part in parts]),
         np.concatenate([part.starts for part in parts]),
@@ -111,7 +111,7 @@ def run_stream(
         EngineError: The engine cannot answer: there is no such exit or policy.
         OSError: The output cannot be written to.
     """
-    run = _Run(source, engine, plan, output, stop)
+    run = _StreamRun(source, engine, plan, output, stop)
     reader = threading.Thread(target=run.take_in, name="offramp-stream-source", daemon=True)
     reader.start()
     try:
@@ -122,7 +122,7 @@ def run_stream(
     return run.report()
 
 
-class _Run:
+class _StreamRun:
     def __init__(
         self, source: SampleSource, engine: Engine, plan: StreamPlan, output: StreamOutput, stop: StopFlag
     ) -> None:
@@ -131,7 +131,7 @@ class _Run:
         self._ring = SampleRing(plan.buffer, plan.when_behind, self._news)
         self._clock, self._counts = StreamClock(), StreamCounts()
         self._cutter = WindowCutter(plan.window, plan.hop, plan.channels)
-        self._pending: deque[_Batch | list[Row]] = deque()
+        self._pending: deque[_StreamBatch | list[Row]] = deque()
         self._under_way = 0
         self._index = 0
         self._started = time.monotonic()
@@ -198,7 +198,7 @@ class _Run:
 
     def _cut(self) -> bool:
         """Ask about the next windows; False if no samples are there."""
-        gathered: list[_Batch] = []
+        gathered: list[_StreamBatch] = []
         room, found = BATCH, False
         while room > 0 and (chunk := self._ring.take(room * self._plan.hop)) is not None:
             found = True
@@ -212,12 +212,12 @@ class _Run:
         self._ask_about(gathered)
         return found
 
-    def _windows_of(self, chunk: SampleChunk) -> _Batch:
+    def _windows_of(self, chunk: SampleChunk) -> _StreamBatch:
         cut = self._cutter.feed(chunk.samples, chunk.first, bool(chunk.gaps))
         count = len(cut.windows)
-        return _Batch(0, cut.windows, cut.starts, np.full(count, chunk.arrived), [chunk.about] * count)
+        return _StreamBatch(0, cut.windows, cut.starts, np.full(count, chunk.arrived), [chunk.about] * count)
 
-    def _ask_about(self, gathered: Sequence[_Batch]) -> None:
+    def _ask_about(self, gathered: Sequence[_StreamBatch]) -> None:
         parts = [part for part in gathered if len(part.windows)]
         if not parts or self._enough:
             return
@@ -228,7 +228,7 @@ class _Run:
         self._under_way += 1
         self._pending.append(self._asked(whole))
 
-    def _asked(self, batch: _Batch) -> _Batch:
+    def _asked(self, batch: _StreamBatch) -> _StreamBatch:
         plan = self._plan
         try:
             batch.asked = self._engine.submit(batch.windows, plan.names, exit=plan.exit, policy=plan.policy)
@@ -254,7 +254,7 @@ class _Run:
         records: list[Row] = []
         while self._pending:
             head = self._pending[0]
-            if isinstance(head, _Batch):
+            if isinstance(head, _StreamBatch):
                 if not head.ready:
                     break
                 records += self._rows(head)
@@ -266,7 +266,7 @@ class _Run:
             self._output.write(records)
         return bool(records)
 
-    def _rows(self, batch: _Batch) -> list[Row]:
+    def _rows(self, batch: _StreamBatch) -> list[Row]:
         """Records of a batch. Where one window spoils it, the others are asked about again without it."""
         count = len(batch.windows)
         try:
@@ -282,7 +282,7 @@ class _Run:
             reason = "NaN or infinity" if not np.isfinite(batch.windows).all() else str(error)
             return [{"event": "unusable", "index": batch.index, "sample": int(batch.starts[0]), "reason": reason}]
 
-    def _records(self, batch: _Batch, answers: Mapping[str, Answer]) -> list[Row]:
+    def _records(self, batch: _StreamBatch, answers: Mapping[str, Answer]) -> list[Row]:
         count = len(batch.windows)
         delays = time.monotonic() - batch.arrived
         self._counts.windows += count

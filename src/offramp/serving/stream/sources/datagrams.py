@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from offramp.serving.stream.chunks import GapReason, StreamGap
+from offramp.serving.stream.chunks import GapReason, Gaps, StreamGap, joined
 
 Counter = Literal["none", "samples", "datagrams"]
 HEADER_BYTES = 8
@@ -26,7 +26,7 @@ class Placed:
 
     first: int
     content: memoryview
-    gaps: tuple[StreamGap, ...]
+    gaps: Gaps
 
 
 class DatagramOrder:
@@ -44,7 +44,7 @@ class DatagramOrder:
         """What its counter is then."""
         self._length = 0
         """Samples of the last one."""
-        self._pending: list[StreamGap] = []
+        self._pending: Gaps = ()
         self._sender: object = None
         self._overflowed = 0
         self.late = 0
@@ -73,13 +73,12 @@ class DatagramOrder:
         samples = len(content) // self._sample_bytes
         if self._counter == "none":
             if dropped:
-                self._pending.append(StreamGap("overflow", dropped * samples))
-                self._first += dropped * samples
+                self._break(StreamGap("overflow", dropped * samples))
         elif not self._counted(int.from_bytes(datagram[:header], "little"), samples, bool(dropped)):
             self.late += 1
             return None
-        placed = Placed(self._first, content, tuple(self._pending))
-        self._pending.clear()
+        placed = Placed(self._first, content, self._pending)
+        self._pending = ()
         self._first += samples
         self._length = samples
         return placed
@@ -92,17 +91,20 @@ class DatagramOrder:
             if missing > 0:
                 # lost datagrams are taken to have been as long as the one before them
                 lost = missing * (self._length if self._counter == "datagrams" else 1)
-                self._pending.append(StreamGap("overflow" if overflowed else "lost", lost))
-                self._first += lost
+                self._break(StreamGap("overflow" if overflowed else "lost", lost))
             elif -missing * unit <= LATE * samples:
                 return False
             else:
-                self._pending.append(StreamGap("restarted", None))
+                self._break(StreamGap("restarted", None))
         self._due = count + (1 if self._counter == "datagrams" else samples)
         return True
 
     def _begin_anew(self, reason: GapReason | None) -> None:
         """What comes next has nothing to do with what was before."""
         self._due = None
-        if reason is not None and self._first > 0 and all(gap.reason != reason for gap in self._pending):
-            self._pending.append(StreamGap(reason, None))
+        if reason is not None and self._first > 0:
+            self._break(StreamGap(reason, None))
+
+    def _break(self, gap: StreamGap) -> None:
+        self._pending = joined(self._pending, (gap,))
+        self._first += gap.lost or 0

@@ -116,11 +116,15 @@ def open_source(
     source = _opened(kind, place, plan, receiving, on_note)
     if source.channels != plan.channels:
         raise DataError(
-            f"{source.name} has {source.channels} channels, and task {plan.names[0]!r} takes windows of {plan.channels}: "
-            "choose a task for as many antennas"
+            f"{source.name} has {source.channels} channel{'s' if source.channels > 1 else ''}, and task {plan.names[0]!r} takes windows of "
+            f"{plan.channels}: choose a task for as many antennas"
         )
     if source.sample_rate is not None:
         plan.check_rate(source.name, source.sample_rate)
+    elif kind in ("stdin", "udp", "zmq") and not receiving.tags and (rates := plan.sample_rates):
+        on_note(
+            f"--sample-rate is not given, so that nobody can compare it with the {rates[0]:.10g} Hz of the training data"
+        )
     if kind == "e3" and plan.window > SLOT_SAMPLES:
         raise DataError(
             f"task {plan.names[0]!r} takes windows of {plan.window:,} samples, and a slot has {SLOT_SAMPLES:,}: choose another --task"

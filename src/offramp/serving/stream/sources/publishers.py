@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from offramp.errors import DataError
-from offramp.serving.stream.chunks import StreamGap
+from offramp.serving.stream.chunks import Gaps, StreamGap, joined
 from offramp.serving.stream.formats import SampleFormat
 from offramp.serving.stream.sources.tags import Pmt, StreamTag, read_tagged
 
@@ -34,7 +34,7 @@ class PlacedPart:
 
     first: int
     content: memoryview
-    gaps: tuple[StreamGap, ...]
+    gaps: Gaps
     time: np.datetime64 | None
     about: Mapping[str, Any]
 
@@ -64,7 +64,7 @@ class MessageOrder:
         """Of the next message, if nothing is missing before it."""
         self._item: int | None = None
         """What its first item is then."""
-        self._pending: list[StreamGap] = []
+        self._pending: Gaps = ()
         self._known: tuple[int, np.datetime64] | None = None
         """A sample and its time."""
 
@@ -110,7 +110,7 @@ class MessageOrder:
     def _break(self, gap: StreamGap) -> None:
         if self._first == 0:
             return
-        self._pending.append(gap)
+        self._pending = joined(self._pending, (gap,))
         if gap.lost is None:
             self._known = None
         else:
@@ -125,8 +125,8 @@ class MessageOrder:
         for begin, end in pairwise([*sorted(marks), count] if count else []):
             time = self._noted(marks[begin])
             held = content[begin * self._sample_bytes : end * self._sample_bytes]
-            parts.append(PlacedPart(self._first, held, tuple(self._pending), time, self._about))
-            self._pending.clear()
+            parts.append(PlacedPart(self._first, held, self._pending, time, self._about))
+            self._pending = ()
             self._first += end - begin
         return parts
 

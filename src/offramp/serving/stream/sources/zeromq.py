@@ -76,7 +76,7 @@ class ZmqSource:
         try:
             while not stop.asked:
                 had = False
-                with context.socket(self._zmq.SUB, linger=0) as socket:
+                with context.socket(self._zmq.SUB) as socket:
                     for chunk in self._connection(socket, stop):
                         had = True
                         yield chunk
@@ -96,6 +96,7 @@ class ZmqSource:
     def _connection(self, socket: Any, stop: StopFlag) -> Iterator[SampleChunk]:
         """What comes by one connection, to its end."""
         zmq = self._zmq
+        socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SUBSCRIBE, b"")
         socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
         monitor, poller, over = socket.get_monitor_socket(), zmq.Poller(), False
