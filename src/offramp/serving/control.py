@@ -20,6 +20,7 @@ from offramp.runtime.engine import Engine, ServiceLevel
 from offramp.schema.problems import first_problem
 from offramp.serving.models.repository import Repository
 from offramp.serving.protocol.faults import BadRequest, NotFound
+from offramp.serving.watching.shadow import SLICE
 
 LOOK_S = 0.25
 MOST_SLICES = 256
@@ -39,7 +40,9 @@ class Control:
             return {}
         steps = self._engine.steps
         return {
-            name: {**level.model_dump(), "steps": steps.get(name, 0)} for name, level in self._engine.slices.items()
+            name: {**level.model_dump(), "steps": steps.get(name, 0)}
+            for name, level in self._engine.slices.items()
+            if name != SLICE
         }
 
     def put_slice(self, name: str, said: dict[str, Any]) -> None:
@@ -49,6 +52,8 @@ class Control:
             BadRequest: It is none, or no task can keep it.
         """
         engine = self._needs_engine()
+        if name == SLICE:
+            raise BadRequest(f"slice {SLICE!r} is the server's own: choose another name")
         try:
             level = ServiceLevel.model_validate({key: value for key, value in said.items() if key != "steps"})
         except ValidationError as error:

@@ -111,7 +111,7 @@ def assembled(
     traced, end_traces = (None, None) if settings.trace is None else start_traces(settings.trace, offramp.__version__)
     predictor = load(settings.folder, backend=settings.backend, threads=settings.threads)
     watch = Watch(predictor, place.number, traced)
-    with Engine(predictor, levels, on_batch=watch.on_batch) as engine:
+    with Engine(predictor, levels, on_batch=watch.on_batch) as engine, watch.shadowing(engine, settings.shadow):
         repository = Repository(BundleSource(engine, settings.bundle, predictor.bundle, watch.on_answer))
         service = Service(
             repository,

@@ -43,6 +43,7 @@ class LiveAgreement:
         lower: Bound of the share to be expected of a new block.
         upper: Bound.
         alpha: Probability that the share ever leaves the bounds.
+        promised: The share that the stored certificate promises, if it is about that; None otherwise.
         certificate: What becomes of the stored one: it ``holds`` as it was certified, is ``renewed`` or ``withdrawn`` by what is seen
             now, or there is ``none``.
         sentence: The same in words.
@@ -57,6 +58,7 @@ class LiveAgreement:
     lower: float
     upper: float
     alpha: float
+    promised: float | None
     certificate: CertificateState
     sentence: str
 
@@ -156,6 +158,7 @@ class AgreementWatch:
             lower=1 - shown.upper,
             upper=1 - shown.lower,
             alpha=self._alpha,
+            promised=1 - self._level if self._level is not None and self._bounded() else None,
             certificate=state,
             sentence=self._sentence(state, shown),
         )

@@ -40,6 +40,7 @@ from offramp.serving.page.routes import PageContext, page_routes
 from offramp.serving.page.status import RecentSnapshots
 from offramp.serving.service import Service
 from offramp.serving.watching.prometheus import REASONS, Gauges, exposition
+from offramp.serving.watching.shadow import SLICE
 from offramp.serving.watching.tally import LATENCY_S, Tally, added
 from offramp.serving.watching.watch import Watch
 
@@ -84,7 +85,7 @@ class Overview:
             queues=queues,
             steps=steps,
             drift={task: said["state"] == "alarm" for task, said in drift.items()},
-            disagreement={task: 1 - said["low"] for task, said in agreement.items()},
+            disagreement={task: 1 - said["lower"] for task, said in agreement.items()},
         )
         return exposition(added([document["tally"] for document in (*living, *ended)]), gauges)
 
@@ -130,7 +131,7 @@ class Overview:
             exits=exits,
             policies=tuple(dict.fromkeys(policy for task in tasks for policy in task.policies)),
             tasks=tuple(_facts(task, self._engine) for task in tasks),
-            levels=self._engine.slices,
+            levels={name: level for name, level in self._engine.slices.items() if name != SLICE},
             workers=tuple(_worker(document) for document in documents),
             drift=self._watch.page_drift(_joined(document["drift"] for document in documents)),
             agreement=self._watch.page_agreement(_joined(document["agreement"] for document in documents)),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +19,7 @@ from offramp.runtime.engine.counts import BatchRun
 from offramp.serving.page.counts import TaskAgreement, TaskDrift
 from offramp.serving.service import Outcome
 from offramp.serving.watching.logs import log_outcome
+from offramp.serving.watching.shadow import SLICE, ShadowDepth
 from offramp.serving.watching.tally import Tally
 
 
@@ -36,6 +38,16 @@ class Watch:
         """
         self._predictor, self._number, self._traced = predictor, number, on_outcome
         self._tally, self._started = Tally(), time.time()
+        self._shadow: ShadowDepth | None = None
+
+    @contextmanager
+    def shadowing(self, engine: Engine, share: float) -> Iterator[None]:
+        """Finish a share of early answers to full depth when the engine is idle, until the end of the block; none where it is 0."""
+        if not share:
+            yield
+            return
+        with ShadowDepth(engine, share) as self._shadow:
+            yield
 
     def on_batch(self, batch: BatchRun) -> None:
         """A batch ran; called by whoever computes."""
@@ -44,6 +56,8 @@ class Watch:
     def on_answer(self, task: BundleTask, windows: NDArray[Any], answer: Answer, source: str) -> None:
         """A task answered."""
         self._tally.on_answer(task, windows, answer, source)
+        if self._shadow is not None and answer.slice != SLICE:
+            self._shadow.consider(windows, task, answer.prediction, source or None)
 
     def on_outcome(self, outcome: Outcome) -> None:
         """A request is over."""
@@ -66,8 +80,13 @@ class Watch:
             "queues": [asdict(depth) for depth in engine.queues],
             "steps": engine.steps,
             "drift": {},
-            "agreement": {},
+            "agreement": self._agreement(),
         }
+
+    def _agreement(self) -> dict[str, Any]:
+        if self._shadow is None:
+            return {}
+        return {task: {**asdict(found), "seen": found.blocks} for task, found in self._shadow.status.foremost.items()}
 
     def page_drift(self, found: Mapping[str, Any]) -> dict[str, TaskDrift]:
         """What processes say of drift, as the page shows it."""
@@ -75,4 +94,14 @@ class Watch:
 
     def page_agreement(self, found: Mapping[str, Any]) -> dict[str, TaskAgreement]:
         """What processes say of agreement with full depth, as the page shows it."""
-        return {}
+        return {
+            task: TaskAgreement(
+                low=said["lower"],
+                high=said["upper"],
+                estimate=said["agreement"],
+                checked=said["windows"],
+                promised=said["promised"],
+                certificate=said["certificate"],
+            )
+            for task, said in found.items()
+        }
