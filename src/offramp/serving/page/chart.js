@@ -12,6 +12,8 @@ function roundUp(value) {
   return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((step) => step * power).find((step) => step >= value * 0.999);
 }
 
+const across = (ago) => (WIDTH * (1 - ago / SPAN_S)).toFixed(1);
+
 function path(points, top) {
   let text = "";
   let before = null;
@@ -21,7 +23,7 @@ function path(points, top) {
       continue;
     }
     const command = before === null || before - ago > GAP_S ? "M" : "L";
-    text += `${command}${(WIDTH * (1 - ago / SPAN_S)).toFixed(1)} ${(HEIGHT * (1 - Math.min(value / top, 1.02))).toFixed(2)}`;
+    text += `${command}${across(ago)} ${(HEIGHT * (1 - Math.min(value / top, 1.02))).toFixed(2)}`;
     before = ago;
   }
   return text;
@@ -32,7 +34,8 @@ export function drawChart(host, { lines, limit = null, format, label }) {
   if (!host.firstChild) {
     const svg = makeSvg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
     svg.append(makeSvg("path", { class: "area" }), makeSvg("path", { class: "limit" }));
-    host.append(svg, make("span", { class: "top" }), make("span", { class: "limit-text" }), make("span", { class: "from" }, "−10 min"), make("span", { class: "to" }, "now"));
+    const [from, to] = [make("span", { class: "from" }, "−10 min"), make("span", { class: "to" }, "now")];
+    host.append(svg, make("span", { class: "top" }), make("span", { class: "limit-text" }), from, to);
   }
   const svg = host.firstChild;
   const largest = Math.max(limit === null ? 0 : limit * 1.15, ...lines.flatMap(({ points }) => points.map(([, value]) => value ?? 0)));
@@ -43,7 +46,9 @@ export function drawChart(host, { lines, limit = null, format, label }) {
   }
   const [area, dashes] = svg.children;
   const first = lines[0].points.filter(([, value]) => value !== null);
-  set(area, { d: first.length > 1 ? `${path(first, top).replaceAll(/(?!^)M/g, "L")}L${(WIDTH * (1 - first.at(-1)[0] / SPAN_S)).toFixed(1)} ${HEIGHT}L${(WIDTH * (1 - first[0][0] / SPAN_S)).toFixed(1)} ${HEIGHT}Z` : "" });
+  // down to the axis at both ends, and over the gaps
+  const closed = () => `M${across(first[0][0])} ${HEIGHT}${path(first, top).replaceAll("M", "L")}V${HEIGHT}Z`;
+  set(area, { d: first.length > 1 ? closed() : "" });
   const height = limit === null ? 0 : HEIGHT * (1 - limit / top);
   set(dashes, { d: limit === null ? "" : `M0 ${height}L${WIDTH} ${height}` });
   set(svg, { "aria-label": label });

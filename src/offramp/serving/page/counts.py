@@ -145,18 +145,18 @@ class TaskAgreement:
     Attributes:
         low: Lower end of the confidence sequence, valid at any time.
         high: Its upper end.
-        estimate: Share of the sample that agrees.
+        estimate: Share of the sample that agrees; None where nothing was checked yet.
         checked: Size of the sample.
         promised: The agreement that the certificate promises; None without one.
-        certificate: Whether it holds, by what was seen.
+        certificate: What becomes of it by what was seen; ``holds`` as long as nothing else is known.
     """
 
     low: float
     high: float
-    estimate: float
+    estimate: float | None
     checked: int
     promised: float | None = None
-    certificate: Literal["none", "holds", "withdrawn"] = "none"
+    certificate: Literal["none", "holds", "renewed", "withdrawn"] = "none"
 
 
 @dataclass(frozen=True)

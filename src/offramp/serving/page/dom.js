@@ -101,10 +101,10 @@ export function colourAt(share) {
   const place = Math.min(Math.max(share, 0), 1) * (RAMP.length - 1);
   const below = Math.min(Math.floor(place), RAMP.length - 2);
   const mixed = RAMP[below].map((value, channel) => Math.round(value + (RAMP[below + 1][channel] - value) * (place - below)));
-  return { fill: `rgb(${mixed.join(" ")})`, ink: luminance(mixed) > 0.18 ? "#10141b" : "#ffffff" };
+  return { fill: `rgb(${mixed.join(" ")})`, ink: luminance(mixed) > 0.179 ? "#000000" : "#ffffff" };
 }
 
-// Relative luminance (WCAG 2): black and white stand out equally on 0.18.
+// Relative luminance (WCAG 2): black and white stand out equally on 0.179.
 function luminance(colour) {
   const [red, green, blue] = colour.map((value) => (value <= 10 ? value / 3294 : ((value / 255 + 0.055) / 1.055) ** 2.4));
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue;

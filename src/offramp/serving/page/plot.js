@@ -78,7 +78,8 @@ function drawWindows() {
   for (const layer of [boxes, bars]) set(layer, { viewBox: `0 0 ${samples} 100` });
   boxes.classList.toggle("few", start.length <= BOXES);
   boxes.replaceChildren(...start.map((from, index) => {
-    const box = makeSvg("rect", { x: from, y: 0, width: stop[index] - from, height: 100, fill: colours.get(exit[index]).fill, stroke: colours.get(exit[index]).fill });
+    const { fill } = colours.get(exit[index]);
+    const box = makeSvg("rect", { x: from, y: 0, width: stop[index] - from, height: 100, fill, stroke: fill });
     box.classList.toggle("rejected", prediction[index] === null);
     return box;
   }));
@@ -90,7 +91,11 @@ function drawWindows() {
   }), makeSvg("path", { d: `M0 50H${samples}`, class: "half" }));
 }
 
-const answerText = (value) => (value === null ? "rejected" : Array.isArray(value) ? value.map((each) => number(each)).join(", ") : typeof value === "number" ? number(value) : value);
+function answerText(value) {
+  if (value === null) return "rejected";
+  if (Array.isArray(value)) return value.map((part) => number(part)).join(", ");
+  return typeof value === "number" ? number(value) : value;
+}
 
 // Windows in a row that got the same answer share one name.
 function drawNames() {
@@ -123,7 +128,7 @@ function drawFrequencies() {
   const { sample_rate: rate, frequency_hz: centre } = answer.recording;
   const ends = twoSided ? [0.5, 0, -0.5] : [0.5, 0.25, 0];
   const texts = ends.map((place) => {
-    if (!rate) return `${number(place)} of the rate`;
+    if (!rate) return place ? `${place > 0 ? "" : "−"}${Math.abs(place)} of the rate` : "0";
     // beside a carrier of gigahertz, what matters is how far away
     if (twoSided && centre !== null) return place ? `${place > 0 ? "+" : "−"}${withUnit(Math.abs(place) * rate, "Hz")}` : withUnit(centre, "Hz");
     return withUnit((centre ?? 0) + place * rate, "Hz");
@@ -182,7 +187,8 @@ function point(index, follow = false) {
   const { sample_rate: rate } = answer.recording;
   const when = rate ? ` (${withUnit(start[index] / rate, "s")} to ${withUnit(stop[index] / rate, "s")})` : "";
   const sure = confidence[index] === null ? "" : `, confidence ${percent(confidence[index], 1)}`;
-  const text = `Window ${index + 1} of ${start.length}: ${answerText(prediction[index])}${sure}, left at ${exit[index]}; samples ${start[index]} to ${stop[index]}${when}`;
+  const said = `${answerText(prediction[index])}${sure}, left at ${exit[index]}`;
+  const text = `Window ${index + 1} of ${start.length}: ${said}; samples ${start[index]} to ${stop[index]}${when}`;
   say(byId("window-details"), time[index] ? `${text}, ${time[index]}` : text);
   if (follow) {
     const middle = ((start[index] + stop[index]) / 2 / answer.recording.samples) * stage.clientWidth;

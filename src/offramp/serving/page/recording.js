@@ -3,6 +3,7 @@
 import { byId, bytes, count, each, make, percent, say, withUnit } from "./dom.js";
 import { keyHeader } from "./keys.js";
 import { drawPlot, preparePlot } from "./plot.js";
+import { legendItem } from "./tasks.js";
 
 let pending = {};
 let chosen = null;
@@ -77,7 +78,8 @@ async function ask() {
   const query = new URLSearchParams({ task, slice: byId("recording-slice").value });
   if (chosen.metadata !== undefined) query.set("metadata", chosen.metadata);
   try {
-    const response = await fetch(`recording?${query}`, { method: "POST", headers: { "Content-Type": "application/octet-stream", ...keyHeader() }, body, signal: mine.signal });
+    const headers = { "Content-Type": "application/octet-stream", ...keyHeader() };
+    const response = await fetch(`recording?${query}`, { method: "POST", headers, body, signal: mine.signal });
     const answer = await response.json().catch(() => ({ error: `The server answers ${response.status} ${response.statusText}` }));
     if (!response.ok) return fail(answer.error);
     show(answer);
@@ -106,7 +108,13 @@ function show(answer) {
   const { recording, windows } = answer;
   const asked = windows.start.length;
   const rate = recording.sample_rate;
-  const facts = [chosen.name, recording.datatype, recording.channels > 1 ? `${recording.channels} channels` : "", `${count(recording.samples)} samples`, rate ? `at ${withUnit(rate, "Hz")}: ${withUnit(recording.samples / rate, "s")}` : ""];
+  const facts = [
+    chosen.name,
+    recording.datatype,
+    recording.channels > 1 ? `${recording.channels} channels` : "",
+    `${count(recording.samples)} samples`,
+    rate ? `at ${withUnit(rate, "Hz")}: ${withUnit(recording.samples / rate, "s")}` : "",
+  ];
   say(byId("recording-facts"), facts.filter(Boolean).join(" · "));
   const all = answer.cut > asked ? `${count(asked)} of its ${count(answer.cut)} windows, evenly spread` : `${count(asked)} windows`;
   tell(`${answer.task}: ${all}.`);
@@ -114,12 +122,14 @@ function show(answer) {
   const depths = [...left.keys()].sort((a, b) => exits.indexOf(a) - exits.indexOf(b));
   byId("recording-answer").hidden = false;
   const colours = drawPlot(answer, depths);
-  each(byId("recording-legend"), depths, (exit) => exit, () => make("li", {}, make("span", { class: "swatch" }), make("span")), (item, exit) => {
+  each(byId("recording-legend"), depths, (exit) => exit, legendItem, (item, exit) => {
     item.firstChild.style.backgroundColor = colours.get(exit).fill;
     say(item.lastChild, `${exit} ${percent(left.get(exit) / asked)}`);
   });
   const labels = answer.kind === "classification" ? [...counted(windows.prediction)].sort(([, a], [, b]) => b - a) : [];
-  each(byId("recording-labels"), labels, ([label]) => `${label === null} ${label}`, () => make("li"), (item, [label, times]) => say(item, `${label ?? "rejected"} ${count(times)}`));
+  each(byId("recording-labels"), labels, ([label]) => JSON.stringify(label), () => make("li"), (item, [label, times]) => {
+    say(item, `${label ?? "rejected"} ${count(times)}`);
+  });
   each(byId("recording-notes"), answer.notes, (note) => note, () => make("li"), say);
   byId("recording").scrollIntoView({ block: "nearest", behavior: "smooth" });
 }

@@ -24,6 +24,8 @@ from offramp.serving.page.spectrogram import spectrogram
 
 NAME = Path("the recording")
 """What messages call it."""
+MOST_STRETCHES = 2**20
+"""Most captures times annotations: each annotation is cut at the captures in it."""
 MOST_WINDOWS = 2048
 """Most windows that are asked; of more, so many are, evenly spread."""
 
@@ -86,6 +88,9 @@ def read_dropped(
         raise DataError(f"task {task.name!r} takes windows of shape {task.window_shape}, not I/Q: choose another task")
     signal = signal_in_memory(NAME, metadata, content)
     about = describe(signal, NAME, NAME.name)
+    captures, annotations = len(signal.get_captures()), len(about.annotations)
+    if captures * annotations > MOST_STRETCHES:
+        raise DataError(f"{NAME} has {captures:,} captures and {annotations:,} annotations: drop a part of it")
     known = task.data.get("sample_rate")
     if (
         known

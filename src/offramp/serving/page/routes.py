@@ -15,9 +15,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from offramp.bundle import BundleTask
-from offramp.errors import DeadlinePassed, OfframpError, Overloaded, TaskRemoved
+from offramp.errors import BundleError, OfframpError
 from offramp.runtime.predictor import Prediction
+from offramp.serving.http.bodies import fault_headers, read_body
 from offramp.serving.page.recording import DroppedRecording, read_dropped, recording_document
+from offramp.serving.protocol.faults import BadRequest, BodyLate, NotFound, ServingFault, TooMuch, fault_of
 
 BATCH = 64
 """Windows of a recording that are asked at a time, so that other requests come between."""
@@ -43,7 +45,7 @@ class PageContext:
     """What the page needs of a server.
 
     Attributes:
-        status: Gives the document of :class:`~offramp.serving.page.status.ServerStatus`; must not block.
+        status: Gives the document of :class:`~offramp.serving.page.status.ServerStatus`; called from any thread.
         task: A task that is served, by name; without a name the only one. Raises :class:`~offramp.errors.BundleError`.
         ask: Windows float32 ``(N, *window_shape)``, name of a task, name of a slice or None, to a prediction. Raises an
             :class:`~offramp.errors.OfframpError`.
@@ -56,13 +58,11 @@ class PageContext:
     most_recording_bytes: int
 
 
-class RecordingRefusedError(OfframpError):
-    """A recording that is not even read, with the HTTP status that says so."""
+class NoRecording(ServingFault):
+    """It comes as something else than bytes."""
 
-    def __init__(self, status: int, message: str) -> None:
-        """Take the status besides the message."""
-        super().__init__(message)
-        self.status = status
+    status = 415
+    code = "INVALID_ARGUMENT"
 
 
 def page_routes(context: PageContext) -> list[Route]:
@@ -82,22 +82,21 @@ def page_routes(context: PageContext) -> list[Route]:
     async def file(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in contents:
-            return _json({"error": f"there is no file {name!r} of the page: open / instead"}, 404)
+            return _refused(NotFound(f"there is no file {name[:60]!r} of the page: open / instead"))
         return _file(name, contents[name])
 
     async def status(_: Request) -> Response:
-        return _json(context.status())
+        return _json(await asyncio.to_thread(context.status))
 
     async def recording(request: Request) -> Response:
         if room.locked():
             busy = f"{AT_ONCE} recordings are being answered already: drop it again in a moment"
-            return _json({"error": busy}, 429, {"Retry-After": "2"})
+            return _refused(TooMuch(busy, retry_after=2.0))
         async with room:
             try:
                 return _json(await _answer(request, context))
             except OfframpError as error:
-                status, headers = _meaning(error)
-                return _json({"error": str(error)}, status, headers)
+                return _refused(fault_of(error))
             except ClientDisconnect:
                 return Response(status_code=400)
 
@@ -113,13 +112,20 @@ async def _answer(request: Request, context: PageContext) -> dict[str, Any]:
     """Read a recording, ask about its windows, and say what the page draws."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != BINARY:
-        raise RecordingRefusedError(415, f"a recording comes as {BINARY}, not {kind or 'nothing'}: set Content-Type")
-    task = context.task(request.query_params.get("task"))
+        raise NoRecording(f"a recording comes as {BINARY}, not {kind[:60] or 'nothing'}: set Content-Type")
+    try:
+        task = context.task(request.query_params.get("task"))
+    except BundleError as error:
+        raise NotFound(str(error)) from None
     slice = request.query_params.get("slice")
     cut = _metadata_bytes(request.query_params.get("metadata"))
-    body = await _body(request, context.most_recording_bytes)
+    try:
+        async with asyncio.timeout(UPLOAD_S):
+            body = await read_body(request, context.most_recording_bytes)
+    except TimeoutError:
+        raise BodyLate(f"the recording took more than {UPLOAD_S:.0f} s to arrive: send a shorter one") from None
     if cut is not None and cut > len(body):
-        raise RecordingRefusedError(400, f"metadata={cut} and the body has {len(body)} bytes: send the metadata first")
+        raise BadRequest(f"metadata={cut}, and the body has {len(body)} bytes: send the metadata first, then the data")
     metadata, content = (None, body) if cut is None else (body[:cut], body[cut:])
     del body
     dropped = await asyncio.to_thread(read_dropped, task, metadata, content)
@@ -135,49 +141,21 @@ def _windows(dropped: DroppedRecording, first: int) -> NDArray[np.float32]:
     return dropped.windows(first, first + BATCH)
 
 
-async def _body(request: Request, most: int) -> bytes:
-    """The body, of at most so many bytes."""
-    too_long = RecordingRefusedError(413, f"a recording may have {most:,} bytes here: cut a shorter one from it")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:20]) > most:
-        raise too_long
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(UPLOAD_S):
-            async for part in request.stream():
-                parts.append(part)
-                size += len(part)
-                if size > most:
-                    raise too_long
-    except TimeoutError:
-        raise RecordingRefusedError(
-            408, f"the recording took more than {UPLOAD_S:.0f} s to arrive: send it again"
-        ) from None
-    return b"".join(parts)
-
-
 def _metadata_bytes(text: str | None) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) < 12):
-        raise RecordingRefusedError(400, f"metadata={text!r} must be the number of bytes of the .sigmf-meta")
+        raise BadRequest(f"metadata={text[:40]!r} must be the number of bytes of the .sigmf-meta")
     return int(text)
-
-
-def _meaning(error: OfframpError) -> tuple[int, dict[str, str]]:
-    """HTTP status and headers of an error."""
-    if isinstance(error, RecordingRefusedError):
-        return error.status, {}
-    if isinstance(error, Overloaded):
-        return 429, {"Retry-After": "1"}
-    if isinstance(error, DeadlinePassed):
-        return 504, {}
-    return (404 if isinstance(error, TaskRemoved) else 400), {}
 
 
 def _file(name: str, content: bytes) -> Response:
     return Response(content, media_type=FILES[Path(name).suffix], headers=SECURITY)
 
 
-def _json(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse(dict(content), status, {**SECURITY, **(headers or {})})
+def _json(content: Mapping[str, Any]) -> Response:
+    return JSONResponse(dict(content), headers=SECURITY)
+
+
+def _refused(fault: ServingFault) -> Response:
+    return JSONResponse({"error": str(fault)}, fault.status, {**SECURITY, **fault_headers(fault)})

@@ -38,11 +38,14 @@ function dialText(slice) {
 }
 
 function createCard() {
-  const parts = [make("h3"), make("span", { class: "chip" }), make("strong"), make("span", { class: "quiet" }), make("div", { class: "chart small" }), make("p"), make("p", { class: "quiet" }), make("p", { class: "steps" })];
-  const [name, priority, value, unit, chart, facts, dials, steps] = parts;
+  const [name, priority] = [make("h3"), make("span", { class: "chip" })];
+  const [value, unit] = [make("strong"), make("span", { class: "quiet" })];
+  const chart = make("div", { class: "chart small" });
+  const [facts, dials, steps] = [make("p"), make("p", { class: "quiet" }), make("p", { class: "steps" })];
   const edit = make("button", { type: "button" }, "Change");
-  const card = make("li", { class: "card" }, make("div", { class: "head" }, make("span", { class: "mark", "aria-hidden": "true" }), name, priority, edit), make("p", { class: "value" }, value, " ", unit), chart, facts, dials, steps);
-  card.parts = parts;
+  const head = make("div", { class: "head" }, make("span", { class: "mark", "aria-hidden": "true" }), name, priority, edit);
+  const card = make("li", { class: "card" }, head, make("p", { class: "value" }, value, " ", unit), chart, facts, dials, steps);
+  card.parts = [name, priority, value, unit, chart, facts, dials, steps];
   card.edit = edit;
   return card;
 }
@@ -52,7 +55,11 @@ function openDials(slice, status) {
   byId("dial-budget").value = slice.budget_ms ?? "";
   byId("dial-priority").value = slice.priority;
   byId("dial-load").value = slice.under_load;
-  const ways = [["", "at each task's own exit"], ...status.exits.map((exit) => [`exit ${exit}`, `at exit ${exit}`]), ...status.policies.map((policy) => [`policy ${policy}`, `by policy ${policy}`])];
+  const ways = [
+    ["", "at each task's own exit"],
+    ...status.exits.map((exit) => [`exit ${exit}`, `at exit ${exit}`]),
+    ...status.policies.map((policy) => [`policy ${policy}`, `by policy ${policy}`]),
+  ];
   const select = byId("dial-exit");
   select.replaceChildren(...ways.map(([value, text]) => make("option", { value }, text)));
   select.value = slice.policy !== null ? `policy ${slice.policy}` : slice.exit !== null ? `exit ${slice.exit}` : "";
@@ -93,10 +100,3 @@ export function prepareDials() {
   byId("dials").querySelector("form").addEventListener("submit", saveDials);
   byId("dials-cancel").addEventListener("click", () => byId("dials").close());
 }
-
-// The slice that comes nearest to its budget: [share of the budget, slice], or null where none has one.
-export function nearest(status) {
-  const shares = status.slices.filter((slice) => slice.budget_ms !== null && slice.p99_ms !== null).map((slice) => [slice.p99_ms / slice.budget_ms, slice]);
-  return shares.sort(([a], [b]) => b - a)[0] ?? null;
-}
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -171,22 +172,26 @@ class ServerStatus:
 
 
 class RecentSnapshots:
-    """The snapshots of late, for whatever number of pages ask whenever they like."""
+    """The snapshots of late, for whatever number of pages that ask whenever they like, from any thread."""
 
     def __init__(self) -> None:
         """Start with none."""
         self._kept: deque[Snapshot] = deque()
+        self._lock = threading.Lock()
 
     def status(self, snapshot: Snapshot) -> ServerStatus:
         """What is to be said now; compared with the oldest snapshot of the last ``LATE_S`` seconds, or the newest before."""
-        while len(self._kept) > 1 and (
-            snapshot.time - self._kept[0].time > LATE_S and snapshot.time - self._kept[1].time >= APART_S
-        ):
-            self._kept.popleft()
-        before = self._kept[0] if self._kept and snapshot.time - self._kept[0].time >= APART_S else None
-        if not self._kept or snapshot.time - self._kept[-1].time >= APART_S:
-            self._kept.append(snapshot)
-        return make_status(snapshot, before)
+        with self._lock:
+            return make_status(snapshot, self._before(snapshot))
+
+    def _before(self, snapshot: Snapshot) -> Snapshot | None:
+        kept = self._kept
+        while len(kept) > 1 and snapshot.time - kept[0].time > LATE_S and snapshot.time - kept[1].time >= APART_S:
+            kept.popleft()
+        before = kept[0] if kept and snapshot.time - kept[0].time >= APART_S else None
+        if not kept or snapshot.time - kept[-1].time >= APART_S:
+            kept.append(snapshot)
+        return before
 
 
 def make_status(snapshot: Snapshot, before: Snapshot | None = None) -> ServerStatus:

@@ -4,7 +4,12 @@ import { byId, coloursOf, count, duration, each, make, number, percent, say, set
 import { gains, total } from "./history.js";
 
 const DRIFT = { learning: ["wait", "learning"], steady: ["good", "no drift"], alarm: ["bad", "drift"] };
-const CERTIFICATE = { none: ["none", "no certificate"], holds: ["good", "certificate"], withdrawn: ["bad", "withdrawn: certificate"] };
+const CERTIFICATE = {
+  none: ["none", "no certificate"],
+  holds: ["good", "certificate"],
+  renewed: ["good", "renewed: certificate"],
+  withdrawn: ["bad", "withdrawn: certificate"],
+};
 
 // Windows by exit or by label, of the time that the page is set to.
 export function recently(history, span, task, counts) {
@@ -24,7 +29,8 @@ export function drawTasks(history, span) {
   const exits = usedExits(status);
   const colours = coloursOf(exits);
   say(byId("tasks-span"), status.tasks.length ? spanText(history, span) : "");
-  each(byId("exit-legend"), exits, (exit) => exit, legendItem, (item, exit) => {
+  const seen = exits.filter((exit) => status.tasks.some((task) => task.left[exit]));
+  each(byId("exit-legend"), seen.length ? seen : exits, (exit) => exit, legendItem, (item, exit) => {
     item.firstChild.style.backgroundColor = colours.get(exit).fill;
     say(item.lastChild, exit);
   });
@@ -46,10 +52,11 @@ export function legendItem() {
 
 function createRow() {
   const row = make("li", { class: "task" });
-  const parts = [make("h3"), make("p", { class: "quiet mostly" }), make("div", { class: "bar", role: "img" }), make("div", { class: "verdict" }), make("div", { class: "verdict" })];
-  const [name, mostly, bar, agreement, drift] = parts;
+  const [name, mostly] = [make("h3"), make("p", { class: "quiet mostly" })];
+  const bar = make("div", { class: "bar", role: "img" });
+  const [agreement, drift] = [make("div", { class: "verdict" }), make("div", { class: "verdict" })];
   row.append(make("div", { class: "who" }, name, mostly), bar, agreement, drift);
-  row.parts = parts;
+  row.parts = [name, mostly, bar, agreement, drift];
   return row;
 }
 
@@ -76,7 +83,10 @@ function drawBar(bar, task, left, colours, room) {
 }
 
 function verdict(host, mark, word, details) {
-  if (!host.firstChild) host.append(make("p", { class: "said" }, make("span", { class: "mark", "aria-hidden": "true" }), make("span")), make("p", { class: "quiet" }));
+  if (!host.firstChild) {
+    const said = make("p", { class: "said" }, make("span", { class: "mark", "aria-hidden": "true" }), make("span"));
+    host.append(said, make("p", { class: "quiet" }));
+  }
   const [said, quiet] = host.children;
   said.dataset.mark = mark;
   say(said.lastChild, word);
