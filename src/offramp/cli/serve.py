@@ -59,6 +59,15 @@ def serve(
     most_windows: Annotated[int, typer.Option(min=1, help="Of a request.")] = 4096,
     most_connections: Annotated[int, typer.Option(min=1, help="At once.")] = 1024,
     most_seconds: Annotated[float, typer.Option(min=0.001, help="From a request to its answer.")] = 60.0,
+    ray: Annotated[bool, typer.Option("--ray", help="On Ray Serve, over many machines.")] = False,
+    ray_address: Annotated[
+        str | None, typer.Option(help="--ray: of the cluster; one is started on this machine if left out.")
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="--ray: engines, at least.")] = 1,
+    most_replicas: Annotated[int | None, typer.Option(min=1, help="--ray: engines, at most.")] = None,
+    queue_ms: Annotated[
+        float | None, typer.Option(min=0.001, help="--ray: work that waits for an engine before there is another one.")
+    ] = None,
 ) -> None:
     """Serve a bundle by the Open Inference Protocol, HTTP and gRPC.
 
@@ -95,9 +104,15 @@ def serve(
 
     def ready(http: int, rpc: int) -> None:
         scheme = "http" if certificate is None else "https"
-        print(f"serving {bundle} at {scheme}://{_in_url(host)}:{http} (gRPC {host}:{rpc}); Ctrl-C ends it", flush=True)
+        also = f"gRPC {host}:{rpc}" if rpc else "no gRPC, which Ray opens everywhere: give --keys or --insecure"
+        print(f"serving {bundle} at {scheme}://{_in_url(host)}:{http} ({also}); Ctrl-C ends it", flush=True)
 
-    if run(settings, exit or [], ready, say) == signal.SIGINT:
+    on_ray = None
+    if ray:
+        from offramp.serving.ray import RayOptions
+
+        on_ray = RayOptions(ray_address, replicas, most_replicas or replicas, queue_ms)
+    if run(settings, exit or [], ready, say, on_ray) == signal.SIGINT:
         raise KeyboardInterrupt
 
 

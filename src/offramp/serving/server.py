@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from offramp.errors import BundleError
 from offramp.progress import OnNote
@@ -17,12 +18,19 @@ from offramp.serving.process import Place, run_process
 from offramp.serving.settings import ServerSettings, check_settings
 from offramp.serving.workers import run_workers
 
+if TYPE_CHECKING:
+    from offramp.serving.ray import RayOptions
+
 SEGMENTS = "segments"
 _MANIFEST, _WRITTEN_FROM = "segments.json", ("config.json", "heads.safetensors")
 
 
 def serve(
-    settings: ServerSettings, exits: Sequence[str], on_ready: Callable[[int, int], object], on_note: OnNote
+    settings: ServerSettings,
+    exits: Sequence[str],
+    on_ready: Callable[[int, int], object],
+    on_note: OnNote,
+    ray: RayOptions | None = None,
 ) -> int:
     """Serve until a signal ends it.
 
@@ -31,6 +39,7 @@ def serve(
         exits: Further ones where a bundle is cut.
         on_ready: Called with the ports of HTTP and gRPC as soon as requests are answered.
         on_note: Called with each sentence that must be said before.
+        ray: How it is laid out on Ray; None to serve from this process and its workers.
 
     Returns:
         The signal's number.
@@ -43,6 +52,10 @@ def serve(
         levels = {} if settings.slices is None else load_slices(settings.slices)
         wanted = [*exits, *(level.exit for level in levels.values() if level.exit is not None)]
         settings = replace(settings, folder=segments_of(settings.bundle, sorted(set(wanted)), on_note))
+    if ray is not None:
+        from offramp.serving.ray import run_on_ray
+
+        return run_on_ray(settings, ray, on_ready)
     if settings.workers > 1:
         return run_workers(settings, on_ready)
     return run_process(settings, Place(), on_ready)
