@@ -91,7 +91,9 @@ def load_keys(path: Path) -> Keys:
     except ValidationError as error:
         first = error.errors(include_input=False, include_context=False)[0]  # what is given may be a key
         where = ".".join(map(str, first["loc"]))
-        raise SuiteError(f"{path}: {where}: {first['msg']}; write keys: {{NAME: {{key: ..., scopes: [infer]}}}}") from None
+        raise SuiteError(
+            f"{path}: {where}: {first['msg']}; write keys: {{NAME: {{key: ..., scopes: [infer]}}}}"
+        ) from None
     scopes = {
         name: (hashlib.sha256(entry.key.encode()).digest(), frozenset(entry.scopes)) for name, entry in entries.items()
     }

@@ -15,7 +15,7 @@ import grpc
 import uvicorn
 import uvloop
 from grpc import aio
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 import offramp
 from offramp.errors import SuiteError
@@ -77,7 +77,7 @@ class Process:
     keys: Keys
     overview: Overview | None
 
-    def app(self, lifespan: Any = None) -> Starlette:
+    def app(self, lifespan: Any = None) -> ASGIApp:
         """All that is served over HTTP."""
         routes = [] if self.overview is None else overview_routes(self.overview, self.keys)
         return build_app(self.service, self.control, self.keys, routes, lifespan)

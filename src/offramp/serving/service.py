@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from offramp.serving.models.repository import Repository
-from offramp.serving.protocol.faults import BadRequest, Broken, Late, ServingFault, Unavailable, fault_of
-from offramp.serving.protocol.requests import InferRequest, ModelSpec, Parameters, Part, Pending
+from offramp.serving.protocol.faults import BadRequest, Late, ServingFault, Unavailable, fault_of
+from offramp.serving.protocol.requests import InferRequest, Model, ModelSpec, Parameters, Part, Pending
 
 EXTENSIONS = (
     "binary_tensor_data",
@@ -96,6 +96,7 @@ class Service:
     on_outcome: Callable[[Outcome], object] = _nothing
     draining: bool = False
     under_way: int = 0
+    _going_on: bool = False
 
     @property
     def ready(self) -> bool:
@@ -122,18 +123,19 @@ class Service:
         """
         began = time.perf_counter_ns()
         pendings: Sequence[Pending] = ()
-        fault: ServingFault | None = Broken("the request was given up")
+        fault: ServingFault | None = None
         self.under_way += 1
         try:
             pendings = self._ask(name, version, request)
             async with asyncio.timeout(self.limits.seconds):
                 await _all_done(pendings)
-            part = _joined([pending.finish(pending.future.result()) for pending in pendings])
-            fault = None
-            return part
+            return _joined([pending.finish(pending.future.result()) for pending in pendings])
         except Exception as error:
             fault = self._fault(error)
             raise fault from None
+        except BaseException:  # the client is gone
+            fault = Unavailable("the request was given up")
+            raise
         finally:
             self._over(name, request, began, fault, pendings)
 
@@ -145,7 +147,7 @@ class Service:
         """
         began = time.perf_counter_ns()
         pendings: Sequence[Pending] = ()
-        fault: ServingFault | None = Broken("the request was given up")
+        fault: ServingFault | None = None
         self.under_way += 1
         try:
             pendings = self._ask(name, version, replace(request, streamed=True))
@@ -157,10 +159,12 @@ class Service:
                     for number, future in enumerate(done):
                         last = not left and number == len(done) - 1
                         yield by_future[future].finish(future.result()), last
-            fault = None
         except Exception as error:
             fault = self._fault(error)
             raise fault from None
+        except BaseException:  # the client is gone
+            fault = Unavailable("the request was given up")
+            raise
         finally:
             self._over(name, request, began, fault, pendings)
 
@@ -170,7 +174,18 @@ class Service:
         rows = _rows(request)
         if rows > self.limits.windows:
             raise BadRequest(f"a request of {rows:,} windows: send at most {self.limits.windows:,} at a time")
-        return self.repository.model(name, version).ask(request)
+        model = self.repository.model(name, version)
+        pendings = model.ask(request)
+        if not self._going_on:
+            self._going_on = True
+            asyncio.get_running_loop().call_soon(self._go_on, model)
+        return pendings
+
+    def _go_on(self, model: Model) -> None:
+        """Let a model compute once all that came with its request has been read too: so requests that come together are a batch."""
+        self._going_on = model.go_on()
+        if self._going_on:
+            asyncio.get_running_loop().call_soon(self._go_on, model)
 
     def _fault(self, error: Exception) -> ServingFault:
         if isinstance(error, TimeoutError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -107,6 +108,7 @@ class Engine:
         exit: str | None = None,
         policy: str | None = None,
         as_reached: bool = False,
+        wake: bool = True,
     ) -> Submission:
         """Ask some tasks about some windows.
 
@@ -118,6 +120,7 @@ class Engine:
             exit: Where windows leave, instead of where the level says.
             policy: By which windows leave, instead of what the level says.
             as_reached: Give each task's answer as soon as its exit is reached, where otherwise they would come together and the last of them sooner.
+            wake: Let the engine's thread begin; without, the caller goes on to call :meth:`compute`.
 
         Raises:
             Overloaded: There is more to do than can be done in time.
@@ -127,7 +130,8 @@ class Engine:
             DataError: The windows cannot be used.
         """
         submission = self._queued(x, tasks, slice, budget_ms, exit, policy, as_reached, own=True)
-        self._wake.set()
+        if wake:
+            self._wake.set()
         return submission
 
     def _queued(
@@ -199,6 +203,26 @@ class Engine:
             submission.cancel()
             self._wake.set()
             raise
+
+    def compute(self, most_seconds: float) -> bool:
+        """Run one batch in the caller's thread, which spares two changes of threads, if nobody computes and it takes no longer by measured times.
+
+        Anything else is left to the engine's thread.
+
+        Returns:
+            Whether more waits that the caller may go on with.
+        """
+        if not self._computing.acquire(blocking=False):
+            self._wake.set()  # whoever computes may have looked just before
+            return False
+        try:
+            ran = self._step(most_seconds)
+        finally:
+            self._computing.release()
+        left = any(len(lane.queue) for lane in self._lanes.values())
+        if left and not ran:
+            self._wake.set()
+        return left and ran
 
     def put(self, task: BundleTask) -> None:
         """Add a task, or replace the one of its name; what was submitted before is answered by the old one.
@@ -342,11 +366,11 @@ class Engine:
                 self._wake.wait()
                 self._wake.clear()
 
-    def _step(self) -> bool:
-        """Run one batch; False if nothing waits. By one thread at a time."""
+    def _step(self, most_seconds: float = math.inf) -> bool:
+        """Run one batch; False if nothing waits, or it would take longer. By one thread at a time."""
         if self._closing:
             return False
-        lane, batch = self._next()
+        lane, batch = self._next(most_seconds)
         if lane is None or batch is None:
             return False
         began = self._clock()
@@ -376,14 +400,14 @@ class Engine:
             self._running = False
         return True
 
-    def _next(self) -> tuple[Lane | None, Batch[WindowsJob] | None]:
+    def _next(self, most_seconds: float) -> tuple[Lane | None, Batch[WindowsJob] | None]:
         """The batch to run; what nobody waits for, or whose time is over, is let go on the way and never computed."""
         while True:
             with self._lock:
                 now = self._clock()
                 lanes = {id(lane.queue): lane for lane in self._lanes.values()}
                 found = next_queue((lane.queue for lane in lanes.values()), now)
-                if found is None:
+                if found is None or found[0].expected(found[1]) > most_seconds:
                     return None, None
                 queue, choice = found
                 batch, dropped = queue.take(choice, now)

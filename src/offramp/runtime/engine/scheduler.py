@@ -195,6 +195,10 @@ class PassQueue(Generic[J]):
         chosen = first if full is None else full
         return None if chosen is None else NextUnit((1, best, -self.backlog()), chosen)
 
+    def expected(self, choice: NextUnit) -> float:
+        """Seconds that its batch takes at most, unless a job is larger than a batch."""
+        return self.timing.of(choice.unit, min(self._windows[choice.unit], self._full[choice.unit]))
+
     def take(self, choice: NextUnit, now: float) -> tuple[Batch[J], list[J]]:
         """A batch for a unit, and those that nobody waits for any more or that cannot be in time: they are never computed."""
         unit, windows = choice.unit, 0

@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -127,7 +127,8 @@ def converse(target: HttpTarget, requests: Sequence[HttpRequest]) -> list[Reply]
     """
     until = time.monotonic() + target.timeout_s
     try:
-        with closing(_Connection(target, until)) as connection:
+        with ExitStack() as opened:
+            connection = _Connection(target, until, opened)
             return [_ask(connection, target, request) for request in requests]
     except TimeoutError:
         raise NoReply(f"no answer within {target.timeout_s:g} s", slow=True) from None
@@ -151,17 +152,18 @@ def _ask(connection: _Connection, target: HttpTarget, request: HttpRequest) -> R
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection on which no wait ends later than ``until``, however slowly the bytes drip."""
+    """A connection on which no wait ends later than ``until``, however slowly the bytes drip. What it opens is closed with ``opened``."""
 
-    def __init__(self, target: HttpTarget, until: float) -> None:
+    def __init__(self, target: HttpTarget, until: float, opened: ExitStack) -> None:
         super().__init__(target.host, target.port, timeout=target.timeout_s)
-        self._tls, self._until = target.tls, until
+        self._tls, self._until, self._opened = target.tls, until, opened
 
     def connect(self) -> None:
         super().connect()
-        found: socket.socket = self.sock
+        found = self._opened.enter_context(self.sock)
         if self._tls:
-            found = ssl.create_default_context().wrap_socket(found, server_hostname=self.host)
+            context = ssl.create_default_context()
+            found = self._opened.enter_context(context.wrap_socket(found, server_hostname=self.host))
         self.sock: Any = _TimedSocket(found, self._until)
 
 
@@ -179,7 +181,7 @@ class _TimedSocket:
         return io.BufferedReader(_TimedReader(self._found, self._until))
 
     def close(self) -> None:
-        self._found.close()
+        """Nothing yet: ``http.client`` closes a connection that the server will end before the answer has been read."""
 
 
 class _TimedReader(io.RawIOBase):

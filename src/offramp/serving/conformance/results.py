@@ -19,7 +19,7 @@ class Level(StrEnum):
     """The text is silent or lets the server choose. A server that fails hides a client's mistake, or falls for a hostile form."""
 
 
-class Outcome(StrEnum):
+class CheckOutcome(StrEnum):
     """What comes of a check."""
 
     PASSED = "pass"
@@ -69,7 +69,7 @@ class CheckResult:
     model: str
     level: Level
     counts: bool
-    outcome: Outcome
+    outcome: CheckOutcome
     clause: str
     evidence: str
 
@@ -97,22 +97,22 @@ class Conformance:
     @property
     def conforms(self) -> bool:
         """Whether nothing failed that the protocol, or an extension that the server announces, demands."""
-        return not any(result.outcome is Outcome.FAILED and result.counts for result in self.results)
+        return not any(result.outcome is CheckOutcome.FAILED and result.counts for result in self.results)
 
     @property
     def counts(self) -> dict[str, int]:
         """How often each outcome came up, and how many failures count."""
         found = Counter(result.outcome for result in self.results)
-        counted = sum(result.outcome is Outcome.FAILED and result.counts for result in self.results)
-        return {str(outcome): found[outcome] for outcome in Outcome} | {"required": counted}
+        counted = sum(result.outcome is CheckOutcome.FAILED and result.counts for result in self.results)
+        return {str(outcome): found[outcome] for outcome in CheckOutcome} | {"required": counted}
 
     @property
     def sentence(self) -> str:
         """How it did, in one line."""
         found = self.counts
-        parts = ", ".join(f"{found[outcome]} {outcome}" for outcome in Outcome)
-        verdict = "conforms" if self.conforms else f"{found['required']} failures of what is required or announced"
-        return f"{self.server or self.url}: {verdict} ({parts})"
+        parts = ", ".join(f"{found[outcome]} {outcome}" for outcome in CheckOutcome)
+        verdict = "conforms" if self.conforms else f"does not conform: {found['required']} of the failures count"
+        return f"{self.server or self.url} {verdict} ({parts})"
 
     def to_dict(self) -> dict[str, Any]:
         """A document for ``--json``."""

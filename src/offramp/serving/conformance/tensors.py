@@ -101,8 +101,9 @@ def to_json(tensor: WireTensor, nested: bool = False) -> list[Any]:
     """The elements as a JSON array, flat or in the tensor's own dimensions."""
     flat: list[Any] = [element.decode() if isinstance(element, bytes) else element for element in tensor.elements]
     if nested:
-        for size in reversed(tensor.shape[1:]):
-            flat = [flat[start : start + size] for start in range(0, len(flat), size)]
+        for axis in range(len(tensor.shape) - 1, 0, -1):
+            size, rows = tensor.shape[axis], math.prod(tensor.shape[:axis])
+            flat = [flat[row * size : (row + 1) * size] for row in range(rows)]
     return flat
 
 
@@ -147,6 +148,8 @@ def _float(value: int) -> float:
 
 
 def _fits(datatype: str, value: int) -> bool:
+    if datatype == "BOOL":
+        return False  # 0 and 1 have been taken
     try:
         struct.pack("<" + FORMATS[datatype], value)
     except struct.error:

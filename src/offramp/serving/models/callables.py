@@ -39,6 +39,9 @@ class CallableModel:
         """Call it with the inputs."""
         return [Pending(self._pool.submit(self._call, request), _as_it_is)]
 
+    def go_on(self) -> bool:
+        return False
+
     def _call(self, request: InferRequest) -> Part:
         given = self.function(request.inputs)
         missing = [each.name for each in self.spec.outputs if each.name not in given]

@@ -32,9 +32,9 @@ class ModelSource(Protocol):
         """Models that change with it."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModelUse:
-    """How often a model was asked, and how long it took, in nanoseconds.
+    """How often a model was asked, and how long it took, in nanoseconds; added to while it is asked.
 
     Attributes:
         inferences: Windows, or rows of the first input, that were answered.
@@ -164,22 +164,18 @@ class Repository:
 
     def count(self, name: str, windows: int, nanoseconds: int, answered: bool) -> None:
         """Take note of a request."""
-        with self._lock:
-            entry = self._entries.get(name)
-            if entry is None:
-                return
-            use = entry.use
-            if answered:
-                use = replace(
-                    use,
-                    inferences=use.inferences + windows,
-                    executions=use.executions + 1,
-                    success_ns=use.success_ns + nanoseconds,
-                    last_ms=int(1e3 * time.time()),
-                )
-            else:
-                use = replace(use, failures=use.failures + 1, failure_ns=use.failure_ns + nanoseconds)
-            self._put(replace(entry, use=use))
+        entry = self._entries.get(name)
+        if entry is None:
+            return
+        use = entry.use
+        if answered:
+            use.inferences += windows
+            use.executions += 1
+            use.success_ns += nanoseconds
+            use.last_ms = int(1e3 * time.time())
+        else:
+            use.failures += 1
+            use.failure_ns += nanoseconds
 
     def _put(self, entry: ModelEntry) -> None:
         self._entries = {**self._entries, entry.name: entry}

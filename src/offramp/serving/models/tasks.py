@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ PARAMETERS = ("slice", "deadline_ms", "policy", "exit", "source")
 """Of a request."""
 OF_CLIENTS = ("timeout", "priority", "sequence_id", "sequence_start", "sequence_end")
 """That Triton's clients may send: ``timeout``, in microseconds, is a deadline too, and the others change nothing."""
+SHORT_S = 0.002
+"""What takes no longer is computed by whoever asks."""
 OnAnswer = Callable[[BundleTask, NDArray[Any], Answer, str], object]
 """Called with a task, the windows ``(N, *window_shape)``, what it answered, and the source that the request named."""
 
@@ -49,6 +51,9 @@ class TaskModel:
     shared: bool
     on_answer: OnAnswer
 
+    def go_on(self) -> bool:
+        return self.engine.compute(SHORT_S)
+
     def ask(self, request: InferRequest) -> Sequence[Pending]:
         """Hand the windows to the engine; every task that an output is wanted of is a part."""
         windows, said = request.inputs[WINDOWS], read_parameters(request.parameters)
@@ -62,12 +67,13 @@ class TaskModel:
                 exit=said.exit,
                 policy=said.policy,
                 as_reached=request.streamed and len(names) > 1,
+                wake=False,
             )
         except DataError as error:
             raise BadRequest(f"input {WINDOWS!r}: {error}") from None
+        wanted = None if request.outputs is None else frozenset(request.outputs)
         return [
-            Pending(submission.answers[name], lambda answer, name=name: self._part(name, windows, answer, said.source))  # type: ignore[misc]
-            for name in names
+            Pending(submission.answers[name], partial(self._part, name, windows, said.source, wanted)) for name in names
         ]
 
     @cached_property
@@ -83,20 +89,42 @@ class TaskModel:
     def _asked(self, outputs: Sequence[str]) -> list[str]:
         return list(dict.fromkeys(self._task_of[output] for output in outputs))
 
-    def _part(self, name: str, windows: NDArray[Any], answer: Answer, source: str) -> Part:
-        task, prediction = self.tasks[name], answer.prediction
+    def _part(
+        self, name: str, windows: NDArray[Any], source: str, wanted: frozenset[str] | None, answer: Answer
+    ) -> Part:
+        task = self.tasks[name]
         self.on_answer(task, windows, answer, source)
         before = f"{name}." if self.shared else ""
-        outputs: dict[str, NDArray[Any]] = {}
-        if task.kind == "classification":
-            labels = self._labels[name][prediction.classes]
-            labels[prediction.rejected] = b""
-            outputs |= {f"{before}probabilities": prediction.outputs, f"{before}label": labels}
-        else:
-            outputs[f"{before}values"] = prediction.outputs
-        outputs[f"{before}exit"] = _texts(prediction.consulted)[prediction.left]
-        outputs[f"{before}reason"] = np.full(len(windows), answer.why.encode(), dtype=object)
+        makers = (
+            _MAKERS[task.kind] if wanted is None else [(n, m) for n, m in _MAKERS[task.kind] if before + n in wanted]
+        )
+        outputs = {before + output: maker(self, answer) for output, maker in makers}
         return Part(outputs, {"task": name, "slice": answer.slice, "age_ms": round(answer.milliseconds, 3)})
+
+    def _label(self, answer: Answer) -> NDArray[Any]:
+        labels = self._labels[answer.prediction.task][answer.prediction.classes]
+        labels[answer.prediction.rejected] = b""
+        return labels
+
+
+def _outputs(model: TaskModel, answer: Answer) -> NDArray[Any]:
+    return answer.prediction.outputs
+
+
+def _exit(model: TaskModel, answer: Answer) -> NDArray[Any]:
+    return _texts(answer.prediction.consulted)[answer.prediction.left]
+
+
+def _reason(model: TaskModel, answer: Answer) -> NDArray[Any]:
+    return np.full(len(answer.prediction.left), answer.why.encode(), dtype=object)
+
+
+_WHERE = [("exit", _exit), ("reason", _reason)]
+_MAKERS: dict[str, list[tuple[str, Callable[[TaskModel, Answer], NDArray[Any]]]]] = {
+    "classification": [("probabilities", _outputs), ("label", TaskModel._label), *_WHERE],
+    "regression": [("values", _outputs), *_WHERE],
+}
+"""What makes each output of a kind of task."""
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,13 @@ class Model(Protocol):
     def spec(self) -> ModelSpec:
         """What it is."""
 
+    def go_on(self) -> bool:
+        """Called by whoever asked, soon after: compute for a moment what waits, if that spares waiting for another thread.
+
+        Returns:
+            Whether it should be called again.
+        """
+
     def ask(self, request: InferRequest) -> Sequence[Pending]:
         """Begin to answer and return at once, with something pending per part.
 

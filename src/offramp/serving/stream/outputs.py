@@ -144,7 +144,7 @@ def _published(out: str | None) -> Iterator[StreamOutput]:
             socket.bind(tcp_address(out))
         except zmq.ZMQError as error:
             raise SuiteError(
-                f"--out {out} cannot be bound to ({error}): choose another port, or an address of this machine"
+                f"--out {out} cannot be bound to ({error.strerror or error}): choose another port, or an address of this machine"
             ) from None
         yield JsonPublisher(socket)
 

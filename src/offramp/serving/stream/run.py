@@ -188,6 +188,11 @@ class _StreamRun:
     def _enough(self) -> bool:
         return self._plan.stop_after is not None and self._index >= self._plan.stop_after
 
+    @property
+    def _room(self) -> int:
+        """Windows that the next request may hold."""
+        return BATCH if self._plan.stop_after is None else min(BATCH, self._plan.stop_after - self._index)
+
     def _status(self) -> StreamStatus:
         ring, counts = self._ring, self._counts
         return StreamStatus(
@@ -199,12 +204,12 @@ class _StreamRun:
     def _cut(self) -> bool:
         """Ask about the next windows; False if no samples are there."""
         gathered: list[_StreamBatch] = []
-        room, found = BATCH, False
+        room, found = self._room, False
         while room > 0 and (chunk := self._ring.take(room * self._plan.hop)) is not None:
             found = True
             if missing := self._missing(chunk.gaps, chunk.first):
                 self._ask_about(gathered)
-                gathered, room = [], BATCH
+                gathered, room = [], self._room
                 self._pending.append(missing)
             batch = self._windows_of(chunk)
             gathered.append(batch)
@@ -219,11 +224,9 @@ class _StreamRun:
 
     def _ask_about(self, gathered: Sequence[_StreamBatch]) -> None:
         parts = [part for part in gathered if len(part.windows)]
-        if not parts or self._enough:
+        if not parts:
             return
         whole = _whole(self._index, parts)
-        if self._plan.stop_after is not None:
-            whole = whole.part(0, self._plan.stop_after - self._index)
         self._index += len(whole.windows)
         self._under_way += 1
         self._pending.append(self._asked(whole))

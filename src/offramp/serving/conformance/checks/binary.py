@@ -136,7 +136,7 @@ def octet_stream(probe: Probe) -> str:
     return "application/octet-stream"
 
 
-def of_datatype(datatypes: tuple[str, ...]) -> str:
+def _none_of(datatypes: tuple[str, ...]) -> str:
     """Text for a model without such tensors."""
     return f"no tensor of the model is {' or '.join(datatypes)}"
 
@@ -145,7 +145,7 @@ def strings(probe: Probe) -> str:
     """Elements of BYTES stand behind their lengths, in both directions, whatever bytes they are."""
     _offered(probe)
     if not any(tensor.datatype == "BYTES" for tensor in (*probe.model.inputs, *probe.model.outputs)):
-        raise NotRun(of_datatype(("BYTES",)))
+        raise NotRun(_none_of(("BYTES",)))
     reply = probe.post("/infer", *_body(probe, parameters={"binary_data_output": True}))
     probe.compare(read_answer(reply))
     first = next((tensor for tensor in probe.inputs() if tensor.datatype == "BYTES" and tensor.elements), None)
@@ -163,7 +163,7 @@ def narrow_floats(probe: Probe) -> str:
     """16-bit floats go as two bytes each."""
     _offered(probe)
     if not any(tensor.datatype in BINARY_ONLY for tensor in (*probe.model.inputs, *probe.model.outputs)):
-        raise NotRun(of_datatype(BINARY_ONLY))
+        raise NotRun(_none_of(BINARY_ONLY))
     probe.compare(read_answer(probe.post("/infer", *_body(probe, parameters={"binary_data_output": True}))))
     return "two bytes each, both ways"
 
@@ -173,7 +173,7 @@ def nan(probe: Probe) -> str:
     _offered(probe)
     first = next((tensor for tensor in probe.inputs() if tensor.datatype in ("FP32", "FP64") and tensor.elements), None)
     if first is None:
-        raise NotRun(of_datatype(("FP32", "FP64")))
+        raise NotRun(_none_of(("FP32", "FP64")))
     changed = WireTensor(first.name, first.datatype, first.shape, (math.nan, *first.elements[1:]))
     inputs = [changed if tensor.name == first.name else tensor for tensor in probe.inputs()]
     reply = probe.post("/infer", *with_binary(request_document(probe.inputs()), inputs, [t.name for t in inputs]))

@@ -19,11 +19,12 @@ from offramp.serving.conformance.documents import (
     text_of,
 )
 from offramp.serving.conformance.http import Reply
-from offramp.serving.conformance.probe import ABSENT, FORBIDDEN, Check, Probe, refused
-from offramp.serving.conformance.results import Fault, Level, NotRun, NotSupported
+from offramp.serving.conformance.probe import Check, Probe, refused
+from offramp.serving.conformance.results import Fault, Level, NotRun
 from offramp.serving.conformance.tensors import WireTensor
 
 STATISTICS, CONFIGURATION = "statistics", "model_configuration"
+STREAM, GENERATE = "infer_stream", "generate"
 TIMED = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
 LOAD_S = 10.0
 """Seconds that a model may take to be there again."""
@@ -121,9 +122,7 @@ def reload(probe: Probe) -> str:
 def events(probe: Probe) -> str:
     """Server-sent events, each an inference response or an error; together they hold the outputs."""
     probe.answer()
-    reply = probe.infer(id="stream", at="/infer_stream")
-    if reply.status in (*ABSENT, *FORBIDDEN):
-        raise NotSupported(f"{reply.status} at infer_stream")
+    reply = probe.present(probe.infer(id="stream", at="/infer_stream"), STREAM)
     if reply.status != 200 or "text/event-stream" not in reply.headers.get("content-type", ""):
         raise Fault(f"answered {shown(reply)}, as {reply.headers.get('content-type', 'no type')[:40]}")
     found = events_of(reply)
@@ -152,9 +151,7 @@ def events_of(reply: Reply) -> list[dict[str, Any]]:
 def events_refused(probe: Probe) -> str:
     """A mistake that is found before anything is answered gets an error status."""
     probe.answer()
-    reply = probe.infer(at="/infer_stream")
-    if reply.status in (*ABSENT, *FORBIDDEN):
-        raise NotSupported(f"{reply.status} at infer_stream")
+    probe.present(probe.infer(at="/infer_stream"), STREAM)
     wrong = request_document(probe.inputs())
     wrong["inputs"][0]["name"] = "offramp-no-such-input"
     reply = probe.post("/infer_stream", wrong)
@@ -167,9 +164,7 @@ def generate(probe: Probe) -> str:
     """Text in, text out."""
     if "text_input" not in {tensor.name for tensor in probe.model.inputs}:
         raise NotRun("the model has no input text_input")
-    reply = probe.post("/generate", {"text_input": "1"})
-    if reply.status in (*ABSENT, *FORBIDDEN):
-        raise NotSupported(f"{reply.status} at generate")
+    reply = probe.present(probe.post("/generate", {"text_input": "1"}), GENERATE)
     found = object_of(read_json(reply), "the answer")
     return f"model_name {text_of(found, 'model_name', 'the answer')[:60]}"
 
@@ -196,9 +191,27 @@ CHECKS = (
         Level.EXTENSION,
         CONFIGURATION,
     ),
-    Check("streaming.events", "infer_stream of MLServer: server-sent events", events, Level.STRICT),
-    Check("streaming.events-refused", "infer_stream of MLServer: errors", events_refused, Level.STRICT),
-    Check("streaming.generate", "Generate extension, provisional: text_input", generate, Level.STRICT),
+    Check(
+        "streaming.events",
+        "POST infer_stream, as in MLServer: server-sent events that hold the outputs together",
+        events,
+        Level.EXTENSION,
+        STREAM,
+    ),
+    Check(
+        "streaming.events-refused",
+        "POST infer_stream, as in MLServer: a mistake gets an error status, or an event with an error",
+        events_refused,
+        Level.EXTENSION,
+        STREAM,
+    ),
+    Check(
+        "streaming.generate",
+        "Generate extension, which is provisional: POST generate with text_input",
+        generate,
+        Level.EXTENSION,
+        GENERATE,
+    ),
     Check(
         "repository.reload",
         "Model repository extension: unload and load",
