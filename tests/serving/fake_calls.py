@@ -9,7 +9,8 @@ from typing import Any
 
 import grpc
 import numpy as np
-from fake_server import KINDS, MODELS, Fake, Refused, raw_of
+from fake_reader import KINDS, MODELS, Refused, raw_of
+from fake_server import Fake
 
 from offramp.serving.protocol import inference_pb2 as pb
 
@@ -30,8 +31,8 @@ class Calls:
         return pb.ServerReadyResponse(ready=not self.fake.allows("grpc.ready"))
 
     def ServerMetadata(self, asked: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
-        extensions = ("other",) if self.fake.allows("grpc.server-metadata") else self.fake.extensions
-        return pb.ServerMetadataResponse(name="fake", version="1", extensions=extensions)
+        name = "" if self.fake.allows("grpc.server-metadata") else "fake"
+        return pb.ServerMetadataResponse(name=name, version="1", extensions=self.fake.extensions)
 
     def ModelReady(self, asked: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         return pb.ModelReadyResponse(ready=not self.fake.allows("grpc.model-ready"))
@@ -75,7 +76,7 @@ class Calls:
                 raise Refused(f"shape {shape}")
             shape = [abs(size) for size in shape]
         if raw is not None:
-            return self.fake._from_bytes(tensor.name, tensor.datatype, shape, raw)
+            return self.fake.from_bytes(tensor.name, tensor.datatype, shape, raw)
         if self.fake.allows("grpc.infer-typed"):
             raise Refused("no typed contents")
         elements = list(getattr(tensor.contents, FIELDS[tensor.datatype]))

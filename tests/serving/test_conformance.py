@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 from fake_calls import called
-from fake_server import MODELS, Fake, served
+from fake_reader import MODELS
+from fake_server import Fake, served
 from typer.testing import CliRunner
 
 from offramp.cli.check_server import check_server as command
 from offramp.errors import OfframpError
-from offramp.serving.conformance import Conformance, Level, Outcome, check_server
+from offramp.serving.conformance import CheckOutcome, Conformance, Level, check_server
 from offramp.serving.conformance.run import all_checks
 
 CHECKS = {check.name: check for check in all_checks(rpc=True)}
@@ -38,16 +41,24 @@ def checked(fake: Fake, names: Sequence[str] = (), rpc: bool = True, **options: 
         )
 
 
-def outcomes(found: Conformance, name: str) -> list[Outcome]:
+def outcomes(found: Conformance, name: str) -> list[CheckOutcome]:
     return [result.outcome for result in found.results if result.check == name]
 
 
 def test_a_server_that_is_right_passes_every_check() -> None:
     found = checked(Fake())
-    assert [result for result in found.results if result.outcome in (Outcome.FAILED, Outcome.UNSUPPORTED)] == []
-    assert {result.check for result in found.results if result.outcome is Outcome.PASSED} == set(CHECKS)
+    assert [
+        result for result in found.results if result.outcome in (CheckOutcome.FAILED, CheckOutcome.UNSUPPORTED)
+    ] == []
+    assert {result.check for result in found.results if result.outcome is CheckOutcome.PASSED} == set(CHECKS)
     assert found.conforms
     assert found.server == "fake 1"
+
+
+def test_connections_that_end_with_each_answer_are_as_good() -> None:
+    with served(Fake(), "HTTP/1.0") as url:
+        found = check_server(url)
+    assert [result for result in found.results if result.outcome is CheckOutcome.FAILED] == []
 
 
 @pytest.mark.parametrize("name", list(CHECKS))
@@ -55,19 +66,19 @@ def test_every_check_finds_its_mistake(name: str) -> None:
     check = CHECKS[name]
     before = ["errors.bad-json"] if name == "errors.still-serving" else []
     found = checked(Fake(wrong=name), [name, *before], rpc=check.rpc)
-    assert Outcome.FAILED in outcomes(found, name)
+    assert CheckOutcome.FAILED in outcomes(found, name)
     for result in found.results:
-        if result.check == name and result.outcome is Outcome.FAILED:
+        if result.check == name and result.outcome is CheckOutcome.FAILED:
             assert result.evidence
             assert result.counts == (result.level is not Level.STRICT)  # the fake announces its extensions
-    assert all(outcome is not Outcome.FAILED for other in before for outcome in outcomes(found, other))
+    assert all(outcome is not CheckOutcome.FAILED for other in before for outcome in outcomes(found, other))
 
 
 def test_what_is_neither_announced_nor_there_is_not_supported() -> None:
     found = checked(Fake(extensions=(), bare=True))
     for name in OF_EXTENSIONS - {"streaming.generate"}:
-        assert Outcome.FAILED not in outcomes(found, name), name
-        assert Outcome.PASSED not in outcomes(found, name), name
+        assert CheckOutcome.FAILED not in outcomes(found, name), name
+        assert CheckOutcome.PASSED not in outcomes(found, name), name
     for name in (
         "binary.inputs",
         "statistics.model",
@@ -76,13 +87,15 @@ def test_what_is_neither_announced_nor_there_is_not_supported() -> None:
         "grpc.stream",
         "grpc.index",
     ):
-        assert Outcome.UNSUPPORTED in outcomes(found, name), name
-    assert [result for result in found.results if result.outcome is Outcome.FAILED and result.model != "narrow"] == []
+        assert CheckOutcome.UNSUPPORTED in outcomes(found, name), name
+    assert [
+        result for result in found.results if result.outcome is CheckOutcome.FAILED and result.model != "narrow"
+    ] == []
 
 
 def test_what_is_announced_and_not_there_counts() -> None:
     found = checked(Fake(bare=True))
-    counted = {result.check for result in found.results if result.outcome is Outcome.FAILED and result.counts}
+    counted = {result.check for result in found.results if result.outcome is CheckOutcome.FAILED and result.counts}
     assert {"binary.inputs", "statistics.model", "configuration.model", "repository.index"} <= counted
     assert {"grpc.statistics", "grpc.configuration", "grpc.index"} <= counted
     assert not found.conforms
@@ -90,17 +103,17 @@ def test_what_is_announced_and_not_there_counts() -> None:
 
 def test_what_is_there_and_not_announced_does_not_count() -> None:
     found = checked(Fake(wrong="statistics.model", extensions=()), ["statistics.model", "configuration.model"])
-    assert set(outcomes(found, "statistics.model")) == {Outcome.FAILED}
-    assert set(outcomes(found, "configuration.model")) == {Outcome.PASSED}
+    assert set(outcomes(found, "statistics.model")) == {CheckOutcome.FAILED}
+    assert set(outcomes(found, "configuration.model")) == {CheckOutcome.PASSED}
     assert all("not announced" in result.evidence for result in found.results if result.check == "configuration.model")
     assert found.conforms
 
 
 def test_a_mistake_refused_as_the_servers_own_fault_weighs_less() -> None:
     found = checked(Fake(wrong="errors.very-deep-json"), ["errors.very-deep-json"], rpc=False)
-    assert {result.level for result in found.results if result.outcome is Outcome.FAILED} == {Level.STRICT}
+    assert {result.level for result in found.results if result.outcome is CheckOutcome.FAILED} == {Level.STRICT}
     found = checked(Fake(wrong="errors.bad-json"), ["errors.bad-json"], rpc=False)
-    failed = [result for result in found.results if result.outcome is Outcome.FAILED]
+    failed = [result for result in found.results if result.outcome is CheckOutcome.FAILED]
     assert {result.level for result in failed} == {Level.STRICT}
     assert CHECKS["errors.bad-json"].level is Level.REQUIRED
     assert found.conforms
@@ -115,7 +128,7 @@ def test_models_that_answer_anew_each_time_are_not_blamed_on_the_protocol(monkey
 
     monkeypatch.setattr(fake, "run", restless)
     found = checked(fake, ["inference.nested", "binary.inputs", "grpc.infer-raw"])
-    assert {result.outcome for result in found.results if result.model == "sum"} == {Outcome.NOT_RUN}
+    assert {result.outcome for result in found.results if result.model == "sum"} == {CheckOutcome.NOT_RUN}
 
 
 def test_models_come_from_the_index_and_are_left_alone_unless_asked() -> None:
@@ -175,13 +188,13 @@ def test_the_command_shows_a_table_and_leaves_with_0_or_2() -> None:
         code, shown = run(url, "--model", "sum")
     assert code == 0
     assert "inference.json" in shown
-    assert "fake 1: conforms" in shown
+    assert "fake 1 conforms" in shown
     with served(Fake(wrong="inference.batch")) as url:
         code, shown = run(url, "--model", "sum")
     assert code == 2
     assert "one row at a time" in shown
     assert "REST, Model Metadata: -1 stands for any size" in shown
-    assert "1 failures of what is required or announced" in shown
+    assert "fake 1 does not conform: 1 of the failures count" in shown
 
 
 def test_the_command_writes_json() -> None:
@@ -202,3 +215,9 @@ def test_headers_are_sent() -> None:
         for header in ("Authorization", "a b: c", "x: a\nb: c", ": c"):
             with pytest.raises(OfframpError, match="--header"):
                 run(url, "--header", header)
+
+
+def test_the_page_has_a_row_for_every_check() -> None:
+    page = Path(__file__).parents[2] / "docs" / "check-server.md"
+    rows = re.findall(r"^\| `([\w.-]+)` \| (\w+) \|", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == [(check.name, check.level) for check in CHECKS.values()]

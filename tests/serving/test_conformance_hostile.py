@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,28 @@ from hypothesis import strategies as st
 
 import offramp.serving.conformance
 from offramp.errors import OfframpError
-from offramp.serving.conformance import Conformance, Outcome, check_server, http, probe, run
+from offramp.serving.conformance import CheckOutcome, Conformance, check_server, http, probe, run
 from offramp.serving.conformance.http import HttpRequest, HttpTarget, Reply
 from offramp.serving.conformance.probe import MOST_SILENCES
+from offramp.serving.conformance.results import Fault
+from offramp.serving.conformance.rpc import message_answer
+from offramp.serving.protocol import inference_pb2 as pb
 
 PACKAGE = Path(offramp.serving.conformance.__file__).parent
 
 
 @contextmanager
-def speaking(answer: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A server that does this with every connection."""
+def speaking(answer: Callable[[socket.socket], None], live: bool = True) -> Iterator[str]:
+    """A server that does this with every connection, unless it is asked whether it is live."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listening, ThreadPoolExecutor(16) as pool:
         over = threading.Event()
 
         def one(connection: socket.socket) -> None:
             with closing(connection), suppress(OSError):
-                answer(connection)
+                if live and connection.recv(20, socket.MSG_PEEK).startswith(b"GET /v2/health/live"):
+                    once(OK + b"content-length: 0\r\n\r\n")(connection)
+                else:
+                    answer(connection)
 
         def accept() -> None:
             while not over.is_set():
@@ -117,14 +124,19 @@ def test_mean_servers_do_not_conform(name: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(http, "MOST_BYTES", 1 << 20)
     with speaking(MEAN[name]) as url:
         found = tried(url)
-    if isinstance(found, Conformance):
-        assert not found.conforms
-        for result in found.results:
-            assert "\n" not in result.evidence
-            assert result.evidence.isprintable()
-    else:
-        assert "is the server running" in found
-        assert found.isprintable()
+    assert isinstance(found, Conformance)
+    assert not found.conforms
+    assert "inference.json" in {result.check for result in found.results if result.outcome is CheckOutcome.FAILED}
+    assert all(result.evidence.isprintable() for result in found.results)
+
+
+@pytest.mark.parametrize("name", ["closes at once", "never answers", "junk", "headers that drip"])
+def test_what_is_no_http_server_is_one_line(name: str) -> None:
+    with speaking(MEAN[name], live=False) as url:
+        found = tried(url)
+    assert isinstance(found, str)
+    assert found.isprintable()
+    assert "is the server running, and is this its HTTP port?" in found
 
 
 def test_a_server_that_hangs_is_not_asked_for_ever() -> None:
@@ -155,7 +167,7 @@ def test_a_server_that_hangs_is_not_asked_for_ever() -> None:
 def test_grpc_that_is_none() -> None:
     with served(Fake()) as url, speaking(MEAN["junk"]) as junk:
         found = check_server(url, junk.removeprefix("http://"), ["sum"], timeout_s=0.3)
-    failed = {result.check for result in found.results if result.outcome is Outcome.FAILED}
+    failed = {result.check for result in found.results if result.outcome is CheckOutcome.FAILED}
     assert {"grpc.live", "grpc.infer-raw", "grpc.id"} <= failed
     assert not found.conforms
 
@@ -182,7 +194,7 @@ def test_grpc_that_answers_junk() -> None:
             found = check_server(url, f"127.0.0.1:{port}", ["sum"], timeout_s=2)
     finally:
         server.stop(0)
-    passed = {result.check for result in found.results if result.outcome is Outcome.PASSED}
+    passed = {result.check for result in found.results if result.outcome is CheckOutcome.PASSED}
     assert not [name for name in passed if name.startswith("grpc.") and name != "grpc.no-message"]
     assert not found.conforms
 
@@ -243,6 +255,8 @@ def test_right_answers_with_something_else_in_one_place(monkeypatch: pytest.Monk
         status, more, body = fake.answer(request.method, request.path, headers, request.body)
         if more.get("content-type") == "application/json" and "content-encoding" not in more:
             body = json.dumps(changed(json.loads(body), place, swapped, removed)).encode()
+        elif more.get("content-type") == "application/octet-stream":
+            body = body[: -1 - place] if removed else body + bytes(place + 1)
         return Reply(status, more, body)
 
     found = fed(monkeypatch, answer)
@@ -263,6 +277,30 @@ def changed(document: Any, place: int, swapped: Any, removed: bool) -> Any:
     else:
         parent[key] = swapped
     return holder[0]
+
+
+messages = st.builds(
+    pb.ModelInferResponse,
+    outputs=st.lists(
+        st.builds(
+            pb.ModelInferResponse.InferOutputTensor,
+            name=st.text(max_size=2),
+            datatype=st.sampled_from(["FP32", "BYTES", "BOOL", "FP16", "BF16", "FP33", ""]),
+            shape=st.lists(st.sampled_from([0, 1, 2, -1, 2**62]), max_size=3),
+            contents=st.builds(pb.InferTensorContents, fp32_contents=st.lists(st.floats(width=32), max_size=2)),
+        ),
+        max_size=2,
+    ),
+    raw_output_contents=st.lists(st.binary(max_size=9), max_size=2),
+)
+
+
+@quick
+@given(messages)
+def test_any_message_is_read_or_refused(message: pb.ModelInferResponse) -> None:
+    with suppress(Fault):
+        for tensor in message_answer(message).outputs:
+            assert len(tensor.elements) == prod(tensor.shape)
 
 
 def test_deep_json_in_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
