@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from offramp.errors import OfframpError, SuiteError
 from offramp.runtime import load
@@ -127,7 +127,7 @@ def application(settings: ServerSettings, options: RayOptions, levels: Mapping[s
     server = uuid.uuid4().hex
     queue_ms = options.queue_ms or _a_fifth_of_the_least_budget(levels)
 
-    def build() -> Starlette:
+    def build() -> ReplicaApp:
         return replica_app(sent, levels, keys, server, serve.get_replica_context().rank.local_rank)
 
     deployment = serve.deployment(
@@ -181,10 +181,26 @@ def wanted_replicas(waiting_ms: Sequence[float], now: int, queue_ms: float) -> i
     return max(1, now - 1) if mean < queue_ms / 10 else now
 
 
+@dataclass(frozen=True, eq=False)
+class ReplicaApp:
+    """The ASGI application of a replica.
+
+    Attributes:
+        process: What serves.
+        over_http: All that is served over HTTP.
+    """
+
+    process: Process
+    over_http: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.over_http(scope, receive, send)
+
+
 def replica_app(
     settings: ServerSettings, levels: Mapping[str, ServiceLevel], keys: Keys, server: str, number: int
-) -> Starlette:
-    """The application of one replica, whose :class:`~offramp.serving.process.Process` is its ``state.process``.
+) -> ReplicaApp:
+    """The application of one replica.
 
     Args:
         settings: Whose folder is the working directory.
@@ -200,7 +216,7 @@ def replica_app(
     process = parts.enter_context(assembled(settings, Place(number, 2, folder), levels, keys))
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: object) -> AsyncIterator[None]:
         background = [asyncio.create_task(each) for each in (keep_up(process), _keep_tidy(folder))]
         try:
             yield
@@ -211,20 +227,17 @@ def replica_app(
             parts.close()
             bury_dead(folder, gone=os.getpid())
 
-    app = process.app(lifespan)
-    app.state.process = process
-    return app
+    return ReplicaApp(process, process.app(lifespan))
 
 
 class RayReplica:
     """What Ray calls beside the ASGI application, which ``serve.ingress`` makes the attribute ``app``: health, load, and the calls of gRPC by name."""
 
-    app: Starlette
+    app: ReplicaApp
 
     @property
     def _process(self) -> Process:
-        process: Process = self.app.state.process
-        return process
+        return self.app.process
 
     def check_health(self) -> None:
         """Raise RuntimeError where a model is not ready: Ray starts another replica then."""
@@ -307,7 +320,7 @@ class _Details(grpc.HandlerCallDetails):
 
 
 def _handler(replica: RayReplica, name: str) -> Any:
-    process = replica.app.state.process
+    process = replica.app.process
     servicer = InferenceServicer(process.service, process.control, process.keys)
     return generic_handler(servicer).service(_Details(name))
 
