@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -338,3 +340,8 @@ def test_arguments_that_make_no_sense(engine: Engine) -> None:
             ShadowDepth(engine, **wrong)
     with ShadowDepth(engine), pytest.raises(EngineError, match="slice 'shadow' is that of shadow depth"):
         ShadowDepth(engine)
+
+
+def test_it_opens_without_torch() -> None:
+    code = "import sys, offramp.serving.watching.shadow; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
