@@ -133,12 +133,14 @@ def test_windows_that_cannot_be_answered_are_named_and_spoil_no_other(predictor:
     assert (report.windows, report.unusable) == (38, 2)
 
 
-def test_an_end_after_so_many_windows(predictor: Predictor, engine: Engine):
+@pytest.mark.parametrize("hop", [1, 64, 150])
+@pytest.mark.parametrize("most", [1, 64, 70, 200])
+def test_an_end_after_so_many_windows(predictor: Predictor, engine: Engine, hop: int, most: int):
     kept = Kept()
-    plan = plan_stream(predictor.bundle, ["modulation"], stop_after=70)
-    endless = Given(pieces(noise(64), []) + [chunk for n in range(1, 500) for chunk in pieces(noise(64), [], 64 * n)])
+    plan = plan_stream(predictor.bundle, ["modulation"], hop=hop, stop_after=most)
+    endless = Given(pieces(noise(40_000), range(0, 40_000, 777)))
     report = run_stream(endless, engine, plan, kept, StopFlag())
-    assert ([record["index"] for record in kept], report.windows) == ([*range(70)], 70)
+    assert ([record["index"] for record in kept], report.windows) == ([*range(most)], most)
     assert not report.cut_off
 
 

@@ -20,8 +20,9 @@ import zmq
 from streaming import RATE, free_port, free_tcp_port, noise, radio_bundle, record, wait_until
 
 from offramp import cli
+from offramp.cli.stream import _LiveLine
 from offramp.export.segments import export_segments
-from offramp.serving.stream import Slot, write_slots
+from offramp.serving.stream import Slot, StreamStatus, write_slots
 from offramp.serving.stream.formats import SampleFormat
 
 Call = Callable[..., tuple[int, str, str]]
@@ -368,6 +369,20 @@ def test_a_recording_that_is_cut_short_leaves_the_older_answers(
     code, _, told = call("stream", segments, "--from", recording, "--task", "modulation", "--out", out)
     assert (code, told.count("\n"), "copy its samples again" in told) == (2, 1, True)
     assert len(lines(out.read_text())) == 3
+
+
+def test_a_live_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with _LiveLine() as shown:
+        shown.status(StreamStatus(2.0, 5_000_000, 800, 1234, 56))
+        shown.note("the publisher went\x1b away")
+        shown.status(StreamStatus(3.0, 5_000_000, 800, 0, 56))
+    told = capsys.readouterr().err
+    assert "2 s  " in told
+    assert "behind 1,234 samples  dropped 56" in told
+    assert "0.000 MS/s  0 windows/s  behind 0 samples" in told
+    assert "the publisher went\\x1b away\n" in told
+    assert told.endswith("\r\x1b[2K")
 
 
 # --- refusals
