@@ -92,7 +92,7 @@ def test_the_policy_reads_what_replicas_record() -> None:
 def test_a_replica_says_how_much_waits() -> None:
     replica = RayReplica()
     process = SimpleNamespace(service=SimpleNamespace(backlog=lambda: 0.25, ready=True))
-    replica.app = SimpleNamespace(process=process)  # type: ignore[assignment]
+    replica.app = SimpleNamespace(state=SimpleNamespace(process=process))  # type: ignore[assignment]
     assert replica.record_autoscaling_stats() == {"waiting_ms": 250.0}
     replica.check_health()
     process.service.ready = False
@@ -276,7 +276,7 @@ def test_counts_of_replicas_that_died_are_kept_once(
 
     call(replica, "ModelInfer", message("plain"), Context())
     assert counted() == (1.0, 1.0)
-    document = replica.app.process.overview._own()
+    document = replica.app.state.process.overview._own()
     ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     (folder / "worker-7.json").write_text(json.dumps(document | {"number": 7, "pid": int(ended.stdout)}))
     (folder / "worker-8.json").write_text(json.dumps(document | {"number": 8, "pid": os.getppid()}))

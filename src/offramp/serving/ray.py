@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from offramp.errors import OfframpError, SuiteError
 from offramp.runtime import load
@@ -127,8 +128,8 @@ def application(settings: ServerSettings, options: RayOptions, levels: Mapping[s
     server = uuid.uuid4().hex
     queue_ms = options.queue_ms or _a_fifth_of_the_least_budget(levels)
 
-    def build() -> ReplicaApp:
-        return replica_app(sent, levels, keys, server, serve.get_replica_context().rank.local_rank)
+    def build() -> Starlette:
+        return replica_app(sent, levels, keys, server, serve.get_replica_context().rank.rank)
 
     deployment = serve.deployment(
         name="engine",
@@ -181,33 +182,17 @@ def wanted_replicas(waiting_ms: Sequence[float], now: int, queue_ms: float) -> i
     return max(1, now - 1) if mean < queue_ms / 10 else now
 
 
-@dataclass(frozen=True, eq=False)
-class ReplicaApp:
-    """The ASGI application of a replica.
-
-    Attributes:
-        process: What serves.
-        over_http: All that is served over HTTP.
-    """
-
-    process: Process
-    over_http: ASGIApp
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.over_http(scope, receive, send)
-
-
 def replica_app(
     settings: ServerSettings, levels: Mapping[str, ServiceLevel], keys: Keys, server: str, number: int
-) -> ReplicaApp:
-    """The application of one replica.
+) -> Starlette:
+    """The application of one replica, whose :class:`~offramp.serving.process.Process` is its ``state.process``.
 
     Args:
         settings: Whose folder is the working directory.
         levels: Service levels.
         keys: Who may do what.
         server: A name that the replicas of one server share, and no others.
-        number: Of this one among those of its machine.
+        number: Of this one among all.
     """
     folder = Path(tempfile.gettempdir()) / f"offramp-ray-{server}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -227,17 +212,22 @@ def replica_app(
             parts.close()
             bury_dead(folder, gone=os.getpid())
 
-    return ReplicaApp(process, process.app(lifespan))
+    app = Starlette(
+        routes=[Mount("/", process.app())], lifespan=lifespan
+    )  # Ray changes its handlers, so that it must be one
+    app.state.process = process
+    return app
 
 
 class RayReplica:
     """What Ray calls beside the ASGI application, which ``serve.ingress`` makes the attribute ``app``: health, load, and the calls of gRPC by name."""
 
-    app: ReplicaApp
+    app: Starlette
 
     @property
     def _process(self) -> Process:
-        return self.app.process
+        process: Process = self.app.state.process
+        return process
 
     def check_health(self) -> None:
         """Raise RuntimeError where a model is not ready: Ray starts another replica then."""
@@ -320,7 +310,7 @@ class _Details(grpc.HandlerCallDetails):
 
 
 def _handler(replica: RayReplica, name: str) -> Any:
-    process = replica.app.process
+    process = replica.app.state.process
     servicer = InferenceServicer(process.service, process.control, process.keys)
     return generic_handler(servicer).service(_Details(name))
 
