@@ -20,7 +20,7 @@ from offramp.serving.protocol import inference_pb2 as ours
 from offramp.serving.protocol.datatypes import DTYPES, datatype_of, from_bytes, to_bytes
 from offramp.serving.protocol.documents import read_request, write_answer
 from offramp.serving.protocol.faults import BadRequest
-from offramp.serving.protocol.requests import ModelSpec, Part, TensorSpec
+from offramp.serving.protocol.requests import AnswerPart, ModelSpec, TensorSpec
 
 SPEC = ModelSpec(
     "m",
@@ -161,7 +161,7 @@ def test_texts_survive_their_bytes(texts: list[bytes]) -> None:
 
 
 def test_an_answer_in_both_forms() -> None:
-    part = Part({"c": np.array([0.25, 0.75]), "d": np.array([1, -1], np.int8)}, {"why": "so"})
+    part = AnswerPart({"c": np.array([0.25, 0.75]), "d": np.array([1, -1], np.int8)}, {"why": "so"})
     wanted = [{"name": "d", "parameters": {"binary_data": True}}, {"name": "c"}]
     asked = read_request(SPEC, body(outputs=wanted, id="q"), None)
     content, length = write_answer(SPEC, part, asked)

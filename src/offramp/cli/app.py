@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from offramp.cli.check_server import check_server
 from offramp.cli.data import data_app
 from offramp.cli.help import IMPORT_HELP, Command, Group
 from offramp.cli.imports import import_modules
+from offramp.cli.recalibrate import recalibrate
 from offramp.cli.serve import serve
+from offramp.cli.stream import stream
 from offramp.cli.training import pretrain, train
 from offramp.errors import SuiteError
 
@@ -236,7 +239,10 @@ def report(
 
 app.command(cls=Command)(pretrain)
 app.command(cls=Command)(train)
+app.command(cls=Command)(recalibrate)
 app.command(cls=Command)(serve)
+app.command(cls=Command)(stream)
+app.command(cls=Command)(check_server)
 
 
 @app.command(cls=Command)

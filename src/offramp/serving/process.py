@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from offramp.runtime.engine import Engine, ServiceLevel, load_slices
 from offramp.serving.control import LOOK_S, Control
 from offramp.serving.http.app import build_app
 from offramp.serving.keys import NO_KEYS, Keys, load_keys
-from offramp.serving.listening import ImpatientProtocol, QuietServer, bound_socket
+from offramp.serving.listening import FIRST_WORD_S, ImpatientProtocol, QuietServer, bound_socket
 from offramp.serving.models.repository import FixedModels, Repository
 from offramp.serving.models.tasks import BundleSource
 from offramp.serving.protocol.requests import Model
@@ -38,6 +39,11 @@ from offramp.serving.watching.watch import Watch
 
 STILL_S = 0.3
 """In which a draining server still answers that it is, before it stops listening."""
+
+KEEP_ALIVE_MS = 60_000
+"""After which a gRPC client that says nothing is asked whether it is still there."""
+IDLE_MS = 600_000
+"""After which a gRPC connection without calls is closed; clients open another one by themselves."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,8 @@ async def _serve(process: Process, on_ready: Callable[[int, int], object]) -> in
         uvicorn.Config(
             process.app(),
             http=ImpatientProtocol,
+            ws="none",
+            timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -223,8 +231,11 @@ def _rpc_server(process: Process, several: bool) -> tuple[aio.Server, int]:
         ("grpc.max_receive_message_length", settings.limits.body_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", settings.limits.connections),
+        ("grpc.server_handshake_timeout_ms", int(1e3 * FIRST_WORD_S)),
+        ("grpc.keepalive_time_ms", KEEP_ALIVE_MS),
+        ("grpc.max_connection_idle_ms", IDLE_MS),
     ]
-    server = aio.server(options=options)
+    server = aio.server(options=options, maximum_concurrent_rpcs=settings.limits.connections)
     servicer = InferenceServicer(process.service, process.control, process.keys)
     server.add_generic_rpc_handlers((generic_handler(servicer),))
     address = (

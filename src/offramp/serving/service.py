@@ -12,7 +12,7 @@ from typing import Any
 
 from offramp.serving.models.repository import Repository
 from offramp.serving.protocol.faults import BadRequest, Late, ServingFault, Unavailable, fault_of
-from offramp.serving.protocol.requests import InferRequest, Model, ModelSpec, Parameters, Part, Pending
+from offramp.serving.protocol.requests import AnswerPart, InferRequest, Model, ModelSpec, Parameters, Pending
 
 EXTENSIONS = (
     "binary_tensor_data",
@@ -48,7 +48,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RequestOutcome:
     """A request that is over, for whoever watches.
 
     Attributes:
@@ -66,7 +66,7 @@ class Outcome:
     parameters: Parameters
 
 
-def _nothing(outcome: Outcome) -> None:
+def _nothing(outcome: RequestOutcome) -> None:
     return None
 
 
@@ -93,7 +93,7 @@ class Service:
     version: str = ""
     limits: Limits = field(default_factory=Limits)
     backlog: Callable[[], float] = _no_backlog
-    on_outcome: Callable[[Outcome], object] = _nothing
+    on_outcome: Callable[[RequestOutcome], object] = _nothing
     draining: bool = False
     under_way: int = 0
     _going_on: bool = False
@@ -113,9 +113,9 @@ class Service:
         """Take note of a request that was not even asked: it did not fit its model, or there is none."""
         known = name if any(entry.name == name for entry in self.repository.index) else ""
         self.repository.count(known, 0, 0, answered=False)
-        self.on_outcome(Outcome(known, 0, 0.0, fault, {}))
+        self.on_outcome(RequestOutcome(known, 0, 0.0, fault, {}))
 
-    async def infer(self, name: str, version: str, request: InferRequest) -> Part:
+    async def infer(self, name: str, version: str, request: InferRequest) -> AnswerPart:
         """The whole answer of a model.
 
         Raises:
@@ -139,7 +139,9 @@ class Service:
         finally:
             self._over(name, request, began, fault, pendings)
 
-    async def parts(self, name: str, version: str, request: InferRequest) -> AsyncGenerator[tuple[Part, bool], None]:
+    async def parts(
+        self, name: str, version: str, request: InferRequest
+    ) -> AsyncGenerator[tuple[AnswerPart, bool], None]:
         """The parts of an answer, each as soon as it is there, and whether it is the last one.
 
         Raises:
@@ -153,12 +155,15 @@ class Service:
             pendings = self._ask(name, version, replace(request, streamed=True))
             by_future = {asyncio.wrap_future(pending.future): pending for pending in pendings}
             left = set(by_future)
-            async with asyncio.timeout(self.limits.seconds):
-                while left:
-                    done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-                    for number, future in enumerate(done):
-                        last = not left and number == len(done) - 1
-                        yield by_future[future].finish(future.result()), last
+            loop = asyncio.get_running_loop()
+            ends = loop.time() + self.limits.seconds
+            while left:  # no asyncio.timeout: it is another task that asks for the next part
+                done, left = await asyncio.wait(left, timeout=ends - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    raise TimeoutError
+                for number, future in enumerate(done):
+                    last = not left and number == len(done) - 1
+                    yield by_future[future].finish(future.result()), last
         except Exception as error:
             fault = self._fault(error)
             raise fault from None
@@ -200,7 +205,7 @@ class Service:
             pending.future.cancel()  # whoever is not done yet: nobody waits any more
         took = time.perf_counter_ns() - began
         self.repository.count(name, _rows(request), took, fault is None)
-        self.on_outcome(Outcome(name, _rows(request), took / 1e9, fault, request.parameters))
+        self.on_outcome(RequestOutcome(name, _rows(request), took / 1e9, fault, request.parameters))
 
 
 async def _all_done(pendings: Sequence[Pending]) -> None:
@@ -230,14 +235,14 @@ async def _all_done(pendings: Sequence[Pending]) -> None:
             pending.future.result()
 
 
-def _joined(parts: Sequence[Part]) -> Part:
+def _joined(parts: Sequence[AnswerPart]) -> AnswerPart:
     """One part that says what all say: parameters that differ are left out."""
     if len(parts) == 1:
         return parts[0]
     outputs = {name: array for part in parts for name, array in part.outputs.items()}
     first = dict(parts[0].parameters) if parts else {}
     same = {name: value for name, value in first.items() if all(part.parameters.get(name) == value for part in parts)}
-    return Part(outputs, same)
+    return AnswerPart(outputs, same)
 
 
 def _rows(request: InferRequest) -> int:

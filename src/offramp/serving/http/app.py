@@ -22,7 +22,7 @@ from offramp.serving.http.inference import InferenceRoutes
 from offramp.serving.http.management import ManagementRoutes
 from offramp.serving.http.openapi import openapi
 from offramp.serving.keys import NO_KEYS, Keys, Scope
-from offramp.serving.protocol.faults import BodyLate, Broken, NotFound, ServingFault, fault_of
+from offramp.serving.protocol.faults import Broken, NotFound, ServingFault, fault_of
 from offramp.serving.service import Service
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -78,6 +78,7 @@ def build_app(
         ]
     handlers: Mapping[Any, Any] = {HTTPException: _no_route, Exception: _failed}
     everything = Starlette(routes=[*routes, *others], exception_handlers=handlers, lifespan=lifespan)
+    everything.router.redirect_slashes = False  # to wherever the header Host says
     infer = guarded(asks.infer, keys, "infer")
 
     async def app(scope: Connection, receive: Receive, send: Send) -> None:
@@ -113,8 +114,6 @@ def guarded(endpoint: Endpoint, keys: Keys, scope: Scope | None) -> Endpoint:
             if scope is not None:
                 request.state.key = keys.check(request.headers.get("authorization"), scope)
             return await endpoint(request)
-        except TimeoutError:
-            return refused(BodyLate("the body did not come in time: send it at once"))
         except OfframpError as error:
             return refused(error if isinstance(error, ServingFault) else fault_of(error))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -10,13 +9,15 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from offramp.serving.http.bodies import HEADER_LENGTH, read_body, respond
-from offramp.serving.protocol.documents import Asked, OutputForm, read_request, write_answer
+from offramp.serving.http.bodies import HEADER_LENGTH, BodyRoom, read_body, respond
+from offramp.serving.protocol.documents import AskedInference, OutputForm, read_request, write_answer
 from offramp.serving.protocol.faults import ServingFault
 from offramp.serving.protocol.requests import ModelSpec
 from offramp.serving.service import TRACE_PARENT, Service
 
 EVENTS = "text/event-stream"
+BODIES_AT_ONCE = 16
+"""The largest ones, that may be held before they have come to their end."""
 
 
 class InferenceRoutes:
@@ -25,6 +26,7 @@ class InferenceRoutes:
     def __init__(self, service: Service) -> None:
         """Take what answers."""
         self._service = service
+        self._room = BodyRoom(BODIES_AT_ONCE * service.limits.body_bytes)
 
     async def infer(self, request: Request) -> Response:
         """One answer when all of it is there."""
@@ -52,14 +54,13 @@ class InferenceRoutes:
 
         return StreamingResponse(events(), media_type=EVENTS, headers={"Cache-Control": "no-store"})
 
-    async def _read(self, request: Request) -> tuple[str, str, ModelSpec, Asked]:
+    async def _read(self, request: Request) -> tuple[str, str, ModelSpec, AskedInference]:
         name, version = request.path_params["model"], request.path_params.get("version", "")
         TRACE_PARENT.set(request.headers.get("traceparent", ""))
         limits = self._service.limits
         try:
             spec = self._service.spec(name, version)
-            async with asyncio.timeout(limits.seconds):
-                content = await read_body(request, limits.body_bytes)
+            content = await read_body(request, limits.body_bytes, limits.seconds, self._room)
             return name, version, spec, read_request(spec, content, request.headers.get(HEADER_LENGTH))
         except ServingFault as fault:
             self._service.refused(name, fault)

@@ -104,7 +104,7 @@ class ManagementRoutes:
         return JSONResponse({"slices": self._control.slices()})
 
     async def put_slice(self, request: Request) -> Response:
-        content = await read_body(request, MOST_SAID)
+        content = await read_body(request, MOST_SAID, self._service.limits.seconds)
         name = request.path_params["slice"]
         self._control.put_slice(name, read_json(content))
         return JSONResponse({"slices": self._control.slices()})
@@ -117,7 +117,7 @@ class ManagementRoutes:
         return JSONResponse({"slices": self._control.slices()})
 
     async def _said(self, request: Request, allowed: tuple[str, ...] | None = None) -> dict[str, Any]:
-        content = await read_body(request, MOST_SAID)
+        content = await read_body(request, MOST_SAID, self._service.limits.seconds)
         said = read_json(content) if content else {}
         parameters = said.get("parameters") or {}
         if allowed is not None and isinstance(parameters, dict):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.serving.protocol.faults import Broken
-from offramp.serving.protocol.requests import InferRequest, ModelSpec, Part, Pending
+from offramp.serving.protocol.requests import AnswerPart, InferRequest, ModelSpec, Pending
 
 Function = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
 """From inputs by name to outputs by name."""
@@ -42,13 +42,13 @@ class CallableModel:
     def go_on(self) -> bool:
         return False
 
-    def _call(self, request: InferRequest) -> Part:
+    def _call(self, request: InferRequest) -> AnswerPart:
         given = self.function(request.inputs)
         missing = [each.name for each in self.spec.outputs if each.name not in given]
         if missing:
             raise Broken(f"model {self.spec.name!r} gave no {', '.join(missing)}")
-        return Part({each.name: np.asarray(given[each.name]) for each in self.spec.outputs})
+        return AnswerPart({each.name: np.asarray(given[each.name]) for each in self.spec.outputs})
 
 
-def _as_it_is(part: Part) -> Part:
+def _as_it_is(part: AnswerPart) -> AnswerPart:
     return part

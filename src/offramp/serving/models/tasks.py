@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from offramp.bundle import Bundle, BundleTask, load_bundle
 from offramp.errors import BundleError, DataError
 from offramp.runtime.engine import DEFAULT, Answer, Engine
 from offramp.serving.protocol.faults import BadRequest, NotFound, Unavailable
-from offramp.serving.protocol.requests import InferRequest, ModelSpec, Parameters, Part, Pending, TensorSpec
+from offramp.serving.protocol.requests import AnswerPart, InferRequest, ModelSpec, Parameters, Pending, TensorSpec
 
 WINDOWS = "windows"
 SHARED = "shared"
@@ -91,7 +92,7 @@ class TaskModel:
 
     def _part(
         self, name: str, windows: NDArray[Any], source: str, wanted: frozenset[str] | None, answer: Answer
-    ) -> Part:
+    ) -> AnswerPart:
         task = self.tasks[name]
         self.on_answer(task, windows, answer, source)
         before = f"{name}." if self.shared else ""
@@ -99,7 +100,7 @@ class TaskModel:
             _MAKERS[task.kind] if wanted is None else [(n, m) for n, m in _MAKERS[task.kind] if before + n in wanted]
         )
         outputs = {before + output: maker(self, answer) for output, maker in makers}
-        return Part(outputs, {"task": name, "slice": answer.slice, "age_ms": round(answer.milliseconds, 3)})
+        return AnswerPart(outputs, {"task": name, "slice": answer.slice, "age_ms": round(answer.milliseconds, 3)})
 
     def _label(self, answer: Answer) -> NDArray[Any]:
         labels = self._labels[answer.prediction.task][answer.prediction.classes]
@@ -146,14 +147,20 @@ def read_parameters(given: Parameters) -> SaidParameters:
     for name in ("slice", "policy", "exit", "source"):
         if name in given and not isinstance(given[name], str):
             raise BadRequest(f"parameter {name!r} must be a text")
-    deadline: Any = given.get("deadline_ms")
-    if deadline is None and given.get("timeout"):
-        timeout: Any = given["timeout"]
-        deadline = timeout / 1e3 if isinstance(timeout, int) and not isinstance(timeout, bool) else timeout
-    if deadline is not None and (isinstance(deadline, bool | str) or deadline != deadline or abs(deadline) == np.inf):
-        raise BadRequest(f"parameter 'deadline_ms': {deadline!r}: milliseconds are expected"[:200])
+    deadline = _number(given, "deadline_ms", "milliseconds")
+    if deadline is None and (timeout := _number(given, "timeout", "microseconds")):
+        deadline = timeout / 1e3
     text = {name: str(given[name]) for name in ("slice", "policy", "exit", "source") if name in given}
     return SaidParameters(deadline_ms=deadline, **text)
+
+
+def _number(given: Parameters, name: str, unit: str) -> float | None:
+    value = given.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool | str) or not abs(value) <= sys.float_info.max:
+        raise BadRequest(f"parameter {name!r}: {value!r}: {unit} are expected")
+    return float(value)
 
 
 def outputs_of(task: BundleTask, before: str = "") -> tuple[TensorSpec, ...]:

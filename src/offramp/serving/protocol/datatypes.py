@@ -32,7 +32,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     BYTES: np.dtype(object),
 }
 MOST_ELEMENTS = 1 << 28
-"""Of one tensor."""
+"""Of one tensor; dimensions of 0 count as 1."""
 MOST_DIMENSIONS = 16
 _LENGTH = struct.Struct("<I")
 
@@ -54,7 +54,7 @@ def checked_shape(shape: Sequence[Any], name: str) -> tuple[int, ...]:
     for size in shape:
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
             raise BadRequest(f"input {name!r}: shape {list(shape)}: give whole numbers of at least 0"[:400])
-    if math.prod(shape) > MOST_ELEMENTS:
+    if math.prod(size or 1 for size in shape) > MOST_ELEMENTS:  # numpy reckons so too, and gives up
         raise BadRequest(
             f"input {name!r}: shape {list(shape)} has more than {MOST_ELEMENTS:,} elements: send less at a time"
         )
@@ -90,6 +90,8 @@ def to_bytes(array: NDArray[Any]) -> bytes:
 
 
 def _texts(content: memoryview | bytes, elements: int, name: str) -> NDArray[Any]:
+    if elements * _LENGTH.size > len(content):
+        raise BadRequest(f"input {name!r}: {len(content)} bytes of data cannot be {elements} elements")
     found = np.empty(elements, dtype=object)
     at = 0
     for index in range(elements):

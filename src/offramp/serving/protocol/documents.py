@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,18 @@ from pydantic_core import from_json, to_json
 from offramp.serving.protocol.datatypes import BYTES, DTYPES, MOST_DIMENSIONS, checked_shape, from_bytes, to_bytes
 from offramp.serving.protocol.faults import BadRequest
 from offramp.serving.protocol.fitting import checked_inputs, checked_outputs, classified, written_datatype
-from offramp.serving.protocol.requests import InferRequest, ModelSpec, Parameter, Parameters, Part
+from offramp.serving.protocol.requests import AnswerPart, InferRequest, ModelSpec, Parameter, Parameters
 
 DEEPEST = 32
 """Levels of a document beside its tensors."""
 MOST_TENSORS = 1024
+_PLAIN: Mapping[str, frozenset[type]] = {
+    "b": frozenset({bool}),
+    "i": frozenset({int}),
+    "u": frozenset({int}),
+    "f": frozenset({int, float}),
+}
+"""What JSON has for a kind of dtype."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class OutputForm:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class AskedInference:
     """A request as it came: what the model is asked, and how the answer is to look."""
 
     request: InferRequest
@@ -55,7 +64,7 @@ def read_json(content: bytes, what: str = "the body") -> dict[str, Any]:
     return document
 
 
-def read_request(spec: ModelSpec, content: bytes, header_length: str | None) -> Asked:
+def read_request(spec: ModelSpec, content: bytes, header_length: str | None) -> AskedInference:
     """What the body of an inference request says.
 
     Args:
@@ -79,7 +88,7 @@ def read_request(spec: ModelSpec, content: bytes, header_length: str | None) -> 
     names, form = _read_outputs(document, parameters)
     own = {key: value for key, value in parameters.items() if key != "binary_data_output"}
     request = InferRequest(checked_inputs(spec, inputs), checked_outputs(spec, names, form.classes), own)
-    return Asked(request, form, id)
+    return AskedInference(request, form, id)
 
 
 def read_parameters(given: Any, where: str) -> dict[str, Parameter]:
@@ -95,7 +104,7 @@ def read_parameters(given: Any, where: str) -> dict[str, Parameter]:
 
 
 def write_answer(
-    spec: ModelSpec, part: Part, asked: Asked, parameters: Parameters | None = None
+    spec: ModelSpec, part: AnswerPart, asked: AskedInference, parameters: Parameters | None = None
 ) -> tuple[bytes, int | None]:
     """The body of an answer, and the bytes of JSON in front of its binary tensors; None if there are none."""
     outputs: list[dict[str, Any]] = []
@@ -208,43 +217,45 @@ def _read_data(data: Any, datatype: str, shape: tuple[int, ...], name: str) -> N
         raise BadRequest(f"input {name!r}: FP16 has no JSON form: send it by the binary extension")
     if datatype == BYTES:
         return _read_texts(data, shape, name)
-    try:
-        array = np.array(data)
-    except ValueError:
-        raise BadRequest(f"input {name!r}: its lists are of unequal lengths or nested too deep") from None
+    values, nesting = _leaves(data, name)
     dtype = DTYPES[datatype]
-    kinds = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[dtype.kind]
-    if array.size and array.dtype.kind not in kinds:
+    if not _PLAIN[dtype.kind].issuperset(map(type, values)):
         raise BadRequest(f"input {name!r}: its data are no {datatype} values")
-    _check_count(array, shape, name)
-    if dtype.kind in "iu" and array.size:
-        limits = np.iinfo(dtype)
-        if int(array.min()) < limits.min or int(array.max()) > limits.max:
-            raise BadRequest(f"input {name!r}: {datatype} goes from {limits.min} to {limits.max}")
-    with np.errstate(over="ignore"):
-        return array.astype(dtype).reshape(shape)
+    _check_count(nesting, shape, name)
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(values, dtype).reshape(shape)
+    except OverflowError:
+        limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+        raise BadRequest(f"input {name!r}: {datatype} goes from {limits.min} to {limits.max}") from None
 
 
 def _read_texts(data: list[Any], shape: tuple[int, ...], name: str) -> NDArray[Any]:
-    flat = data
-    for _ in range(MOST_DIMENSIONS):
-        if not any(isinstance(each, list) for each in flat):
-            break
-        if not all(isinstance(each, list) for each in flat):
-            raise BadRequest(f"input {name!r}: its lists are of unequal depths")
-        flat = [item for each in flat for item in each]
-    if not all(isinstance(each, str) for each in flat):
+    values, nesting = _leaves(data, name)
+    if not all(isinstance(each, str) for each in values):
         raise BadRequest(f"input {name!r}: its data are no texts")
-    array = np.empty(len(flat), dtype=object)
-    array[:] = [each.encode() for each in flat]
-    _check_count(array, shape, name)
+    _check_count(nesting, shape, name)
+    array = np.empty(len(values), dtype=object)
+    array[:] = [each.encode() for each in values]
     return array.reshape(shape)
 
 
-def _check_count(array: NDArray[Any], shape: tuple[int, ...], name: str) -> None:
-    if (array.ndim > 1 and array.shape != shape) or array.size != int(np.prod(shape, dtype=np.int64)):
+def _leaves(data: list[Any], name: str) -> tuple[list[Any], tuple[int, ...]]:
+    """What lists hold that may hold lists, and the shape of these. (numpy would make texts of all of it if there is one among them.)"""
+    values, shape = data, [len(data)]
+    while list in (kinds := set(map(type, values))):
+        lengths = set(map(len, values)) if len(kinds) == 1 else set()
+        if len(lengths) != 1 or len(shape) == MOST_DIMENSIONS:
+            raise BadRequest(f"input {name!r}: its lists are of unequal lengths or nested too deep")
+        shape.append(lengths.pop())
+        values = list(chain.from_iterable(values))
+    return values, tuple(shape)
+
+
+def _check_count(nesting: tuple[int, ...], shape: tuple[int, ...], name: str) -> None:
+    if nesting != shape and nesting != (math.prod(shape),):
         raise BadRequest(
-            f"input {name!r}: its data have shape {list(array.shape)}, and {list(shape)} is said: give as many values, in a flat list or nested so"
+            f"input {name!r}: its data have shape {list(nesting)}, and {list(shape)} is said: give as many values, in a flat list or nested so"
         )
 
 

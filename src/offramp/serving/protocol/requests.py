@@ -71,7 +71,7 @@ class InferRequest:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class AnswerPart:
     """A part of an answer.
 
     Attributes:
@@ -94,7 +94,7 @@ class Pending:
     """
 
     future: Future[Any]
-    finish: Callable[[Any], Part]
+    finish: Callable[[Any], AnswerPart]
 
 
 class Model(Protocol):

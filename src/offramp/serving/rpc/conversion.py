@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,10 +11,10 @@ from numpy.typing import NDArray
 
 from offramp.serving.protocol import inference_pb2 as pb
 from offramp.serving.protocol.datatypes import BYTES, DTYPES, checked_shape, from_bytes, to_bytes
-from offramp.serving.protocol.documents import Asked, OutputForm, class_count, ordered
+from offramp.serving.protocol.documents import AskedInference, OutputForm, class_count, ordered
 from offramp.serving.protocol.faults import BadRequest
 from offramp.serving.protocol.fitting import checked_inputs, checked_outputs, classified, written_datatype
-from offramp.serving.protocol.requests import InferRequest, ModelSpec, Parameter, Parameters, Part
+from offramp.serving.protocol.requests import AnswerPart, InferRequest, ModelSpec, Parameter, Parameters
 
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -31,7 +32,7 @@ _CONTENTS = {
 }
 
 
-def read_message(spec: ModelSpec, message: pb.ModelInferRequest) -> Asked:
+def read_message(spec: ModelSpec, message: pb.ModelInferRequest) -> AskedInference:
     """What a request says. Raises :class:`BadRequest` as :func:`offramp.serving.protocol.documents.read_request` does."""
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
@@ -63,11 +64,11 @@ def read_message(spec: ModelSpec, message: pb.ModelInferRequest) -> Asked:
         checked_outputs(spec, names or None, classes),
         parameters_of(message.parameters),
     )
-    return Asked(request, OutputForm(classes=classes), message.id)
+    return AskedInference(request, OutputForm(classes=classes), message.id)
 
 
 def write_message(
-    spec: ModelSpec, part: Part, asked: Asked, parameters: Parameters | None = None
+    spec: ModelSpec, part: AnswerPart, asked: AskedInference, parameters: Parameters | None = None
 ) -> pb.ModelInferResponse:
     """An answer; all tensors are raw."""
     message = pb.ModelInferResponse(model_name=spec.name, model_version=spec.version, id=asked.id)
@@ -117,7 +118,7 @@ def _contents(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, .
     if others:
         raise BadRequest(f"input {tensor.name!r}: {tensor.datatype} belongs into {field}, not into {others[0]}")
     values = getattr(tensor.contents, field)
-    if len(values) != int(np.prod(shape, dtype=np.int64)):
+    if len(values) != math.prod(shape):
         raise BadRequest(f"input {tensor.name!r} has {len(values)} values: its shape is {list(shape)}")
     dtype = DTYPES[tensor.datatype]
     if tensor.datatype == BYTES:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from offramp.errors import OfframpError
@@ -15,12 +17,13 @@ from offramp.serving.control import Control
 from offramp.serving.keys import NO_KEYS, Keys, Scope
 from offramp.serving.models.repository import ModelEntry
 from offramp.serving.protocol import inference_pb2 as pb
-from offramp.serving.protocol.documents import Asked
-from offramp.serving.protocol.faults import BadRequest, ServingFault, fault_of
+from offramp.serving.protocol.documents import AskedInference
+from offramp.serving.protocol.faults import BadRequest, Broken, ServingFault, fault_of
 from offramp.serving.protocol.requests import ModelSpec, TensorSpec
 from offramp.serving.rpc.conversion import read_message, write_message
 from offramp.serving.service import EXTENSIONS, TRACE_PARENT, Service
 
+LOG = logging.getLogger("offramp.serving")
 SERVICE = "inference.GRPCInferenceService"
 Context = aio.ServicerContext[Any, Any]
 _TYPES = {"BYTES": "STRING"}
@@ -120,7 +123,7 @@ class InferenceServicer:
             self.keys.check(_metadata(context, "authorization"), "infer")
         except ServingFault as fault:
             await _abort(context, fault)
-        answers: asyncio.Queue[pb.ModelStreamInferResponse | None] = asyncio.Queue(2 * self.service.limits.streams)
+        answers = _Answers(2 * self.service.limits.streams)
         places = asyncio.Semaphore(self.service.limits.streams)
 
         async def read() -> None:
@@ -128,16 +131,16 @@ class InferenceServicer:
                 async for request in requests:
                     await places.acquire()
                     group.create_task(self._stream_one(request, answers)).add_done_callback(lambda _: places.release())
-            await answers.put(None)
 
         reading = asyncio.create_task(read())
+        reading.add_done_callback(lambda _: answers.end())
         try:
-            while (answer := await answers.get()) is not None:
+            async for answer in answers:
                 yield answer
         finally:
             reading.cancel()
 
-    def _read(self, request: pb.ModelInferRequest) -> tuple[ModelSpec, Asked]:
+    def _read(self, request: pb.ModelInferRequest) -> tuple[ModelSpec, AskedInference]:
         try:
             spec = self.service.spec(request.model_name, request.model_version)
             return spec, read_message(spec, request)
@@ -145,17 +148,39 @@ class InferenceServicer:
             self.service.refused(request.model_name, fault)
             raise
 
-    async def _stream_one(
-        self, request: pb.ModelInferRequest, answers: asyncio.Queue[pb.ModelStreamInferResponse | None]
-    ) -> None:
+    async def _stream_one(self, request: pb.ModelInferRequest | BadRequest, answers: _Answers) -> None:
         try:
+            if isinstance(request, BadRequest):
+                raise request
             spec, asked = self._read(request)
             async for part, last in self.service.parts(request.model_name, request.model_version, asked.request):
                 said = {"triton_final_response": last, "final": last}
                 await answers.put(pb.ModelStreamInferResponse(infer_response=write_message(spec, part, asked, said)))
-        except ServingFault as fault:
-            response = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
-            await answers.put(pb.ModelStreamInferResponse(error_message=str(fault), infer_response=response))
+        except Exception as error:
+            response = pb.ModelInferResponse()
+            if not isinstance(request, BadRequest):
+                response.id, response.model_name = request.id, request.model_name
+            await answers.put(pb.ModelStreamInferResponse(error_message=str(_fault(error)), infer_response=response))
+
+
+class _Answers:
+    """Answers of a stream on their way to a client, which takes them when it likes: only so many wait."""
+
+    def __init__(self, most: int) -> None:
+        self._waiting: asyncio.Queue[pb.ModelStreamInferResponse | None] = asyncio.Queue()
+        self._room = asyncio.Semaphore(most)
+
+    async def put(self, answer: pb.ModelStreamInferResponse) -> None:
+        await self._room.acquire()
+        self._waiting.put_nowait(answer)
+
+    def end(self) -> None:
+        self._waiting.put_nowait(None)
+
+    async def __aiter__(self) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        while (answer := await self._waiting.get()) is not None:
+            self._room.release()
+            yield answer
 
 
 def generic_handler(servicer: InferenceServicer) -> grpc.GenericRpcHandler[Any, Any]:
@@ -175,12 +200,12 @@ def generic_handler(servicer: InferenceServicer) -> grpc.GenericRpcHandler[Any, 
     ]
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
-            _answering(call, servicer.keys, scope), request_type.FromString, lambda answer: answer.SerializeToString()
+            _answering(call, servicer.keys, scope), _reading(request_type), lambda answer: answer.SerializeToString()
         )
         for name, call, request_type, scope in calls
     }
     handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-        servicer.model_stream_infer, pb.ModelInferRequest.FromString, lambda answer: answer.SerializeToString()
+        servicer.model_stream_infer, _reading(pb.ModelInferRequest), lambda answer: answer.SerializeToString()
     )
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
@@ -193,13 +218,33 @@ def _answering(
             if scope is not None:
                 keys.check(_metadata(context, "authorization"), scope)
             TRACE_PARENT.set(_metadata(context, "traceparent") or "")
+            if isinstance(request, BadRequest):
+                raise request
             return await call(request)
-        except OfframpError as error:
-            await _abort(context, error if isinstance(error, ServingFault) else fault_of(error))
-        except UnicodeError:
-            await _abort(context, BadRequest("a text of the request is no UTF-8"))
+        except Exception as error:
+            await _abort(context, _fault(error))
 
     return answer
+
+
+def _reading(request_type: Any) -> Callable[[bytes], Any]:
+    """What makes a message of bytes; of those that are none, a fault for the call to raise, as gRPC itself would call it one of the server."""
+
+    def read(content: bytes) -> Any:
+        try:
+            return request_type.FromString(content)
+        except DecodeError:
+            return BadRequest(f"the message is no {request_type.DESCRIPTOR.full_name}")
+
+    return read
+
+
+def _fault(error: Exception) -> ServingFault:
+    """What to answer for an error; what nobody has foreseen is logged."""
+    if isinstance(error, OfframpError):
+        return error if isinstance(error, ServingFault) else fault_of(error)
+    LOG.error("a call failed", exc_info=error)
+    return Broken("this is a fault of the server, which its log describes")
 
 
 async def _abort(context: Context, fault: ServingFault) -> None:

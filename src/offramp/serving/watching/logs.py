@@ -8,7 +8,7 @@ import sys
 import time
 
 from offramp.errors import one_line
-from offramp.serving.service import Outcome
+from offramp.serving.service import RequestOutcome
 from offramp.serving.settings import LogForm
 
 LOG = logging.getLogger("offramp.serving")
@@ -25,7 +25,7 @@ def start_logging(form: LogForm, level: int = logging.INFO) -> None:
     LOG.setLevel(level)
 
 
-def log_outcome(outcome: Outcome) -> None:
+def log_outcome(outcome: RequestOutcome) -> None:
     """Requests that were not answered, and at DEBUG all of them."""
     level = logging.DEBUG if outcome.fault is None else logging.INFO
     if outcome.fault is not None and outcome.fault.status >= 500 and outcome.fault.status not in (503, 504):
@@ -33,7 +33,7 @@ def log_outcome(outcome: Outcome) -> None:
     if LOG.isEnabledFor(level):
         said = {
             "model": outcome.model,
-            "slice": str(outcome.parameters.get("slice", "")),
+            "slice": str(outcome.parameters.get("slice", ""))[:100],
             "status": 200 if outcome.fault is None else outcome.fault.status,
             "milliseconds": round(1e3 * outcome.seconds, 3),
             "windows": outcome.windows,

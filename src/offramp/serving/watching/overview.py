@@ -41,7 +41,7 @@ from offramp.serving.page.status import RecentSnapshots
 from offramp.serving.service import Service
 from offramp.serving.watching.prometheus import REASONS, Gauges, exposition
 from offramp.serving.watching.shadow import SLICE
-from offramp.serving.watching.tally import LATENCY_S, Tally, added
+from offramp.serving.watching.tally import LATENCY_S, ServingTally, added
 from offramp.serving.watching.watch import Watch
 
 Document = Mapping[str, Any]
@@ -217,7 +217,7 @@ def _worker(document: Document) -> WorkerCounts:
     )
 
 
-def _slices(tally: Tally, steps: Mapping[str, int]) -> dict[str, SliceCounts]:
+def _slices(tally: ServingTally, steps: Mapping[str, int]) -> dict[str, SliceCounts]:
     requests: dict[str, int] = {}
     refused: dict[str, dict[str, int]] = {}
     for (_, slice, status), count in tally.requests.items():
@@ -240,7 +240,7 @@ def _slices(tally: Tally, steps: Mapping[str, int]) -> dict[str, SliceCounts]:
     }
 
 
-def _segments(tally: Tally, queues: Iterable[Mapping[str, Any]]) -> dict[str, SegmentCounts]:
+def _segments(tally: ServingTally, queues: Iterable[Mapping[str, Any]]) -> dict[str, SegmentCounts]:
     """By the exit where they end, whole passes to it among them, in order of depth."""
     found: dict[str, SegmentCounts] = {}
     for depth in queues:

@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from offramp.serving.watching.tally import HISTOGRAMS, Tally
+from offramp.serving.watching.tally import HISTOGRAMS, ServingTally
 
 _HISTOGRAMS = {
     "latency": ("offramp_request_seconds", "From request to answer.", ["model", "slice"]),
@@ -44,7 +44,7 @@ class Gauges:
     disagreement: Mapping[str, float]
 
 
-def exposition(tally: Tally, gauges: Gauges) -> bytes:
+def exposition(tally: ServingTally, gauges: Gauges) -> bytes:
     """The text of ``/metrics``."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(tally, gauges))
@@ -53,7 +53,7 @@ def exposition(tally: Tally, gauges: Gauges) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class _Collector:
-    tally: Tally
+    tally: ServingTally
     gauges: Gauges
 
     def collect(self) -> Iterator[Metric]:
@@ -124,6 +124,7 @@ class _Collector:
 REASONS = {
     "400": "bad request",
     "404": "not found",
+    "408": "too slow",
     "413": "too large",
     "429": "too much",
     "503": "unavailable",

@@ -13,7 +13,7 @@ import numpy as np
 from offramp.bundle import BundleTask
 from offramp.runtime.engine import DEFAULT, Answer
 from offramp.runtime.engine.counts import BatchRun
-from offramp.serving.service import Outcome
+from offramp.serving.service import RequestOutcome
 
 LATENCY_S = (
     0.0005,
@@ -65,7 +65,7 @@ class Buckets:
 
 
 @dataclass(eq=False)
-class Tally:
+class ServingTally:
     """All counts. Threads may share it.
 
     Attributes:
@@ -118,7 +118,7 @@ class Tally:
                 for exit, value in zip(exits, prediction.confidence.tolist(), strict=True):
                     self._bucket(self.confidence, (task.name, exit), CONFIDENCE).add(CONFIDENCE, value)
 
-    def on_outcome(self, outcome: Outcome) -> None:
+    def on_outcome(self, outcome: RequestOutcome) -> None:
         """Count a request."""
         slice = outcome.parameters.get("slice", DEFAULT)
         named = slice if isinstance(slice, str) and len(slice) <= 100 else "?"
@@ -170,9 +170,9 @@ HISTOGRAMS: Mapping[str, tuple[float, ...]] = {
 }
 
 
-def added(documents: Iterable[Mapping[str, Any]]) -> Tally:
-    """The sum of what :meth:`Tally.document` gave in several processes."""
-    tally = Tally()
+def added(documents: Iterable[Mapping[str, Any]]) -> ServingTally:
+    """The sum of what :meth:`ServingTally.document` gave in several processes."""
+    tally = ServingTally()
     for document in documents:
         for name in COUNTS:
             counts = getattr(tally, name)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import islice
 
 from offramp.errors import SuiteError
-from offramp.serving.service import TRACE_PARENT, Outcome
+from offramp.serving.service import TRACE_PARENT, RequestOutcome
+
+MOST_SAID = 16
+"""Parameters of a request that its span has."""
 
 
-def start_traces(endpoint: str, version: str) -> tuple[Callable[[Outcome], None], Callable[[], None]]:
+def start_traces(endpoint: str, version: str) -> tuple[Callable[[RequestOutcome], None], Callable[[], None]]:
     """Send spans to a collector by OTLP over HTTP.
 
     Args:
@@ -35,9 +39,12 @@ def start_traces(endpoint: str, version: str) -> tuple[Callable[[Outcome], None]
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
     tracer, parents = provider.get_tracer("offramp.serving"), TraceContextTextMapPropagator()
 
-    def on_outcome(outcome: Outcome) -> None:
+    def on_outcome(outcome: RequestOutcome) -> None:
         ends = time.time_ns()
-        said = {f"offramp.{name}": value for name, value in outcome.parameters.items()}
+        said = {
+            f"offramp.{name[:40]}": value if isinstance(value, bool | float) else str(value)[:100]
+            for name, value in islice(outcome.parameters.items(), MOST_SAID)
+        }
         span = tracer.start_span(
             f"infer {outcome.model}",
             context=parents.extract({"traceparent": TRACE_PARENT.get()}),

@@ -17,17 +17,17 @@ from offramp.runtime import Predictor
 from offramp.runtime.engine import Answer, Engine
 from offramp.runtime.engine.counts import BatchRun
 from offramp.serving.page.counts import TaskAgreement, TaskDrift
-from offramp.serving.service import Outcome
+from offramp.serving.service import RequestOutcome
 from offramp.serving.watching.logs import log_outcome
 from offramp.serving.watching.shadow import SLICE, ShadowDepth
-from offramp.serving.watching.tally import Tally
+from offramp.serving.watching.tally import ServingTally
 
 
 class Watch:
     """Counts, logs, traces, drift and shadow of one process."""
 
     def __init__(
-        self, predictor: Predictor, number: int = 0, on_outcome: Callable[[Outcome], object] | None = None
+        self, predictor: Predictor, number: int = 0, on_outcome: Callable[[RequestOutcome], object] | None = None
     ) -> None:
         """Watch what a predictor's tasks answer.
 
@@ -37,7 +37,7 @@ class Watch:
             on_outcome: Called with each request too, for traces.
         """
         self._predictor, self._number, self._traced = predictor, number, on_outcome
-        self._tally, self._started = Tally(), time.time()
+        self._tally, self._started = ServingTally(), time.time()
         self._shadow: ShadowDepth | None = None
 
     @contextmanager
@@ -59,7 +59,7 @@ class Watch:
         if self._shadow is not None and answer.slice != SLICE:
             self._shadow.consider(windows, task, answer.prediction, source or None)
 
-    def on_outcome(self, outcome: Outcome) -> None:
+    def on_outcome(self, outcome: RequestOutcome) -> None:
         """A request is over."""
         self._tally.on_outcome(outcome)
         log_outcome(outcome)
