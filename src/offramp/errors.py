@@ -9,6 +9,8 @@ from __future__ import annotations
 LONGEST = 480
 """Letters of the longest message: with what the command line puts before it, a line stays below 500."""
 GAP = "[...]"
+LOOKED_AT = 100 * LONGEST
+"""Letters of a text that are looked at: a name of many megabytes must not take seconds."""
 
 
 class OfframpError(Exception):
@@ -74,9 +76,10 @@ def one_line(text: str, longest: int = LONGEST) -> str:
 
     White space becomes single spaces. What does not print (control characters, terminal escapes, marks that turn the reading
     direction, lone surrogates) is written as Python escapes it. Where that is too long, the longest words, which are names,
-    lose their middle first, and then the whole line does: what to do about it stands at the end.
+    lose their middle first, and then the whole line does: what to do about it stands at the end. Of a text of many thousand letters only
+    both ends are looked at.
     """
-    words = [printable(word) for word in text.split()]
+    words = [printable(word) for word in _without_middle(text, LOOKED_AT).split()]
     for most in (longest // 3, longest // 6, longest // 12):
         if len(" ".join(words)) <= longest:
             break

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -19,7 +19,7 @@ from offramp.errors import BundleError, OfframpError
 from offramp.runtime.predictor import Prediction
 from offramp.serving.http.bodies import fault_headers, read_body
 from offramp.serving.page.recording import DroppedRecording, read_dropped, recording_document
-from offramp.serving.protocol.faults import BadRequest, BodyLate, NotFound, ServingFault, TooMuch, fault_of
+from offramp.serving.protocol.faults import BadRequest, NotFound, ServingFault, TooMuch, fault_of
 
 BATCH = 64
 """Windows of a recording that are asked at a time, so that other requests come between."""
@@ -97,8 +97,6 @@ def page_routes(context: PageContext) -> list[Route]:
                 return _json(await _answer(request, context))
             except OfframpError as error:
                 return _refused(fault_of(error))
-            except ClientDisconnect:
-                return Response(status_code=400)
 
     return [
         Route("/", page),
@@ -119,11 +117,7 @@ async def _answer(request: Request, context: PageContext) -> dict[str, Any]:
         raise NotFound(str(error)) from None
     slice = request.query_params.get("slice")
     cut = _metadata_bytes(request.query_params.get("metadata"))
-    try:
-        async with asyncio.timeout(UPLOAD_S):
-            body = await read_body(request, context.most_recording_bytes)
-    except TimeoutError:
-        raise BodyLate(f"the recording took more than {UPLOAD_S:.0f} s to arrive: send a shorter one") from None
+    body = await read_body(request, context.most_recording_bytes, UPLOAD_S)
     if cut is not None and cut > len(body):
         raise BadRequest(f"metadata={cut}, and the body has {len(body)} bytes: send the metadata first, then the data")
     metadata, content = (None, body) if cut is None else (body[:cut], body[cut:])
