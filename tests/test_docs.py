@@ -2,7 +2,8 @@
 
 Per page and in order: ``yaml`` blocks whose first line is ``# NAME.yaml`` become that file, other ``yaml`` blocks are validated as
 parts of a suite; ``bash`` blocks are run line by line, in this process; ``python`` blocks share one namespace, and become a file too if their
-first line is ``# NAME.py``; ``console`` blocks are an ``offramp`` command and what it says on standard error. Scripts of the repository are
+first line is ``# NAME.py``; ``console`` blocks are an ``offramp`` command and what it says on standard error; of ``text`` blocks those that begin with
+``$ offramp serve`` and say what it prints are started, and end with the page. Scripts of the repository are
 not run: they must exist and know the options that they are given.
 """
 
@@ -13,9 +14,10 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -171,7 +173,7 @@ def here(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_page(page: Path, here: Path, capfd: pytest.CaptureFixture[str]):
+def test_page(page: Path, here: Path, capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest):
     found = blocks(page)
     whole = "\n".join(block.content for block in found)
     if page.stem == "errors":
@@ -192,6 +194,8 @@ def test_page(page: Path, here: Path, capfd: pytest.CaptureFixture[str]):
             check_console(block, where, here, capfd)
         elif block.language == "yaml":
             take_suite(block, where)
+        elif block.language == "text" and block.content.startswith("$ offramp serve "):
+            request.addfinalizer(started_server(block, where))
     assert not (here / "hostile-code-ran").exists()
 
 
@@ -211,6 +215,26 @@ def run_command(command: str, where: str, capfd: pytest.CaptureFixture[str]) -> 
         code = cli.run([*shlex.split(command)[1:], *CHANGED.get(command, [])])
         said = capfd.readouterr().err
         assert code == 0, f"{where}: {command}: exit code {code}: {said}"
+
+
+def started_server(block: Block, where: str) -> Callable[[], object]:
+    """Start it, wait for what the page says that it prints, and give what ends it."""
+    command, *expected = block.content.splitlines()
+    if not expected:
+        return lambda: None
+    words = [sys.executable, "-m", "offramp", *shlex.split(command)[2:]]
+    server = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    said = server.stdout.readline().strip()
+
+    def end() -> None:
+        server.terminate()
+        assert server.wait(30) == 0, where
+
+    if said != expected[0]:
+        server.kill()
+        raise AssertionError(f"{where}: {said}")
+    return end
 
 
 def check_console(block: Block, where: str, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
