@@ -1,11 +1,11 @@
-"""What serving adds: p50 of a request to `offramp serve` over a bare echo of the same protocol and bytes, and over the engine in this process.
+"""What serving adds: p50 of a request to our server over a bare echo of the same protocol and bytes, and over the engine in this process.
 
 python benchmarks/serving_overhead.py [--encoder iq-resnet-small] [--task 0] [--seconds 10]
 
-One window and one task, one request at a time. HTTP: binary tensors, against an application of starlette on uvicorn that takes the body, looks at nothing and gives the bytes that ours gave. gRPC: raw contents,
-against a service of grpc.aio that takes the message as bytes and gives the bytes that ours gave. Blocks of 25 requests alternate; the ratios in the one JSON line that is printed are medians
-over rounds of blocks. `over_engine` compares with `Engine.predict` here; `added_ms` is what is left of our p50 without it, and `added_over_echo` compares that with the echo. Servers have one core,
-the client the other.
+One window and one task, one request at a time. HTTP: binary tensors, beside an application of starlette on uvicorn that takes the body, looks at nothing and gives the bytes that ours gave. gRPC: raw contents,
+beside a service of grpc.aio that takes the message as bytes and gives the bytes that ours gave. Ours twice: `ready`, in front of a model whose answer is there at once, so that `ready_over_echo` is what serving
+costs; and `offramp serve` with the model, so that `over_engine` compares with `Engine.predict` here, and `over_echo` with doing nothing at all. Blocks of 25 requests alternate; the ratios in the one JSON line
+that is printed are medians over rounds of blocks. Servers have one core, the client the other.
 """
 
 from __future__ import annotations
@@ -44,28 +44,32 @@ def main() -> None:
     parser.add_argument("--task", type=int, default=0, help="0 leaves first, 7 last")
     parser.add_argument("--seconds", type=float, default=10.0, help="of all ways together")
     arguments = parser.parse_args()
-    task, echoes = arguments.task, []
+    task, started = arguments.task, list[subprocess.Popen[bytes]]()
     with tempfile.TemporaryDirectory() as place:
         made = make(Path(place) / "mixed", arguments.encoder)
         window = made.windows[:1]
+        asked, message = protocol_request(task, window[0]), _message(task, window).SerializeToString()
         alone_on(CLIENT_CORE)
         with served(OURS, {}, made) as ours, Engine(load(made.segments)) as engine:
-            asked, message = protocol_request(task, window[0]), _message(task, window).SerializeToString()
             ways = {"http": _http(ours.port, asked), "grpc": _grpc(ours.rpc_port, message)}
             try:
-                for name, script, way, asks in (
-                    ("http", "echo_http.py", _http, asked),
-                    ("grpc", "echo_rpc.py", _grpc, message),
-                ):
-                    port, answer = free_ports(1)[0], Path(place) / name
+                shape = ",".join(map(str, window.shape[1:]))
+                port, rpc_port, http_echo, rpc_echo = free_ports(4)
+                started.append(_started("ours_ready.py", PORT=port, RPC_PORT=rpc_port, SHAPE=shape))
+                for name, echo in (("http", http_echo), ("grpc", rpc_echo)):
+                    answer = Path(place) / name
                     answer.write_bytes(ways[name]())
-                    echoes.append(_started(SCRIPTS / script, port, answer))
-                    ways[f"{name}, echo"] = _until(way, port, asks)
+                    started.append(_started(f"echo_{name}.py", PORT=echo, ANSWER=answer))
+                ways["http, ready"], ways["grpc, ready"] = _until(_http, port, asked), _until(_grpc, rpc_port, message)
+                ways["http, echo"], ways["grpc, echo"] = (
+                    _until(_http, http_echo, asked),
+                    _until(_grpc, rpc_echo, message),
+                )
                 took = _alternating(
                     {"engine": lambda: engine.predict(window, [f"task{task}"]), **ways}, arguments.seconds
                 )
             finally:
-                for each in echoes:
+                for each in started:
                     stop(each)
     print(
         json.dumps(
@@ -98,10 +102,10 @@ def _grpc(port: int, message: bytes) -> Way:
     return lambda: call(message)
 
 
-def _started(script: Path, port: int, answer: Path) -> subprocess.Popen[bytes]:
-    variables = {**os.environ, "PORT": str(port), "ANSWER": str(answer)}
+def _started(script: str, **variables: object) -> subprocess.Popen[bytes]:
     pinned = ["taskset", "--cpu-list", str(SERVER_CORE)] if (os.cpu_count() or 1) > 1 else []
-    return subprocess.Popen([*pinned, sys.executable, str(script)], env=variables, start_new_session=True)
+    environment = {**os.environ, **{name: str(value) for name, value in variables.items()}, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*pinned, sys.executable, str(SCRIPTS / script)], env=environment, start_new_session=True)
 
 
 def _until(way: Callable[[int, bytes], Way], port: int, request: bytes) -> Way:
@@ -131,13 +135,9 @@ def _alternating(ways: dict[str, Callable[[], object]], seconds: float) -> dict[
     times = {name: np.array(each) for name, each in blocks.items()}
     found: dict[str, Any] = {"p50_ms": {name: round(float(np.median(each)), 3) for name, each in times.items()}}
     for name in ("http", "grpc"):
-        ours, echo, engine = times[name], times[f"{name}, echo"], times["engine"]
-        found[name] = {
-            "over_echo": round(float(np.median(ours / echo)), 2),
-            "over_engine": round(float(np.median(ours / engine)), 2),
-            "added_ms": round(float(np.median(ours - engine)), 3),
-            "added_over_echo": round(float(np.median((ours - engine) / echo)), 2),
-        }
+        ours, ready, echo = times[name], times[f"{name}, ready"], times[f"{name}, echo"]
+        ratios = {"ready_over_echo": ready / echo, "over_echo": ours / echo, "over_engine": ours / times["engine"]}
+        found[name] = {key: round(float(np.median(ratio)), 2) for key, ratio in ratios.items()}
     return found
 
 
