@@ -17,6 +17,7 @@ from tiny import tiny_encoder, tones, write_hdf5
 
 import offramp
 from offramp import costs
+from offramp.bundle import REFERENCE, load_reference
 from offramp.encoders.storage import save_encoder
 from offramp.errors import BundleError, DataError, OfframpError
 from offramp.experiment import pipeline
@@ -115,7 +116,7 @@ def test_what_changes_and_what_is_carried_over(bundle: Path, tmp_path: Path) -> 
     file = traffic(tmp_path / "june.h5", level=3.0)
     result = recalibrate(bundle, file, tmp_path / "new", "tone")
     before, after = contents(bundle), contents(tmp_path / "new")
-    assert {name for name in before if before[name] != after[name]} == {"config.json", "README.md"}
+    assert {name for name in before if before[name] != after[name]} == {"config.json", "README.md", REFERENCE}
     assert set(before) == set(after)
     old, new = settings(bundle), settings(tmp_path / "new")
     assert new["tasks"]["angle"] == old["tasks"]["angle"]
@@ -144,6 +145,26 @@ def test_temperatures_are_those_of_the_bundles_own_logits(bundle: Path, tmp_path
     confident = offramp.load(tmp_path / "new").predict(windows, ["tone"])["tone"]
     scaled = np.exp(logits / change.after)
     np.testing.assert_allclose(confident.outputs, scaled / scaled.sum(1, keepdims=True), atol=1e-4)
+
+
+def test_drift_is_looked_for_from_the_new_traffic_on(bundle: Path, tmp_path: Path) -> None:
+    """The reference holds what the new bundle answers to these windows; other tasks keep theirs, and projections stay."""
+    recalibrate(bundle, traffic(tmp_path / "june.h5", level=3.0), tmp_path / "new", "tone")
+    before, after = load_reference(bundle), load_reference(tmp_path / "new")
+    assert after["angle"].held_out == before["angle"].held_out == "calibration"
+    tone = after["tone"]
+    assert (tone.held_out, tone.grouped, len(np.unique(tone.groups))) == ("traffic", True, GROUPS)
+    np.testing.assert_array_equal(tone.projection.components, before["tone"].projection.components)
+    predictor = offramp.load(tmp_path / "new")
+    assert set(tone.policies) == {"fixed", *predictor.bundle.tasks["tone"].policies}
+    order = np.argsort(np.arange(COUNT) % GROUPS, kind="stable")  # recording by recording
+    windows = tones(COUNT, level=3.0, seed=1)[0][order]
+    for name, answers in tone.policies.items():
+        prediction = predictor.predict(windows, ["tone"], policy=None if name == "fixed" else name)["tone"]
+        assert (answers.left != prediction.left).mean() < 0.02
+        assert (np.abs(answers.confidence - prediction.confidence) > 1e-3).mean() < 0.02
+    features = tone.projection(predictor.features(windows, "tone", tone.exit))
+    np.testing.assert_allclose(tone.features, features, atol=1e-3)
 
 
 def test_the_new_policies_run_where_the_report_says(bundle: Path, tmp_path: Path) -> None:

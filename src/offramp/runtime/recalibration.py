@@ -10,14 +10,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.bundle import CARD, ENCODER, BundleTask, change_task, load_bundle, load_examples
+from offramp.bundle import (
+    CARD,
+    ENCODER,
+    BundleTask,
+    change_task,
+    load_bundle,
+    load_examples,
+    load_reference,
+    save_reference,
+)
 from offramp.data.dataset import Dataset
 from offramp.data.places import find_places
 from offramp.errors import BundleError, DataError
 from offramp.files import LOCK, TEMPORARY, check_apart, check_free, new_folder, write_text
 from offramp.policies.changes import PolicyChange, TemperatureChange
 from offramp.policies.purpose import json_numbers
-from offramp.policies.refitting import Refit, refit
+from offramp.policies.refitting import refit
 from offramp.policies.simulation import check_finite
 from offramp.policies.windows import Windows
 from offramp.progress import OnNote, OnStep, of_step, silent
@@ -25,7 +34,8 @@ from offramp.runtime.engine.tables import cut_exits
 from offramp.runtime.execution import to_numpy
 from offramp.runtime.files import LabelledReading, Running, open_labelled
 from offramp.runtime.loading import load
-from offramp.runtime.predictor import Predictor, transformed
+from offramp.runtime.predictor import Predictor, row_per_window, transformed
+from offramp.runtime.reference import kept_windows, remeasured
 from offramp.scoring.metrics import METRICS, Metric, reshaping
 from offramp.scoring.resampling import FEWEST_GROUPS
 
@@ -88,8 +98,8 @@ def recalibrate(
 ) -> Recalibration:
     """Fit the temperatures and policies of a task anew to labelled windows, and write a new bundle.
 
-    Everything but ``config.json`` is carried over byte for byte; the model card gets a section about it. A policy whose guarantee cannot be
-    renewed is left out.
+    Everything but ``config.json`` is carried over byte for byte; the model card gets a section about it, and what traffic is compared with to
+    find drift is measured anew, for these windows are what is usual from now on. A policy whose guarantee cannot be renewed is left out.
 
     Args:
         bundle: Bundle folder, or a folder of segments, which needs no torch; at exits where these are not cut temperatures stay.
@@ -126,8 +136,13 @@ def recalibrate(
             f"{file} holds {dataset.windows.count} labelled windows of {groups} recordings: give at least {FEWEST_WINDOWS} of "
             f"{FEWEST_GROUPS}, which data.group tells apart"
         )
-    windows = seen_at_all_exits(predictor, chosen, dataset, load_examples(folder).get(chosen.name), on_step)
+    examples, references = load_examples(folder).get(chosen.name), load_reference(folder)
+    usual = kept_windows(np.arange(dataset.windows.count), dataset.groups, dataset.grouped)
+    compared = references[chosen.name].exit if chosen.name in references else None
+    windows, features = seen_at_all_exits(predictor, chosen, dataset, examples, compared, usual, on_step)
     found = refit(windows, dataset.groups, chosen.temperatures, policies, seed, of_step(on_step, "fitting"))
+    stored = {name: policy.to_dict() for name, policy in found.policies.items()}
+    renewed = replace(chosen, temperatures=found.temperatures, policies=stored)
     result = Recalibration(
         out=out,
         task=chosen.name,
@@ -141,7 +156,12 @@ def recalibrate(
         policies=found.changes,
     )
     with new_folder(out) as fresh:
-        _write(folder, fresh, chosen, found, result, predictor.bundle.encoder_path)
+        _write(folder, fresh, renewed, result, predictor.bundle.encoder_path)
+        if chosen.name in references:
+            before, told = references.pop(chosen.name), (dataset.groups[usual], dataset.grouped)
+            if features is not None:  # without, nothing is there to compare with
+                references[chosen.name] = remeasured(before, renewed, windows.subset(usual).outputs, features, *told)
+            save_reference(references, fresh)
     return result
 
 
@@ -149,16 +169,20 @@ def seen_at_all_exits(
     predictor: Predictor,
     task: BundleTask,
     dataset: Dataset,
-    known: NDArray[np.float32] | None = None,
+    known: NDArray[np.float32] | None,
+    compared: str | None,
+    usual: NDArray[np.int64],
     on_step: OnStep = silent,
-) -> Windows:
-    """Outputs of a task's heads at every exit that is cut, for all windows of a data set, in order of depth.
+) -> tuple[Windows, NDArray[np.float32] | None]:
+    """Outputs of a task's heads at every exit that is cut, for all windows of a data set, and what the head at one of them sees.
 
     Args:
         predictor: Runs the encoder.
         task: One of its tasks.
         dataset: With the task's classes.
         known: Raw windows that must not be among them ``(n, *window_shape)``.
+        compared: The exit where features are asked for; none are if it is not cut.
+        usual: Windows whose features are asked for.
         on_step: Called with what is being done, how much is done and how much there is.
 
     Raises:
@@ -172,6 +196,7 @@ def seen_at_all_exits(
     exits = tuple(sorted(cut, key=cut.__getitem__))
     heads = {exit: backend.head(task, exit) for exit in exits}
     parts: dict[str, list[NDArray[np.float32]]] = {exit: [] for exit in exits}
+    features: list[NDArray[np.float32]] = []
     for start in range(0, count, BATCH):
         rows = np.arange(start, min(start + BATCH, count))
         raw = dataset.windows.read(rows)
@@ -188,9 +213,18 @@ def seen_at_all_exits(
                 given = to_numpy([segments.outputs(heads[exit](taps[cut[exit]][seen]))])
                 check_finite(given, start)
                 parts[exit].append(given)
+                if exit == compared:
+                    tap = to_numpy([segments.outputs(taps[cut[exit]][seen])])
+                    features.append(row_per_window(tap)[np.isin(rows, usual)])
         on_step("reading labelled windows", start + len(rows), count)
     outputs = {exit: np.concatenate(of_exit) for exit, of_exit in parts.items()}
-    return Windows(exits, outputs, dataset.targets, _metric(task))
+    windows = Windows(exits, outputs, dataset.targets, _metric(task))
+    return windows, _in_order(np.concatenate(features), usual) if features else None
+
+
+def _in_order(features: NDArray[np.float32], usual: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Rows that came in order of their windows, in that of ``usual``."""
+    return features[np.argsort(np.argsort(usual))]
 
 
 def _metric(task: BundleTask) -> Metric:
@@ -202,15 +236,12 @@ def _metric(task: BundleTask) -> Metric:
     return reshaping(metric, task.target_shape) if metric.shaped else metric
 
 
-def _write(
-    folder: Path, fresh: Path, task: BundleTask, found: Refit, result: Recalibration, encoder_path: str | None
-) -> None:
+def _write(folder: Path, fresh: Path, task: BundleTask, result: Recalibration, encoder_path: str | None) -> None:
     """The old folder with what is new; the encoder's own files are found from the new place, too."""
     shutil.copytree(folder, fresh, dirs_exist_ok=True, ignore=shutil.ignore_patterns(f"{TEMPORARY}*", LOCK))
     if encoder_path is not None and not (fresh / ENCODER).exists():
         encoder_path = str((folder / encoder_path).resolve())
-    policies = {name: policy.to_dict() for name, policy in found.policies.items()}
-    change_task(fresh, replace(task, temperatures=found.temperatures, policies=policies), encoder_path)
+    change_task(fresh, task, encoder_path)
     card = fresh / CARD
     text = card.read_text(encoding="utf-8") if card.exists() else ""
     write_text(card, f"{text.rstrip()}\n\n{_section(result)}")
