@@ -16,7 +16,7 @@ from bundles import IQ_SHAPE, STANDARDIZE, bundle_of, predictor_of, small_shuffl
 from test_engine import Blocked, with_heads
 
 from offramp.bundle import Head
-from offramp.errors import BundleError, EngineError, Overloaded, SuiteError
+from offramp.errors import BundleError, ComputationFailed, EngineError, Overloaded, SuiteError
 from offramp.policies import Policy
 from offramp.runtime import Predictor
 from offramp.runtime.engine import Engine, ServiceLevel, load_slices, timing
@@ -114,7 +114,7 @@ def test_ctrl_c_in_one_caller_is_told_to_those_in_its_batch(engine: Engine) -> N
     asked = engine.submit(WINDOWS[:1], ["deep"])
     blocked.release.set()
     told = [type(each.answers["deep"].exception(20)) for each in (*others, asked)]
-    assert told[-1] is EngineError
+    assert told[-1] is ComputationFailed
     assert set(told) <= {EngineError, type(None)}, "answered or told, and nobody waits for ever"
     engine._tasks = {**engine._tasks, "deep": served}
     assert engine.predict(WINDOWS[:1], ["deep"])

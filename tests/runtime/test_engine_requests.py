@@ -16,7 +16,7 @@ from offramp.export.segments import export_segments
 from offramp.policies import Policy
 from offramp.runtime import Predictor, load
 from offramp.runtime.engine import Engine, ServiceLevel
-from offramp.runtime.engine.asking import bring_forward, new_ask, wanted_choice
+from offramp.runtime.engine.asking import Wanted, bring_forward, new_ask, wanted_choice
 from offramp.runtime.engine.counts import BatchRun
 from offramp.runtime.engine.requests import WindowsJob
 
@@ -143,7 +143,7 @@ def job_of(
 ) -> WindowsJob:
     """A job of one window that has so many seconds left."""
     served = engine._tasks[name]
-    ask = new_ask(served, wanted_choice(served, level, 0, None, policy), level, 1)
+    ask = new_ask(served, wanted_choice(served, level, 0, Wanted(policy=policy)), level, 1)
     return WindowsJob((WINDOWS[:1],), np.arange(1), [ask], seconds, 0, 0.0, "may", unit)
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from offramp.bundle import load_bundle
 from offramp.errors import BundleError
 from offramp.progress import OnNote
 from offramp.runtime.engine import load_slices
@@ -51,6 +52,8 @@ def serve(
     if settings.backend in (None, "onnxruntime"):
         levels = {} if settings.slices is None else load_slices(settings.slices)
         wanted = [*exits, *(level.exit for level in levels.values() if level.exit is not None)]
+        if settings.shadow:
+            wanted += full_depth(settings.bundle)
         settings = replace(settings, folder=segments_of(settings.bundle, sorted(set(wanted)), on_note))
     if ray is not None:
         from offramp.serving.ray import run_on_ray
@@ -59,6 +62,14 @@ def serve(
     if settings.workers > 1:
         return run_workers(settings, on_ready)
     return run_process(settings, Place(), on_ready)
+
+
+def full_depth(bundle: Path) -> list[str]:
+    """The last exit of a bundle's encoder, where early answers are finished to; nothing for a folder that cannot be read, which is said elsewhere."""
+    try:
+        return [str(load_bundle(bundle).encoder["exits"][-1]["name"])]
+    except BundleError:
+        return []
 
 
 def segments_of(bundle: Path, exits: Sequence[str], on_note: OnNote) -> Path:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from offramp.errors import DataError, EngineError, TaskRemoved
+from offramp.errors import DataError, DeadlinePassed, EngineError, TaskRemoved
 from offramp.runtime.engine.lanes import Lane, LevelChoice, ServedTask
-from offramp.runtime.engine.levels import ServiceLevel
+from offramp.runtime.engine.levels import DEFAULT, ServiceLevel
 from offramp.runtime.engine.requests import Ask, Promise, WindowsJob
 
 Tasks = Mapping[str, ServedTask]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a request says besides its windows; see :meth:`offramp.runtime.engine.Engine.submit`."""
+
+    tasks: Sequence[str] | None = None
+    slice: str = DEFAULT
+    budget_ms: float | None = None
+    exit: str | None = None
+    policy: str | None = None
+    as_reached: bool = False
 
 
 def no_task(name: object, tasks: Tasks) -> TaskRemoved:
@@ -24,6 +38,30 @@ def check_is_level(name: str, level: object) -> None:
     """Raise :class:`~offramp.errors.EngineError` for what is no service level."""
     if not isinstance(level, ServiceLevel):
         raise EngineError(f"slice {name!r} is a {type(level).__name__}: give a ServiceLevel")
+
+
+def checked_slice(name: object, known: Mapping[str, object]) -> str:
+    """The name of a slice that there is; raises :class:`~offramp.errors.EngineError` that lists them otherwise."""
+    if not isinstance(name, str) or name not in known:
+        raise EngineError(f"unknown slice {name!r}: choose {', '.join(known)}")
+    return name
+
+
+def deadline_of(wanted: Wanted, level: ServiceLevel, arrived: float) -> float:
+    """When the answers of a request are due, in seconds; infinity for never.
+
+    Raises:
+        DeadlinePassed: That is over.
+        EngineError: The budget is no number.
+    """
+    budget = level.budget_ms if wanted.budget_ms is None else wanted.budget_ms
+    if budget is None:
+        return math.inf
+    if not isinstance(budget, int | float | np.number) or budget != budget:
+        raise EngineError(f"budget_ms={budget!r}: give milliseconds")
+    if not budget > 0:
+        raise DeadlinePassed(f"budget_ms={budget:g}: the deadline has already passed")
+    return arrived + float(budget) / 1e3
 
 
 def chosen_tasks(tasks: Tasks, shape: tuple[int, ...], names: Sequence[str] | None) -> list[ServedTask]:
@@ -57,14 +95,13 @@ def chosen_tasks(tasks: Tasks, shape: tuple[int, ...], names: Sequence[str] | No
     return [tasks[name] for name in dict.fromkeys(names)]
 
 
-def wanted_choice(
-    task: ServedTask, level: ServiceLevel, steps: int, exit: str | None, policy: str | None
-) -> LevelChoice:
+def wanted_choice(task: ServedTask, level: ServiceLevel, steps: int, wanted: Wanted) -> LevelChoice:
     """Where windows of a request leave: where it says itself, or else where its level says, moved by load.
 
     Raises:
         EngineError: It names an exit or a policy that the task does not have, or both.
     """
+    exit, policy = wanted.exit, wanted.policy
     if exit is None and policy is None:
         return task.choose(level, steps)
     if exit is not None and policy is not None:
@@ -96,6 +133,22 @@ def new_ask(task: ServedTask, chosen: LevelChoice, level: ServiceLevel, windows:
         exit=np.zeros_like(rows),
         outputs=np.empty((windows, task.stored.heads[policy.exits[-1]].outputs), np.float32),
     )
+
+
+def new_job(
+    lane: Lane,
+    inputs: Any,
+    asks: list[Ask],
+    level: ServiceLevel,
+    wanted: Wanted,
+    arrived: float,
+    deadline: float,
+) -> WindowsJob:
+    """Windows of a request in a pass, and the unit where they begin: a policy needs segments, and so do answers as they are reached."""
+    windows, begin = len(asks[0].rows), 0
+    if not wanted.as_reached and all(len(ask.consults) == 1 for ask in asks):
+        begin = lane.queue.timing.first_unit([ask.last for ask in asks], windows)
+    return WindowsJob((inputs,), np.arange(windows), asks, deadline, level.priority, arrived, wanted.slice, begin)
 
 
 def bring_forward(lane: Lane, job: WindowsJob, now: float) -> bool:

@@ -13,7 +13,18 @@ from numpy.typing import ArrayLike
 
 from offramp.bundle import BundleTask
 from offramp.errors import ComputationFailed, DataError, DeadlinePassed, EngineClosed, EngineError, OfframpError
-from offramp.runtime.engine.asking import bring_forward, check_is_level, chosen_tasks, new_ask, no_task, wanted_choice
+from offramp.runtime.engine.asking import (
+    Wanted,
+    bring_forward,
+    check_is_level,
+    checked_slice,
+    chosen_tasks,
+    deadline_of,
+    new_ask,
+    new_job,
+    no_task,
+    wanted_choice,
+)
 from offramp.runtime.engine.counts import BatchRun, EngineCounts, QueueDepth
 from offramp.runtime.engine.lanes import (
     Lane,
@@ -129,40 +140,22 @@ class Engine:
             EngineError: There is no such level, exit or policy, the arguments make no sense, or the engine is closed.
             DataError: The windows cannot be used.
         """
-        submission = self._queued(x, tasks, slice, budget_ms, exit, policy, as_reached, own=True)
+        submission = self._queued(x, Wanted(tasks, slice, budget_ms, exit, policy, as_reached), own=True)
         if wake:
             self._wake.set()
         return submission
 
-    def _queued(
-        self,
-        x: ArrayLike,
-        tasks: Sequence[str] | None,
-        slice: str,
-        budget_ms: float | None = None,
-        exit: str | None = None,
-        policy: str | None = None,
-        as_reached: bool = False,
-        own: bool = False,
-    ) -> Submission:
+    def _queued(self, x: ArrayLike, wanted: Wanted, own: bool = False) -> Submission:
         """Admit a request; with ``own`` the caller may change ``x`` as soon as this is back."""
-        arrived = self._clock()
-        known = self._levels  # replaced as a whole, never changed
-        if not isinstance(slice, str) or slice not in known:
-            raise EngineError(f"unknown slice {slice!r}: choose {', '.join(known)}")
-        level, load = known[slice]
-        budget = level.budget_ms if budget_ms is None else budget_ms
-        if budget is not None and (not isinstance(budget, int | float | np.number) or budget != budget):
-            raise EngineError(f"budget_ms={budget!r}: give milliseconds")
-        if budget is not None and not budget > 0:
-            raise DeadlinePassed(f"budget_ms={budget:g}: the deadline has already passed")
-        deadline = np.inf if budget is None else arrived + budget / 1e3
+        arrived, known = self._clock(), self._levels  # the levels are replaced as a whole, never changed
+        level, load = known[checked_slice(wanted.slice, known)]
+        deadline = deadline_of(wanted, level, arrived)
         windows = self._predictor.raw_windows(x)
         if not len(windows):
             raise DataError("a request of no windows: give at least one")
+        chosen = chosen_tasks(self._tasks, windows.shape[1:], wanted.tasks)
+        choices = {task.stored.name: wanted_choice(task, level, load.steps, wanted) for task in chosen}
         by_lane: dict[int, list[ServedTask]] = {}
-        chosen = chosen_tasks(self._tasks, windows.shape[1:], tasks)
-        choices = {task.stored.name: wanted_choice(task, level, load.steps, exit, policy) for task in chosen}
         for task in chosen:
             by_lane.setdefault(id(task.lane), []).append(task)
         jobs = []
@@ -170,25 +163,14 @@ class Engine:
             batch = transformed(together[0].stored, windows)
             inputs = self._backend.inputs(batch.copy() if own and np.may_share_memory(batch, windows) else batch)
             asks = [new_ask(task, choices[task.stored.name], level, len(windows)) for task in together]
-            lane, present = together[0].lane, np.arange(len(windows))
-            job = WindowsJob(
-                (inputs,),
-                present,
-                asks,
-                deadline,
-                level.priority,
-                arrived,
-                slice,
-                0 if as_reached else _begin(lane, asks),
-            )
-            jobs.append((lane, job))
+            jobs.append((together[0].lane, new_job(together[0].lane, inputs, asks, level, wanted, arrived, deadline)))
         self._admit(jobs, deadline - arrived, load)
         futures = {ask.task.name: ask.future for _, job in jobs for ask in job.asks}
         return Submission({task.stored.name: futures[task.stored.name] for task in chosen})
 
     def predict(self, x: ArrayLike, tasks: Sequence[str] | None = None, slice: str = DEFAULT) -> dict[str, Answer]:
         """Ask and wait; see :meth:`submit`."""
-        submission = self._queued(x, tasks, slice)
+        submission = self._queued(x, Wanted(tasks, slice))
         try:
             if self._computing.acquire(blocking=False):
                 try:
@@ -452,13 +434,6 @@ class Engine:
             settle(ask, error)
         with self._lock:
             self._counts["failed"] += len(job.asks[0].exit)
-
-
-def _begin(lane: Lane, asks: Sequence[Ask]) -> int:
-    """The unit where windows of some asks begin: a policy needs segments."""
-    if any(len(ask.consults) > 1 for ask in asks):
-        return 0
-    return lane.queue.timing.first_unit([ask.last for ask in asks], len(asks[0].rows))
 
 
 def _answered(ask: Ask, job: WindowsJob, now: float) -> Answer | OfframpError:
