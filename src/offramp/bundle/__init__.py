@@ -7,6 +7,7 @@
                            TASK/EXIT/query, float32
     examples.safetensors   optional: some raw windows per task, to compare an exported graph with the bundle
     statistics.safetensors optional: SET/BUFFER, float32: BatchNorm's statistics of tasks that do not use the encoder's own
+    reference.safetensors  optional: what held-out windows looked like, see :mod:`offramp.bundle.reference`
     README.md              the model card
     encoder/               the encoder folder, unless ``encoder_path`` points elsewhere
 """
@@ -27,6 +28,7 @@ from offramp.bundle.folder import (
     save_examples,
 )
 from offramp.bundle.parts import Bundle, BundleTask, Head, Layer, is_permutation
+from offramp.bundle.reference import REFERENCE, TaskReference, load_reference, save_reference
 
 __all__ = [
     "CARD",
@@ -35,16 +37,20 @@ __all__ = [
     "EXAMPLES",
     "HEADS",
     "MAX_EXAMPLES",
+    "REFERENCE",
     "SCHEMA",
     "STATISTICS",
     "Bundle",
     "BundleTask",
     "Head",
     "Layer",
+    "TaskReference",
     "change_task",
     "is_permutation",
     "load_bundle",
     "load_examples",
+    "load_reference",
     "save_bundle",
     "save_examples",
+    "save_reference",
 ]

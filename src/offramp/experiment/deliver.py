@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from offramp.bundle import Bundle, BundleTask, save_bundle, save_examples
+from offramp.bundle import Bundle, BundleTask, TaskReference, save_bundle, save_examples, save_reference
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.storage import save_encoder
 from offramp.errors import OfframpError
@@ -62,10 +62,11 @@ def write_bundle(
     tasks: Sequence[BundleTask],
     statistics: Mapping[str, dict[str, NDArray[np.float32]]],
     examples: Mapping[str, NDArray[np.float32]],
+    references: Mapping[str, TaskReference],
     results: Results,
     reference: str | None,
 ) -> None:
-    """Write the bundle: heads of all exits, BatchNorm statistics, some raw windows of each task, the encoder or a reference to it."""
+    """Write the bundle: heads of all exits, BatchNorm statistics, some raw windows of each task and what held-out ones look like, the encoder or a reference to it."""
     if reference is None:
         save_encoder(encoder, folder / "encoder", {"name": results.encoder.name})
     described = {
@@ -75,5 +76,6 @@ def write_bundle(
         "exits": [exit.model_dump() for exit in results.encoder.exits],
     }
     save_examples(examples, folder)
+    save_reference(references, folder)
     bundle = Bundle(described, {task.name: task for task in tasks}, reference, dict(statistics))
     save_bundle(bundle, folder, model_card(results))

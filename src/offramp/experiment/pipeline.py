@@ -19,10 +19,11 @@ from offramp.encoders.recalibration import statistics_of
 from offramp.experiment.controls.rows import Held, run_controls
 from offramp.experiment.deliver import describe_encoder, describe_environment, encoder_reference, write_bundle
 from offramp.experiment.evaluate import Evaluation, Resampling, evaluate, exit_temperatures
-from offramp.experiment.features import remove_banks
+from offramp.experiment.features import TaskFeatures, remove_banks
 from offramp.experiment.policies.route import Routing, route
 from offramp.experiment.prepare import Context, Prepared, features_of, fit_exits, inputs_of, load, prepare_tasks
 from offramp.experiment.recalibrate import choose_statistics
+from offramp.experiment.reference import held_out_reference
 from offramp.files import run_folder, write_text
 from offramp.heads.fit import FittedExit, Problem
 from offramp.heads.modules import head_module
@@ -44,9 +45,10 @@ OUTPUTS = ("results.json", "report.html", "bundle", "features")
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A task's fitted heads, the first seed's temperatures by exit, its part of the results, and its policies by name."""
+    """A task's features and fitted heads, the first seed's temperatures by exit, its part of the results, and its policies by name."""
 
     prepared: Prepared
+    features: TaskFeatures
     fitted: list[FittedExit]
     temperatures: dict[str, float]
     result: TaskResult
@@ -110,7 +112,11 @@ def _run_suite(
         if each.statistics is not None
     }
     tasks = [_bundle_task(outcome) for outcome in outcomes]
-    write_bundle(out / "bundle", encoder, tasks, statistics, examples, results, reference)
+    references = {
+        task.name: held_out_reference(outcome.prepared.problem, outcome.fitted, outcome.features, task)
+        for outcome, task in zip(outcomes, tasks, strict=True)
+    }
+    write_bundle(out / "bundle", encoder, tasks, statistics, examples, references, results, reference)
     write_report([(out.name, results)], out / "report.html")
     write_text(out / "results.json", results.model_dump_json(indent=1, by_alias=True) + "\n")
     if not keep_features:
@@ -135,6 +141,7 @@ def run_task(context: Context, prepared: Prepared) -> Outcome:
     controls = run_controls(Held(context, prepared, bank, fitted[choice.chosen], resampling))
     return Outcome(
         prepared,
+        bank,
         fitted,
         exit_temperatures(problem, fitted, bank.taps),
         task_result(prepared, scores, controls, Measured(latency_ms=latencies, threads=1, batch=1), routing),

@@ -6,7 +6,7 @@ One graph with all exits would compute all of them. Segments are what a pass tha
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from offramp.bundle import ENCODER, Bundle, BundleTask, load_bundle, load_examples, save_bundle, save_examples
+from offramp.bundle import (
+    ENCODER,
+    Bundle,
+    BundleTask,
+    TaskReference,
+    load_bundle,
+    load_examples,
+    load_reference,
+    save_bundle,
+    save_examples,
+    save_reference,
+)
 from offramp.encoders.base import StagedEncoder
 from offramp.encoders.view import TaskView
 from offramp.errors import BundleError, DataError, OfframpError
@@ -105,7 +116,7 @@ def export_segments(
     if (folder / MANIFEST).exists():
         raise BundleError(f"{folder} holds segments: give the bundle that they are from")
     bundle = load_bundle(folder)
-    examples = load_examples(folder)
+    examples, reference = load_examples(folder), load_reference(folder)
     for task in bundle.tasks:
         if not len(examples.get(task, ())):
             raise DataError(
@@ -115,13 +126,14 @@ def export_segments(
     encoder = load_bundle_encoder(bundle, folder)
     views = TaskViews(bundle, encoder)
     groups = sharing_passes(list(bundle.tasks.values()))
-    cuts_of = [_cuts(tasks, exits, views) for tasks in groups]
+    cuts_of = [_cuts(tasks, [*exits, *_compared_at(tasks, reference)], views) for tasks in groups]
     if (out / ENCODER).exists():
         raise OfframpError(f"{out} is a bundle of its own: choose another folder")
     output_folder(out)
     _remove_export(out)
     save_bundle(replace(bundle, encoder_path=None), out, CARD)
     save_examples(examples, out)
+    save_reference(reference, out)
     passes: list[SegmentedPass] = []
     folder_of_graphs = _Graphs(out, 2 * sum(map(len, cuts_of)), on_step)
     for number, (tasks, cuts) in enumerate(zip(groups, cuts_of, strict=True)):
@@ -156,6 +168,11 @@ def _remove_export(out: Path) -> None:
         if (out / name).is_dir():
             raise OfframpError(f"{out / name} is a folder: choose another --out")
         (out / name).unlink(missing_ok=True)
+
+
+def _compared_at(tasks: Sequence[BundleTask], reference: Mapping[str, TaskReference]) -> list[str]:
+    """Where traffic of some tasks is compared with that of the reference."""
+    return [reference[task.name].exit for task in tasks if task.name in reference]
 
 
 def _cuts(tasks: Sequence[BundleTask], further: Sequence[str], views: TaskViews) -> list[str]:

@@ -117,6 +117,25 @@ def run_cascades(segments: Segments, cascades: Sequence[Cascade], x: Any, first:
         return _pass(segments, cascades, asking, x, first)
 
 
+def run_tap(segments: Segments, exit: str, seen: Hashable, x: Any) -> NDArray[np.float32]:
+    """The tap at one exit, ``(N, width)`` or ``(N, positions, width)``; nothing behind the exit runs.
+
+    Args:
+        segments: The encoder.
+        exit: Its name.
+        seen: Names the view of the state.
+        x: Input ``(N, *shape)`` as the back end has it.
+
+    Raises:
+        EncoderError: The encoder lacks the exit, or the input has another shape or dtype.
+    """
+    order = segments.order(exit)
+    with segments.running():
+        tap = segments.through(segments.begin(x), {order: (seen,)})[order][seen]
+        rows: NDArray[np.float32] = to_numpy([segments.outputs(tap)])
+    return rows
+
+
 def _pass(
     segments: Segments, cascades: Sequence[Cascade], asking: Mapping[int, list[int]], x: Any, first: int
 ) -> list[Decisions]:

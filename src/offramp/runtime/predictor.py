@@ -16,7 +16,7 @@ from offramp.policies.policy import Policy
 from offramp.policies.simulation import Decisions, check_finite
 from offramp.runtime.arrays import array_of
 from offramp.runtime.backends import Backend, SharedPass
-from offramp.runtime.execution import Cascade, RunHead, run_cascades
+from offramp.runtime.execution import Cascade, RunHead, run_cascades, run_tap
 from offramp.runtime.stored import FIXED, policies_of
 from offramp.transforms import Transform, check_range, iq_of_complex, with_antenna
 
@@ -132,8 +132,7 @@ class Predictor:
         chosen = self._tasks(windows.shape[1:], tasks)
         named = policy or FIXED
         policies = {task.name: self.policy(task.name, named) for task in chosen}
-        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-            raise DataError(f"batch_size={batch_size!r}: it must be a whole number of at least 1")
+        _check_batch_size(batch_size)
         sharing: dict[tuple[Transform, str | None], list[BundleTask]] = {}
         for task in chosen:
             sharing.setdefault((task.transform, task.statistics), []).append(task)
@@ -153,6 +152,33 @@ class Predictor:
         return {
             task.name: prediction_of(task, named, policies[task.name], decided[task.name], first) for task in chosen
         }
+
+    def features(self, x: ArrayLike | Tensor, task: str, exit: str, batch_size: int = 256) -> NDArray[np.float32]:
+        """What a task's head sees at an exit, float32 ``(N, width)``; tokens are averaged over positions. Nothing behind the exit runs.
+
+        Args:
+            x: Raw windows in any form that :meth:`predict` takes.
+            task: Its name.
+            exit: Where; of segments one that is cut, as that of the task's :class:`~offramp.bundle.TaskReference` is.
+            batch_size: Windows that go through the encoder at a time.
+
+        Raises:
+            BundleError: Unknown task, or no segment ends there.
+            EncoderError: Unknown exit.
+            DataError: Windows that are no numbers, of another shape than the task's, or not finite.
+        """
+        windows = self.raw_windows(x)
+        (stored,) = self._tasks(windows.shape[1:], [task])
+        _check_batch_size(batch_size)
+        if not len(windows):  # not every encoder runs on no windows
+            return self.features(np.zeros((1, *windows.shape[1:])), task, exit)[:0]
+        shared = self._sharing((stored.name,))
+        rows = []
+        for start in range(0, len(windows), batch_size):
+            inputs = self.backend.inputs(transformed(stored, windows[start : start + batch_size], start))
+            taps = run_tap(shared.segments, exit, shared.seen[0], inputs)
+            rows.append(row_per_window(taps))
+        return _joined(rows)
 
     def _sharing(self, tasks: tuple[str, ...]) -> SharedPass:
         if tasks not in self._shared:
@@ -203,6 +229,11 @@ class Predictor:
         return chosen
 
 
+def row_per_window(taps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Taps ``(N, width)`` as they are, ``(N, positions, width)`` averaged over positions."""
+    return taps if taps.ndim == 2 else taps.mean(axis=1, dtype=np.float32)
+
+
 def transformed(task: BundleTask, windows: NDArray[np.generic], first: int = 0) -> NDArray[np.float32]:
     """Windows behind a task's transform, float32; raises :class:`DataError` that names one which is not finite."""
     batch = _float32(windows)
@@ -234,6 +265,11 @@ def prediction_of(
             outputs = softmax(outputs / temperatures)
     check_finite(outputs, first)
     return Prediction(task.name, task.kind, outputs, task.label_names, name, policy.exits, left, rejected)
+
+
+def _check_batch_size(size: int) -> None:
+    if not isinstance(size, int | np.integer) or size < 1:
+        raise DataError(f"batch_size={size!r}: it must be a whole number of at least 1")
 
 
 def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:

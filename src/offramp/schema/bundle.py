@@ -123,3 +123,20 @@ class BundleDocument(Entry):
         if path is not None and ("\0" in path or any(len(part.encode()) > 255 for part in Path(path).parts)):
             raise ValueError("this is no path")
         return path
+
+
+class ReferenceEntry(Entry):
+    """What ``reference.safetensors`` says of one task beside its arrays."""
+
+    kind: Literal["classification", "regression"]
+    classes: Annotated[int, Field(ge=0, le=2**31)]
+    exit: str
+    grouped: bool
+    held_out: Literal["calibration", "validation", "traffic", "trained"]
+    policies: dict[str, Annotated[list[str], Field(min_length=1, max_length=256)]]
+
+
+class ReferenceDocument(Entry):
+    """The whole of it."""
+
+    tasks: dict[str, ReferenceEntry]
