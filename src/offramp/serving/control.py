@@ -29,9 +29,15 @@ MOST_SLICES = 256
 class Control:
     """Changes of one process of a server."""
 
-    def __init__(self, repository: Repository, engine: Engine | None, folder: Path | None) -> None:
-        """Take what is changed, and the folder that processes share; None for one process alone."""
-        self._repository, self._engine, self._folder = repository, engine, folder
+    def __init__(
+        self,
+        repository: Repository,
+        engine: Engine | None,
+        folder: Path | None,
+        on_load: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take what is changed, and the folder that processes share; None for one process alone. ``on_load`` is called when a model was loaded anew."""
+        self._repository, self._engine, self._folder, self._on_load = repository, engine, folder, on_load
         self._lock, self._seen = threading.RLock(), 0
 
     def slices(self) -> dict[str, dict[str, Any]]:
@@ -69,7 +75,7 @@ class Control:
 
     def load(self, name: str) -> None:
         """Make a model ready, anew. Raises :class:`~offramp.serving.protocol.faults.ServingFault` if that fails."""
-        self._change(lambda: self._repository.load(name), {"load": name})
+        self._change(lambda: self._load(name), {"load": name})
 
     def unload(self, name: str) -> None:
         """Let a model go. Raises :class:`~offramp.serving.protocol.faults.NotFound` if there is none."""
@@ -85,6 +91,10 @@ class Control:
                 if number > self._seen:
                     self._seen = number
                     self._carry_out(json.loads(path.read_text(encoding="utf-8")))
+
+    def _load(self, name: str) -> None:
+        self._repository.load(name)
+        self._on_load()
 
     def _needs_engine(self) -> Engine:
         if self._engine is None:
@@ -117,7 +127,7 @@ class Control:
     def _carry_out(self, told: dict[str, Any]) -> None:
         try:
             if "load" in told:
-                self._repository.load(told["load"])
+                self._load(told["load"])
             elif "unload" in told:
                 self._repository.unload(told["unload"])
             elif self._engine is not None:

@@ -117,7 +117,10 @@ def assembled(
     traced, end_traces = (None, None) if settings.trace is None else start_traces(settings.trace, offramp.__version__)
     predictor = load(settings.folder, backend=settings.backend, threads=settings.threads)
     watch = Watch(predictor, place.number, traced)
-    with Engine(predictor, levels, on_batch=watch.on_batch) as engine, watch.shadowing(engine, settings.shadow):
+    with (
+        Engine(predictor, levels, on_batch=watch.on_batch) as engine,
+        watch.watching(engine, settings.bundle, settings.shadow),
+    ):
         repository = Repository(BundleSource(engine, settings.bundle, predictor.bundle, watch.on_answer))
         service = Service(
             repository,
@@ -126,7 +129,7 @@ def assembled(
             backlog=lambda: engine.backlog,
             on_outcome=watch.on_outcome,
         )
-        control = Control(repository, engine, place.folder)
+        control = Control(repository, engine, place.folder, lambda: watch.begin_anew(settings.bundle))
         overview = Overview(
             service, engine, predictor.bundle, watch, place.folder, settings.bundle.resolve().parent.name
         )

@@ -124,14 +124,14 @@ class TaskDrift:
     """What the drift monitors say of one task.
 
     Attributes:
-        state: ``learning`` until enough recordings were seen, then ``steady`` or ``alarm``.
+        state: ``learning`` until enough recordings were seen, then ``steady`` or ``alarm``; ``uncalibrated`` where there never is an alarm.
         p_values: By monitor, e.g. ``exits``, ``confidence``, ``features``.
         level: Below which a p value is an alarm, after the correction for several monitors.
         recordings: Seen so far.
         since: When the alarm was raised, Unix time in seconds; None without one.
     """
 
-    state: Literal["learning", "steady", "alarm"]
+    state: Literal["learning", "steady", "alarm", "uncalibrated"]
     p_values: Mapping[str, float]
     level: float
     recordings: int

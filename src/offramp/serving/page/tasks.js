@@ -3,7 +3,10 @@
 import { byId, coloursOf, count, duration, each, make, number, percent, say, set, usedExits } from "./dom.js";
 import { gains, total } from "./history.js";
 
-const DRIFT = { learning: ["wait", "learning"], steady: ["good", "no drift"], alarm: ["bad", "drift"] };
+const DRIFT = {
+  learning: ["wait", "learning"],
+  uncalibrated: ["wait", "cannot be calibrated"],
+  steady: ["good", "no drift"], alarm: ["bad", "drift"] };
 const CERTIFICATE = {
   none: ["none", "no certificate"],
   holds: ["good", "certificate"],

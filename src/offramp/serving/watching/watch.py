@@ -6,20 +6,22 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from offramp.bundle import BundleTask
+from offramp.bundle import BundleTask, load_reference
 from offramp.runtime import Predictor
 from offramp.runtime.engine import Answer, Engine
 from offramp.runtime.engine.counts import BatchRun
 from offramp.serving.page.counts import TaskAgreement, TaskDrift
 from offramp.serving.service import RequestOutcome
+from offramp.serving.watching.following import DriftFollower
 from offramp.serving.watching.logs import log_outcome
-from offramp.serving.watching.shadow import SLICE, ShadowDepth
+from offramp.serving.watching.shadow import ShadowDepth
 from offramp.serving.watching.tally import ServingTally
 
 
@@ -39,15 +41,22 @@ class Watch:
         self._predictor, self._number, self._traced = predictor, number, on_outcome
         self._tally, self._started = ServingTally(), time.time()
         self._shadow: ShadowDepth | None = None
+        self._drift: DriftFollower | None = None
 
     @contextmanager
-    def shadowing(self, engine: Engine, share: float) -> Iterator[None]:
-        """Finish a share of early answers to full depth when the engine is idle, until the end of the block; none where it is 0."""
-        if not share:
+    def watching(self, engine: Engine, bundle: Path, share: float) -> Iterator[None]:
+        """Follow drift from a bundle's reference, and finish a share of early answers to full depth when the engine is idle, until the end of the block."""
+        with ExitStack() as stack:
+            if share:
+                self._shadow = stack.enter_context(ShadowDepth(engine, share))
+            if reference := load_reference(bundle):
+                self._drift = stack.enter_context(DriftFollower(engine, self._predictor, reference))
             yield
-            return
-        with ShadowDepth(engine, share) as self._shadow:
-            yield
+
+    def begin_anew(self, bundle: Path) -> None:
+        """After a task was loaded anew: compare with the reference that the bundle has now, and forget what was seen."""
+        if self._drift is not None:
+            self._drift.begin_anew(load_reference(bundle))
 
     def on_batch(self, batch: BatchRun) -> None:
         """A batch ran; called by whoever computes."""
@@ -56,8 +65,10 @@ class Watch:
     def on_answer(self, task: BundleTask, windows: NDArray[Any], answer: Answer, source: str) -> None:
         """A task answered."""
         self._tally.on_answer(task, windows, answer, source)
-        if self._shadow is not None and answer.slice != SLICE:
+        if self._shadow is not None:
             self._shadow.consider(windows, task, answer.prediction, source or None)
+        if self._drift is not None:
+            self._drift.consider(windows, answer.prediction, source)
 
     def on_outcome(self, outcome: RequestOutcome) -> None:
         """A request is over."""
@@ -79,8 +90,16 @@ class Watch:
             "tally": self._tally.document(),
             "queues": [asdict(depth) for depth in engine.queues],
             "steps": engine.steps,
-            "drift": {},
+            "drift": self._drifted(),
             "agreement": self._agreement(),
+        }
+
+    def _drifted(self) -> dict[str, Any]:
+        if self._drift is None:
+            return {}
+        return {
+            name: {**asdict(task), "p_values": task.p_values, "seen": task.recordings}
+            for name, task in self._drift.status.tasks.items()
         }
 
     def _agreement(self) -> dict[str, Any]:
@@ -90,7 +109,16 @@ class Watch:
 
     def page_drift(self, found: Mapping[str, Any]) -> dict[str, TaskDrift]:
         """What processes say of drift, as the page shows it."""
-        return {}
+        return {
+            name: TaskDrift(
+                state=said["state"],
+                p_values=said["p_values"],
+                level=said["level"],
+                recordings=said["recordings"],
+                since=said["alarmed_since"],
+            )
+            for name, said in found.items()
+        }
 
     def page_agreement(self, found: Mapping[str, Any]) -> dict[str, TaskAgreement]:
         """What processes say of agreement with full depth, as the page shows it."""
