@@ -31,17 +31,11 @@ from offramp.errors import SuiteError
 from offramp.runtime import Prediction, load
 from offramp.runtime.engine import ServiceLevel
 from offramp.serving import ray as on_ray
+from offramp.serving import replica as in_replica
 from offramp.serving.keys import NO_KEYS, Keys, load_keys
 from offramp.serving.protocol import inference_pb2 as pb
-from offramp.serving.ray import (
-    RayOptions,
-    RayReplica,
-    ScaleByWaiting,
-    bury_dead,
-    replica_app,
-    speaks_rpc,
-    wanted_replicas,
-)
+from offramp.serving.ray import RayOptions, ScaleByWaiting, speaks_rpc, wanted_replicas
+from offramp.serving.replica import RayReplica, bury_dead, replica_app
 from offramp.serving.rpc.server import generic_handler
 from offramp.serving.settings import ServerSettings
 
@@ -200,9 +194,9 @@ def replica(made: Made, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def test_a_replica_has_every_call_of_the_service(replica: RayReplica) -> None:
     servicer = Mock()
     handlers = generic_handler(servicer)._method_handlers  # type: ignore[attr-defined]
-    assert {name.rpartition("/")[2] for name in handlers} == {*on_ray.CALLS, on_ray.STREAM}
+    assert {name.rpartition("/")[2] for name in handlers} == {*in_replica.CALLS, in_replica.STREAM}
     server = Mock()
-    on_ray.add_inference_service(servicer, server)
+    in_replica.add_inference_service(servicer, server)
     (given_handlers,) = server.add_generic_rpc_handlers.call_args.args
     assert set(given_handlers[0]._method_handlers) == set(handlers)
     context = Context()

@@ -6,49 +6,31 @@ its own. The folder that is served travels to all machines as the job's working 
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
-import json
 import logging
 import math
 import os
-import shutil
 import signal
-import tempfile
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import grpc
 from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from offramp.errors import OfframpError, SuiteError
 from offramp.runtime import load
 from offramp.runtime.engine import Engine, ServiceLevel, load_slices
 from offramp.serving.keys import NO_KEYS, Keys, load_keys
 from offramp.serving.listening import bound_socket
-from offramp.serving.process import Place, Process, assembled, keep_up
-from offramp.serving.protocol import inference_pb2 as pb
-from offramp.serving.rpc.server import SERVICE, InferenceServicer, generic_handler
+from offramp.serving.replica import WAITING, RayReplica, replica_app
 from offramp.serving.settings import ServerSettings
-from offramp.serving.watching.overview import bury
 
 NAME = "offramp"
 """Of the application."""
 QUEUE_MS = 10.0
-WAITING = "waiting_ms"
-CALLS = (
-    *("ServerLive", "ServerReady", "ServerMetadata"),
-    *("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "ModelInfer"),
-    *("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"),
-)
-STREAM = "ModelStreamInfer"
-HEALTH_S = 5.0
+HEALTH_S, ANSWER_S = 5.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -89,12 +71,17 @@ def run_on_ray(settings: ServerSettings, options: RayOptions, on_ready: Callable
     """
     ray, serve = _ray()
     _check(settings, options)
-    settings = replace(settings, port=_free(settings.host, settings.port), grpc_port=_free("", settings.grpc_port))
+    alone = options.address is None
+    settings = replace(
+        settings,
+        port=_port(settings.host, settings.port, alone, "--port"),
+        grpc_port=_port("", settings.grpc_port, alone, "--grpc-port"),
+    )
     keys = NO_KEYS if settings.keys is None else load_keys(settings.keys)
     levels = {} if settings.slices is None else load_slices(settings.slices)
     # what cannot be served is told here and now: a replica that fails is started again and again
     Engine(load(settings.folder, backend=settings.backend, threads=settings.threads), levels).close()
-    ended = threading.Event()
+    server, ended = uuid.uuid4().hex, threading.Event()
     numbers: list[int] = []
 
     def end(number: int, frame: object) -> None:
@@ -105,11 +92,14 @@ def run_on_ray(settings: ServerSettings, options: RayOptions, on_ready: Callable
         _start(ray, serve, settings, options)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, end)
-        serve.run(application(settings, options, levels, keys), name=NAME, route_prefix="/")
+        serve.run(application(settings, options, levels, keys, server), name=NAME, route_prefix="/")
         on_ready(settings.port, settings.grpc_port if speaks_rpc(settings) else 0)
         ended.wait()
-        serve.delete(NAME)
-    except (RuntimeError, ConnectionError, ValueError) as error:
+        if (
+            serve.get_app_handle(NAME).server.remote().result(timeout_s=ANSWER_S) == server
+        ):  # else another one has taken over
+            serve.delete(NAME)
+    except (RuntimeError, ConnectionError, ValueError, TimeoutError) as error:
         raise OfframpError(f"Ray could not serve this: {str(error).strip().splitlines()[-1]}") from None
     finally:
         ray.shutdown()
@@ -121,11 +111,20 @@ def speaks_rpc(settings: ServerSettings) -> bool:
     return settings.certificate is None and (settings.keys is not None or settings.insecure)
 
 
-def application(settings: ServerSettings, options: RayOptions, levels: Mapping[str, ServiceLevel], keys: Keys) -> Any:
-    """The application of Ray Serve; what it refers to is sent to the replicas, paths of this machine are not."""
+def application(
+    settings: ServerSettings, options: RayOptions, levels: Mapping[str, ServiceLevel], keys: Keys, server: str
+) -> Any:
+    """The application of Ray Serve; what it refers to is sent to the replicas, paths of this machine are not.
+
+    Args:
+        settings: Whose folder is the job's working directory.
+        options: How it is laid out.
+        levels: Service levels.
+        keys: Who may do what.
+        server: A name that no other application has.
+    """
     _, serve = _ray()
     sent = replace(settings, bundle=Path(), folder=Path(), slices=None, keys=None, certificate=None, private_key=None)
-    server = uuid.uuid4().hex
     queue_ms = options.queue_ms or _a_fifth_of_the_least_budget(levels)
 
     def build() -> Starlette:
@@ -182,165 +181,6 @@ def wanted_replicas(waiting_ms: Sequence[float], now: int, queue_ms: float) -> i
     return max(1, now - 1) if mean < queue_ms / 10 else now
 
 
-def replica_app(
-    settings: ServerSettings, levels: Mapping[str, ServiceLevel], keys: Keys, server: str, number: int
-) -> Starlette:
-    """The application of one replica, whose :class:`~offramp.serving.process.Process` is its ``state.process``.
-
-    Args:
-        settings: Whose folder is the working directory.
-        levels: Service levels.
-        keys: Who may do what.
-        server: A name that the replicas of one server share, and no others.
-        number: Of this one among all.
-    """
-    folder = Path(tempfile.gettempdir()) / f"offramp-ray-{server}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    bury_dead(folder)
-    parts = ExitStack()
-    process = parts.enter_context(assembled(settings, Place(number, 2, folder), levels, keys))
-
-    @asynccontextmanager
-    async def lifespan(app: object) -> AsyncIterator[None]:
-        background = [asyncio.create_task(each) for each in (keep_up(process), _keep_tidy(folder))]
-        try:
-            yield
-        finally:
-            for each in background:
-                each.cancel()
-            await asyncio.wait(background)
-            parts.close()
-            bury_dead(folder, gone=os.getpid())
-
-    app = Starlette(
-        routes=[Mount("/", process.app())], lifespan=lifespan
-    )  # Ray changes its handlers, so that it must be one
-    app.state.process = process
-    return app
-
-
-class RayReplica:
-    """What Ray calls beside the ASGI application, which ``serve.ingress`` makes the attribute ``app``: health, load, and the calls of gRPC by name."""
-
-    app: Starlette
-
-    @property
-    def _process(self) -> Process:
-        process: Process = self.app.state.process
-        return process
-
-    def check_health(self) -> None:
-        """Raise RuntimeError where a model is not ready: Ray starts another replica then."""
-        if not self._process.service.ready:
-            raise RuntimeError("not every model is ready")
-
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """What :func:`application` scales by."""
-        return {WAITING: 1e3 * self._process.service.backlog()}
-
-
-def bury_dead(folder: Path, gone: int | None = None) -> None:
-    """Add the counts of replicas that ended to those of the others that did; the last one of a machine takes the folder with it.
-
-    Args:
-        folder: That the replicas of one server share on this machine.
-        gone: The number of a process that counts as ended although it runs.
-    """
-    with open(folder / "burying", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        files = sorted(folder.glob("worker-*.json"))
-        dead = [each for each in files if (pid := json.loads(each.read_text())["pid"]) == gone or not _lives(pid)]
-        for each in dead:
-            bury(folder, int(each.stem.rpartition("-")[2]))
-    if gone is not None and len(dead) == len(files):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-async def _keep_tidy(folder: Path) -> None:
-    while True:
-        await asyncio.sleep(HEALTH_S)
-        await asyncio.to_thread(bury_dead, folder)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-# --- gRPC: Ray's proxies take the calls, and ask the method of a replica that has the call's name
-
-
-def add_inference_service(servicer: Any, server: Any) -> None:
-    """What Ray's proxies are told of the service: names and messages, to which they put handlers of their own."""
-    server.add_generic_rpc_handlers((generic_handler(servicer),))
-
-
-class RayContext:
-    """Of a call, as :mod:`offramp.serving.rpc.server` knows it."""
-
-    def __init__(self, context: Any) -> None:
-        """Take Ray's, which goes back to the proxy with the answer."""
-        self._context = context
-
-    def invocation_metadata(self) -> Any:
-        return self._context.invocation_metadata()
-
-    async def abort(self, code: grpc.StatusCode, details: str, trailing: Sequence[tuple[str, str]] = ()) -> None:
-        """Say why there is no answer, and raise :class:`CallEnded`."""
-        self._context.set_code(code)
-        self._context.set_details(details)
-        self._context.set_trailing_metadata(list(trailing))
-        raise CallEnded
-
-
-class CallEnded(Exception):
-    """A call that is refused; why is said in its context."""
-
-
-class _Details(grpc.HandlerCallDetails):
-    """Whose handler is wanted."""
-
-    def __init__(self, name: str) -> None:
-        self.method, self.invocation_metadata = f"/{SERVICE}/{name}", ()
-
-
-def _handler(replica: RayReplica, name: str) -> Any:
-    process = replica.app.state.process
-    servicer = InferenceServicer(process.service, process.control, process.keys)
-    return generic_handler(servicer).service(_Details(name))
-
-
-def _unary(name: str) -> Callable[[RayReplica, Any, Any], Any]:
-    async def call(self: RayReplica, request: Any, grpc_context: Any) -> Any:
-        try:
-            return await _handler(self, name).unary_unary(request, RayContext(grpc_context))
-        except CallEnded:
-            return pb.ServerLiveResponse()  # of which nothing is sent, as the context says that it failed
-
-    return call
-
-
-async def _stream(self: RayReplica, request_stream: Any, grpc_context: Any) -> AsyncIterator[Any]:
-    try:
-        async for answer in _handler(self, STREAM).stream_stream(request_stream, RayContext(grpc_context)):
-            yield answer
-    except CallEnded:
-        return
-
-
-for _name in CALLS:
-    setattr(RayReplica, _name, _unary(_name))
-setattr(RayReplica, STREAM, _stream)
-
-
-# --- Ray itself
-
-
 def _ray() -> tuple[Any, Any]:
     try:
         import ray
@@ -378,7 +218,7 @@ def _start(ray: Any, serve: Any, settings: ServerSettings, options: RayOptions) 
         else {"ssl_certfile": str(settings.certificate), "ssl_keyfile": str(settings.private_key)}
     )
     http = {"host": settings.host, "port": settings.port, "request_timeout_s": settings.limits.seconds + 1, **tls}
-    rpc = {"port": settings.grpc_port, "grpc_servicer_functions": ["offramp.serving.ray.add_inference_service"]}
+    rpc = {"port": settings.grpc_port, "grpc_servicer_functions": ["offramp.serving.replica.add_inference_service"]}
     serve.start(
         proxy_location="EveryNode",
         http_options=http,
@@ -392,7 +232,9 @@ def _a_fifth_of_the_least_budget(levels: Mapping[str, ServiceLevel]) -> float:
     return min(budgets) / 5 if budgets else QUEUE_MS
 
 
-def _free(host: str, port: int) -> int:
-    """The port, or one that is free in place of 0, which Ray does not know."""
-    with bound_socket(host, port, several=False, option="--port") as bound:
+def _port(host: str, port: int, alone: bool, option: str) -> int:
+    """A port that nobody has, one of our choice for 0, which Ray does not know; that of a cluster may be held by its proxies already."""
+    if port and not alone:
+        return port
+    with bound_socket(host, port, several=False, option=option) as bound:
         return int(bound.getsockname()[1])
