@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import random
 import threading
 import time
 from collections.abc import Mapping
@@ -21,8 +20,8 @@ from offramp.serving.watching.drift import DriftMonitor, DriftStatus
 
 MOST_WAITING = 1024
 """Answers; more are not looked at."""
-WITH_FEATURES = 0.25
-"""Share of recordings whose features are looked at."""
+FEATURES_EVERY = 4
+"""Of so many recordings the features of one are looked at."""
 MOST_SOURCES = 4096
 PAUSE_S, MOST_PAUSE_S = 0.002, 0.1
 """Between two looks whether the engine is idle, and how long that is waited for."""
@@ -50,10 +49,9 @@ class DriftFollower:
             engine: While it computes, no features are computed.
             predictor: That the engine has.
             reference: Of the bundle; nothing is followed without.
-            seed: Of the recordings whose features are looked at.
         """
         self._engine, self._predictor = engine, predictor
-        self._random, self._dropped = random.Random(seed), 0
+        self._dropped = self._recordings = 0
         self._waiting: queue.Queue[_Seen | None] = queue.Queue(MOST_WAITING)
         self.begin_anew(reference)
         self._thread = threading.Thread(target=self._work, name="offramp-drift", daemon=True)
@@ -112,7 +110,8 @@ class DriftFollower:
         key = (seen.prediction.task, seen.source)
         left, chosen = self._left.pop(key, (0, False))
         if left <= 0:
-            left, chosen = self._blocks[key[0]], self._random.random() < WITH_FEATURES
+            left, chosen = self._blocks[key[0]], self._recordings % FEATURES_EVERY == 0
+            self._recordings += 1
         self._left[key] = (left - len(seen.windows), chosen)
         if len(self._left) > MOST_SOURCES:
             del self._left[next(iter(self._left))]  # the one that was silent longest
