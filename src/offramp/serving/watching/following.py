@@ -40,9 +40,7 @@ class _Seen:
 class DriftFollower:
     """Follows the answers of an engine. Use it as a context manager, or call :meth:`close`."""
 
-    def __init__(
-        self, engine: Engine, predictor: Predictor, reference: Mapping[str, TaskReference], seed: int = 0
-    ) -> None:
+    def __init__(self, engine: Engine, predictor: Predictor, reference: Mapping[str, TaskReference]) -> None:
         """Start.
 
         Args:
