@@ -36,17 +36,18 @@ def kept_windows(indices: NDArray[np.int64], groups: NDArray[np.int64], grouped:
     indices = np.sort(indices)
     if not grouped:
         return _evenly(indices, MOST_WINDOWS)
-    own = groups[indices]
-    members = [indices[own == group] for group in np.unique(own)]
-    sizes = np.asarray([len(each) for each in members])
-    most = int(sizes.max(initial=0))
-    while most > FEWEST_OF_GROUP and np.minimum(sizes, most).sum() > MOST_WINDOWS:
-        most -= 1
-    members = [each[(len(each) - most) // 2 :][:most] if len(each) > most else each for each in members]
-    total = sum(map(len, members))
-    if total > MOST_WINDOWS:
-        members = [members[number] for number in _evenly(np.arange(len(members)), len(members) * MOST_WINDOWS // total)]
-    return np.concatenate(members) if members else indices
+    by_group = indices[np.argsort(groups[indices], kind="stable")]
+    starts = np.flatnonzero(np.diff(groups[by_group], prepend=-1))
+    sizes = np.diff(starts, append=len(by_group))
+    low, high = FEWEST_OF_GROUP, max(FEWEST_OF_GROUP, int(sizes.max(initial=0)))
+    while low < high:  # the longest that all may have
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if np.minimum(sizes, middle).sum() <= MOST_WINDOWS else (low, middle - 1)
+    starts, sizes = starts + np.maximum(sizes - low, 0) // 2, np.minimum(sizes, low)
+    count = len(sizes) * MOST_WINDOWS // max(MOST_WINDOWS, int(sizes.sum()))
+    while sizes[kept := _evenly(np.arange(len(sizes)), count)].sum() > MOST_WINDOWS:
+        count -= 1
+    return np.concatenate([by_group[:0], *(by_group[starts[each] :][: sizes[each]] for each in kept)])
 
 
 def training_rows(indices: NDArray[np.int64]) -> NDArray[np.int64]:

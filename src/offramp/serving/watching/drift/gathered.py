@@ -15,7 +15,7 @@ from offramp.serving.watching.drift.status import MonitorStatus
 Recent = OrderedDict[str, Array]
 FROM_FEATURES = ("features", "feature spread")
 """Monitors, the last ones, that need features."""
-MOST_SOURCES = 4096
+MOST_SOURCES = 1024
 """Whose recordings are not whole yet; of more, those that were silent longest are forgotten."""
 
 
