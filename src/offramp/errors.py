@@ -55,6 +55,10 @@ class Overloaded(EngineError):
     """It came when there was more to do than can be done in time, or the queue was full."""
 
 
+class BudgetTooSmall(Overloaded):
+    """The request takes longer than its budget, even if nothing else is to be done: asking again changes nothing."""
+
+
 class DeadlinePassed(EngineError):
     """Its time was over before the answer was there."""
 

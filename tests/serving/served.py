@@ -83,7 +83,7 @@ def serving(bundle: Path, folder: Path, *options: str) -> Iterator[Served]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.search(r"://[\d.:\[\]]+:(\d+) \(gRPC [\d.:]+:(\d+)\)", line)
+        found = re.search(r"://[\d.:\[\]]+:(\d+) \((?:gRPC|grpcs) [\d.:]+:(\d+)\)", line)
         assert found, line + log.read_text()
         yield Served(int(found[1]), int(found[2]), process, log)
     finally:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -23,9 +24,11 @@ from served import WINDOWS, Made, Served, make, serving
 from tritonclient.utils import InferenceServerException
 
 from offramp.bundle import Head, load_bundle, save_bundle
-from offramp.errors import SuiteError
+from offramp.errors import BudgetTooSmall, Overloaded, SuiteError
 from offramp.runtime import load
+from offramp.serving.http.bodies import fault_headers
 from offramp.serving.keys import load_keys
+from offramp.serving.protocol.faults import fault_of
 from offramp.serving.settings import ServerSettings, check_settings
 
 KEYS = """keys:
@@ -237,16 +240,22 @@ class TestAtTheDoor:
                 status, _, _ = server.ask("POST", "/v2/models/plain/infer", broken, {"Content-Encoding": encoding})
                 assert status in (400, 413)
 
-    def test_when_there_is_too_much_to_do(self, made: Made, tmp_path: Path) -> None:
+    def test_a_budget_that_the_request_alone_exceeds(self, made: Made, tmp_path: Path) -> None:
         (tmp_path / "slices.yaml").write_text("slices:\n  tight: {budget_ms: 5}\n")
         many = np.zeros((3000, 2, 2, 96), np.float32)
         with serving(made.segments, tmp_path, "--slices", str(tmp_path / "slices.yaml")) as server:
             asked = {**REQUEST, "parameters": {"slice": "tight"}}
             asked["inputs"] = [{**REQUEST["inputs"][0], "shape": list(many.shape), "data": many.ravel().tolist()}]
             status, content, headers = server.ask("POST", "/v2/models/deep/infer", asked)
-            assert status == 429, content
-            assert int(headers["retry-after"]) >= 1
-            assert "budget" in content["error"]
+            assert (status, "budget" in content["error"]) == (400, True), content
+            assert "retry-after" not in headers
+
+    def test_when_there_is_too_much_to_do(self) -> None:
+        for waiting, said in ((0.2, "1"), (2.3, "3")):
+            fault = fault_of(Overloaded("700 windows wait already"), waiting)
+            assert (fault.status, fault.code) == (429, "RESOURCE_EXHAUSTED")
+            assert fault_headers(fault)["Retry-After"] == said
+        assert fault_of(BudgetTooSmall("it takes longer")).status == 400
 
     def test_unknown_places_and_methods(self, server: Served) -> None:
         assert server.ask("GET", "/v3")[0] == 404
@@ -269,6 +278,27 @@ class TestAtTheDoor:
         assert done.returncode == 2
         assert words in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
+
+    def test_tls(self, made: Made, tmp_path: Path) -> None:
+        pair = [str(tmp_path / "server.pem"), str(tmp_path / "server.key")]
+        words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
+        subprocess.run(
+            [*words, "-addext", "subjectAltName=IP:127.0.0.1", "-out", pair[0], "-keyout", pair[1]],
+            check=True,
+            capture_output=True,
+        )
+        with serving(made.segments, tmp_path, "--certificate", pair[0], "--private-key", pair[1]) as server:
+            trusted = ssl.create_default_context(cafile=pair[0])
+            connection = http.client.HTTPSConnection("127.0.0.1", server.http, context=trusted, timeout=30)
+            connection.request("GET", "/v2")
+            assert json.loads(connection.getresponse().read())["name"] == "offramp"
+            connection.close()
+            with over_grpc.InferenceServerClient(
+                f"127.0.0.1:{server.rpc}", ssl=True, root_certificates=pair[0]
+            ) as client:
+                assert client.is_server_ready()
+        with pytest.raises(SuiteError, match="exchanged"):
+            check_settings(ServerSettings(certificate=Path(pair[1]), private_key=Path(pair[0])))
 
     def test_a_port_that_is_taken(self, made: Made, server: Served) -> None:
         for option, port in (("--port", server.http), ("--grpc-port", server.rpc)):
@@ -330,7 +360,7 @@ class TestTheEnd:
     def test_control_c(self, made: Made, tmp_path: Path) -> None:
         with serving(made.segments, tmp_path) as server:
             server.process.send_signal(signal.SIGINT)
-            assert server.process.wait(20) == 130
+            assert server.process.wait(20) == 0
         assert "Traceback" not in server.log.read_text()
 
     def test_started_without_torch(self, made: Made, tmp_path: Path) -> None:
@@ -371,6 +401,9 @@ class TestWorkers:
             assert until(lambda: len(workers()) == 2 and victim not in {each["pid"] for each in workers()})
             assert until(lambda: answered() >= before), "counters never go back"
             assert until(lambda: all(server.ask("POST", "/v2/models/plain/infer", asked)[0] == 200 for _ in range(20)))
+        log = server.log.read_text()
+        assert "Traceback" not in log
+        assert "Fatal" not in log
 
     def test_they_end_with_their_parent(self, made: Made, tmp_path: Path) -> None:
         with serving(made.segments, tmp_path, "--workers", "2") as server:

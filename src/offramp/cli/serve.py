@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -104,7 +103,11 @@ def serve(
 
     def ready(http: int, rpc: int) -> None:
         scheme = "http" if certificate is None else "https"
-        also = f"gRPC {host}:{rpc}" if rpc else "no gRPC, which Ray opens everywhere: give --keys or --insecure"
+        also = (
+            f"{'gRPC' if certificate is None else 'grpcs'} {host}:{rpc}"
+            if rpc
+            else "no gRPC, which Ray opens everywhere: give --keys or --insecure"
+        )
         print(f"serving {bundle} at {scheme}://{_in_url(host)}:{http} ({also}); Ctrl-C ends it", flush=True)
 
     on_ray = None
@@ -112,8 +115,8 @@ def serve(
         from offramp.serving.ray import RayOptions
 
         on_ray = RayOptions(ray_address, replicas, most_replicas or replicas, queue_ms)
-    if run(settings, exit or [], ready, say, on_ray) == signal.SIGINT:
-        raise KeyboardInterrupt
+    run(settings, exit or [], ready, say, on_ray)
+    say(f"offramp: {bundle} is served no more")
 
 
 def _in_url(host: str) -> str:

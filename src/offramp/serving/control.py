@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from offramp.errors import OfframpError
 from offramp.files import write_text
 from offramp.runtime.engine import Engine, ServiceLevel
-from offramp.schema.problems import first_problem
+from offramp.runtime.engine.levels import level_problem
 from offramp.serving.models.repository import Repository
 from offramp.serving.protocol.faults import BadRequest, NotFound
 from offramp.serving.watching.shadow import SLICE
@@ -63,7 +63,7 @@ class Control:
         try:
             level = ServiceLevel.model_validate({key: value for key, value in said.items() if key != "steps"})
         except ValidationError as error:
-            raise BadRequest(f"slice {name!r}: {first_problem(error)}") from None
+            raise BadRequest(f"slice {name!r}: {level_problem(error)}") from None
         if name not in engine.slices and len(engine.slices) >= MOST_SLICES:
             raise BadRequest(f"there are {MOST_SLICES} slices already: take one away first")
         self._change(lambda: _as_bad_request(lambda: engine.set_slice(name, level)), {"slice": name, "level": said})

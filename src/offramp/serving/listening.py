@@ -10,7 +10,8 @@ from typing import Any
 
 import uvicorn
 from pydantic_core import to_json
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from offramp.errors import SuiteError
 
@@ -29,10 +30,11 @@ def bound_socket(host: str, port: int, several: bool, option: str) -> socket.soc
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
+        bound.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # else the last server's connections hold the port for a minute
         if several:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        else:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
     except OSError as error:
         bound.close()
@@ -52,6 +54,7 @@ class ImpatientProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._since_progress = self._heads = 0
+        self._answering: RequestResponseCycle | None = None
         self._seen: tuple[int, int] | None = None
         self._look: asyncio.TimerHandle | None = None
         if self.limit_concurrency is not None and len(self.connections) > 2 * self.limit_concurrency:
@@ -62,6 +65,9 @@ class ImpatientProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._look is not None:
             self._look.cancel()
+        if self._answering is not None:  # uvicorn itself tells the request that came last, behind which others may wait
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -84,6 +90,10 @@ class ImpatientProtocol(HttpToolsProtocol):
         self._progress = True
         super().on_body(body)
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "this is no HTTP request")
 
@@ -95,8 +105,10 @@ class ImpatientProtocol(HttpToolsProtocol):
 
     def _look_again(self) -> None:
         """Give up who let us wait since we looked last."""
-        waits_for_us = self.cycle is not None and not self.cycle.response_complete and not self.flow.write_paused
-        seen = None if waits_for_us else (self._heads, self.transport.get_write_buffer_size())
+        answering = self._answering is not None and not self._answering.response_complete
+        seen = (
+            None if answering and not self.flow.write_paused else (self._heads, self.transport.get_write_buffer_size())
+        )
         if seen is not None and seen == self._seen:
             self.transport.abort()
             return

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from offramp.serving.models.repository import Repository
@@ -153,17 +154,17 @@ class Service:
         self.under_way += 1
         try:
             pendings = self._ask(name, version, replace(request, streamed=True))
-            by_future = {asyncio.wrap_future(pending.future): pending for pending in pendings}
-            left = set(by_future)
             loop = asyncio.get_running_loop()
+            done: asyncio.Queue[Pending] = asyncio.Queue()
+            for pending in pendings:
+                tell = partial(loop.call_soon_threadsafe, done.put_nowait, pending)
+                pending.future.add_done_callback(lambda _, tell=tell: tell())  # type: ignore[misc]
             ends = loop.time() + self.limits.seconds
-            while left:  # no asyncio.timeout: it is another task that asks for the next part
-                done, left = await asyncio.wait(left, timeout=ends - loop.time(), return_when=asyncio.FIRST_COMPLETED)
-                if not done:
-                    raise TimeoutError
-                for number, future in enumerate(done):
-                    last = not left and number == len(done) - 1
-                    yield by_future[future].finish(future.result()), last
+            for left in reversed(
+                range(len(pendings))
+            ):  # no asyncio.timeout around: it is another task that asks for the next part
+                pending = await asyncio.wait_for(done.get(), ends - loop.time())
+                yield pending.finish(pending.future.result()), left == 0
         except Exception as error:
             fault = self._fault(error)
             raise fault from None

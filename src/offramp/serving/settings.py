@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -70,6 +71,15 @@ def check_settings(settings: ServerSettings) -> None:
     for path in (settings.certificate, settings.private_key):
         if path is not None and not path.is_file():
             raise SuiteError(f"{path} is no file: give a PEM file")
+    if settings.certificate is not None and settings.private_key is not None:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+                settings.certificate, settings.private_key
+            )
+        except (ssl.SSLError, OSError):
+            raise SuiteError(
+                f"{settings.certificate} and {settings.private_key} are no certificate with its private key: are they exchanged?"
+            ) from None
 
 
 def is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -113,7 +114,7 @@ class _Worker:
 
 def work() -> None:
     """What a worker process does: read its settings from standard input, serve, and end when that is closed."""
-    said = json.loads(sys.stdin.buffer.readline())
+    said = json.loads(_line(0))
     settings = _settings(said["settings"])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     place = Place(said["number"], settings.workers, Path(said["folder"]))
@@ -124,9 +125,17 @@ def work() -> None:
         sys.exit(2)
 
 
+def _line(file: int) -> bytes:
+    line = b""
+    while not line.endswith(b"\n") and (part := os.read(file, 1)):
+        line += part
+    return line
+
+
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
-    signal.raise_signal(signal.SIGTERM)
+    while os.read(0, 4096):  # not sys.stdin, whose lock the interpreter wants when it ends
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _plain(settings: ServerSettings) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from offramp.errors import DataError, DeadlinePassed, EngineError, TaskRemoved
 from offramp.runtime.engine.lanes import Lane, LevelChoice, ServedTask
 from offramp.runtime.engine.levels import DEFAULT, ServiceLevel
 from offramp.runtime.engine.requests import Ask, Promise, WindowsJob
+from offramp.runtime.engine.scheduler import BACKGROUND
 
 Tasks = Mapping[str, ServedTask]
 
@@ -40,10 +41,11 @@ def check_is_level(name: str, level: object) -> None:
         raise EngineError(f"slice {name!r} is a {type(level).__name__}: give a ServiceLevel")
 
 
-def checked_slice(name: object, known: Mapping[str, object]) -> str:
+def checked_slice(name: object, known: Mapping[str, tuple[ServiceLevel, object]]) -> str:
     """The name of a slice that there is; raises :class:`~offramp.errors.EngineError` that lists them otherwise."""
     if not isinstance(name, str) or name not in known:
-        raise EngineError(f"unknown slice {name!r}: choose {', '.join(known)}")
+        choices = [other for other, (level, _) in known.items() if level.priority < BACKGROUND]
+        raise EngineError(f"unknown slice {name!r}: choose {', '.join(choices)}")
     return name
 
 

@@ -281,6 +281,13 @@ class Engine:
         """Names of the tasks."""
         return tuple(self._tasks)
 
+    def exits(self, task: str) -> tuple[str, ...]:
+        """Where windows of a task may leave, in order of depth. Raises :class:`~offramp.errors.TaskRemoved` if there is no such task."""
+        tasks = self._tasks
+        if task not in tasks:
+            raise no_task(task, tasks)
+        return tuple(reversed(tasks[task].exits))
+
     @property
     def counts(self) -> EngineCounts:
         """What was done so far."""

@@ -51,6 +51,16 @@ DEFAULT = "default"
 Slices = Mapping[str, ServiceLevel]
 
 
+def level_problem(error: ValidationError) -> str:
+    """What is wrong with service levels, in a few words."""
+    first = error.errors()[0]
+    if first["type"] == "extra_forbidden":
+        return (
+            f"{'.'.join(map(str, first['loc']))}: there is no such key: choose {', '.join(ServiceLevel.model_fields)}"
+        )
+    return first_problem(error)
+
+
 def load_slices(path: str | Path) -> dict[str, ServiceLevel]:
     """Read ``slices:`` of a YAML file; a level called ``default`` is for requests that name none, and is there anyway.
 
@@ -66,5 +76,5 @@ def load_slices(path: str | Path) -> dict[str, ServiceLevel]:
     try:
         found = _File.model_validate(content).slices
     except ValidationError as error:
-        raise SuiteError(f"{path}: {first_problem(error)}") from None
+        raise SuiteError(f"{path}: {level_problem(error)}") from None
     return {DEFAULT: ServiceLevel()} | found

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from offramp.errors import Overloaded
+from offramp.errors import BudgetTooSmall, Overloaded
 from offramp.runtime.engine.levels import ServiceLevel
 from offramp.runtime.engine.scheduler import Job, NextUnit, PassQueue
 
@@ -131,7 +131,7 @@ def refusal(met: Outlook, windows: int, most: int | None, budget: float, slice: 
             f"{met.waiting} windows wait already, and at most {most} may: ask again later, or raise most_waiting"
         )
     if met.own > HEADROOM * budget:
-        return Overloaded(
+        return BudgetTooSmall(
             f"a budget of {1e3 * budget:.3g} ms cannot be met: this request alone takes {1e3 * met.own:.3g} ms"
         )
     return Overloaded(

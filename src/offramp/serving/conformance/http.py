@@ -17,6 +17,8 @@ from offramp.errors import OfframpError
 
 MOST_BYTES = 16 * 2**20
 """Bytes of the longest body that is read."""
+UNKNOWN_AUTHORITIES = (18, 19, 20, 21)
+"""OpenSSL's X509_V_ERR codes of certificates that nobody known has signed."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,12 @@ class NoReply(Exception):
     Args:
         reason: What was seen instead.
         slow: Whether time was up, or nobody listened.
+        mend: What the user can do, where that is known.
     """
 
-    def __init__(self, reason: str, slow: bool = False) -> None:
+    def __init__(self, reason: str, slow: bool = False, mend: str = "") -> None:
         super().__init__(reason)
-        self.slow = slow
+        self.slow, self.mend = slow, mend
 
 
 def http_target(url: str, headers: Sequence[tuple[str, str]], timeout_s: float) -> HttpTarget:
@@ -134,8 +137,23 @@ def converse(target: HttpTarget, requests: Sequence[HttpRequest]) -> list[Reply]
         raise NoReply(f"no answer within {target.timeout_s:g} s", slow=True) from None
     except ConnectionRefusedError:
         raise NoReply("connection refused: nobody listens", slow=True) from None
+    except ssl.SSLCertVerificationError as error:
+        known = error.verify_code not in UNKNOWN_AUTHORITIES
+        mend = "" if known else "if the server made its own, name the file of its authority in SSL_CERT_FILE"
+        raise NoReply(f"its certificate is not trusted ({error.verify_message})", mend=mend) from None
     except (http.client.HTTPException, OSError, ValueError) as error:
         raise NoReply(f"no answer that is HTTP: {type(error).__name__} {error}".strip()) from None
+
+
+def speaks_tls(host: str, port: int, timeout_s: float) -> bool:
+    """Whether somebody shakes hands for TLS there, with whatever certificate. Nothing else is sent."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with suppress(OSError, ValueError), socket.create_connection((host, port), timeout_s) as plain:
+        context.wrap_socket(plain, server_hostname=host).close()
+        return True
+    return False
 
 
 def _ask(connection: _Connection, target: HttpTarget, request: HttpRequest) -> Reply:

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from offramp.errors import OfframpError
 from offramp.serving.conformance.documents import InferAnswer, ModelDescription
-from offramp.serving.conformance.http import MOST_BYTES, NoReply
+from offramp.serving.conformance.http import MOST_BYTES, NoReply, speaks_tls
 from offramp.serving.conformance.results import Fault
 from offramp.serving.conformance.tensors import (
     BINARY_ONLY,
@@ -31,6 +31,8 @@ SERVICE = "/inference.GRPCInferenceService/"
 TLS = "grpcs://"
 MOST_MESSAGES = 1000
 """Messages of one stream that are read."""
+UNCONNECTED = ("failed to connect to all addresses", "DNS resolution failed")
+"""How gRPC explains UNAVAILABLE where there is no connection; a server may say UNAVAILABLE too."""
 
 Received = TypeVar("Received", bound=Message)
 
@@ -66,7 +68,7 @@ class RpcClient:
         else:
             self._channel = grpc.insecure_channel(address, options)
         self._headers = tuple((name.lower(), value) for name, value in headers)
-        self._timeout_s = timeout_s
+        self._target, self._host, self._port, self._timeout_s = target, host.strip("[]"), int(port), timeout_s
 
     def __enter__(self) -> Self:
         return self
@@ -75,6 +77,28 @@ class RpcClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._channel.close()
+
+    def reach(self) -> None:
+        """See that gRPC is spoken there, whatever it answers.
+
+        Raises:
+            OfframpError: It is not; the message says what to try.
+        """
+        try:
+            self.call("ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse)
+        except RpcRefused:
+            return
+        except NoReply as missing:
+            reason = str(missing)
+            if reason.startswith("UNAVAILABLE") and not any(text in reason for text in UNCONNECTED):
+                return
+            mend = "is the server running, and is this its gRPC port?"
+            if "CERTIFICATE_VERIFY_FAILED" in reason:
+                reason = "its certificate is not trusted"
+                mend = "if the server made its own, name the file of its authority in GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
+            elif not self._target.startswith(TLS) and speaks_tls(self._host, self._port, self._timeout_s):
+                reason, mend = "it speaks TLS", f"try {TLS}{self._target}"
+            raise OfframpError(f"--grpc {self._target}: {reason}; {mend}") from None
 
     def call(self, method: str, request: Message | bytes, received: type[Received]) -> Received:
         """Call a method with a message, or with bytes that need not be one.
@@ -110,6 +134,8 @@ class RpcClient:
         code, details = error.code(), str(error.details() or "")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return NoReply(f"no answer within {self._timeout_s:g} s", slow=True)
+        if code is grpc.StatusCode.UNAVAILABLE and "Connection refused" in details:
+            return NoReply("connection refused: nobody listens", slow=True)
         if code is grpc.StatusCode.UNAVAILABLE:
             return NoReply(f"UNAVAILABLE: {details}", slow=True)
         return RpcRefused(code.name, details)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from offramp.errors import OfframpError, one_line
@@ -15,8 +15,8 @@ from offramp.serving.conformance.documents import (
     read_model,
     read_server,
 )
-from offramp.serving.conformance.http import HttpRequest, HttpTarget, NoReply, exchange, http_target
-from offramp.serving.conformance.probe import Check, Probe, Wire
+from offramp.serving.conformance.http import HttpRequest, HttpTarget, NoReply, Reply, exchange, http_target, speaks_tls
+from offramp.serving.conformance.probe import FORBIDDEN, Check, Probe, Wire
 from offramp.serving.conformance.results import (
     CheckOutcome,
     CheckResult,
@@ -76,17 +76,20 @@ def check_server(
         on_check: Called with how many checks are done, and how many there are.
 
     Raises:
-        OfframpError: An address is none, nobody answers there, or the server does not say which models it has.
+        OfframpError: An address is none, nobody answers there, a key is missing, the server does not say which models it has, or it lists
+            others than those named.
     """
     target = http_target(url, headers, timeout_s)
     with ExitStack() as stack:
         rpc = stack.enter_context(_client(grpc, headers, timeout_s)) if grpc else None
         _reach(target)
+        if rpc:
+            rpc.reach()
         wire = Wire(target, rpc)
-        described = _server(wire)
+        described = _server(wire, url)
         announced = described.extensions if described else ()
         names = tuple(dict.fromkeys(models)) or _listed(wire, url)
-        probes = [Probe(wire, announced, name, _model(wire, name)) for name in names]
+        probes = [Probe(wire, announced, name, _model(wire, name, url)) for name in names]
         checks = [check for check in all_checks(rpc is not None) if only(check) and (disturb or not check.disturbs)]
         pairs = [(check, Probe(wire, announced)) for check in checks if not check.per_model]
         pairs += [(check, probe) for probe in probes for check in checks if check.per_model]
@@ -108,23 +111,42 @@ def _client(grpc: str, headers: Sequence[tuple[str, str]], timeout_s: float) -> 
 
 
 def _reach(target: HttpTarget) -> None:
+    silence = None
     try:
-        exchange(target, HttpRequest("GET", "/v2/health/live"))
+        reply = exchange(target, HttpRequest("GET", "/v2/health/live"))
     except NoReply as missing:
-        raise OfframpError(f"{target.url}: {missing}; is the server running, and is this its HTTP port?") from None
+        silence = missing
+    # some answer 400 to who speaks plainly to a port for TLS, others nothing
+    if (silence or reply.status == 400) and not target.tls and speaks_tls(target.host, target.port, target.timeout_s):
+        raise OfframpError(f"{target.url}: it speaks TLS; try https{target.url.removeprefix('http')}")
+    if silence:
+        mend = silence.mend or "is the server running, and is this its HTTP port?"
+        raise OfframpError(f"{target.url}: {silence}; {mend}")
 
 
-def _server(wire: Wire) -> ServerDescription | None:
+def _admitted(reply: Reply, url: str, what: str) -> Reply:
+    if reply.status in FORBIDDEN:
+        mend = "give a key that it takes, as in --header 'Authorization: Bearer KEY'"
+        raise OfframpError(f"{url} answers {reply.status} to who asks for {what}: {mend}")
+    return reply
+
+
+def _server(wire: Wire, url: str) -> ServerDescription | None:
     try:
-        return read_server(read_json(wire.ask([HttpRequest("GET", "/v2")])[0]))
+        reply = wire.ask([HttpRequest("GET", "/v2")])[0]
+        return read_server(read_json(_admitted(reply, url, "its metadata")))
     except (Fault, NoReply):
         return None
 
 
-def _listed(wire: Wire, url: str) -> tuple[str, ...]:
+def _index(wire: Wire) -> tuple[str, ...]:
     request = HttpRequest("POST", "/v2/repository/index", b"{}", {"Content-Type": "application/json"})
+    return server.models_of_index(wire.ask([request])[0])
+
+
+def _listed(wire: Wire, url: str) -> tuple[str, ...]:
     try:
-        names = server.models_of_index(wire.ask([request])[0])
+        names = _index(wire)
     except (Fault, NoReply) as failure:
         raise OfframpError(f"{url} does not list its models ({failure}): name one with --model") from None
     if not names:
@@ -132,11 +154,22 @@ def _listed(wire: Wire, url: str) -> tuple[str, ...]:
     return names[:MOST_MODELS]
 
 
-def _model(wire: Wire, name: str) -> ModelDescription | Fault:
+def _model(wire: Wire, name: str, url: str) -> ModelDescription | Fault:
     try:
-        return read_model(read_json(Probe(wire, (), name).get("")))
+        reply = Probe(wire, (), name).get("")
+        return read_model(read_json(_admitted(reply, url, f"the metadata of model {name}")))
     except (Fault, NoReply) as failure:
+        _see_listed(wire, name, url)
         return Fault(str(failure))
+
+
+def _see_listed(wire: Wire, name: str, url: str) -> None:
+    """Refuse a name that the server's index, if there is one, does not hold."""
+    with suppress(Fault, NoReply):
+        names = _index(wire)
+        if name not in names:
+            has = f"it has {', '.join(names)}" if names else "it lists none"
+            raise OfframpError(f"--model {name}: {url} has no such model that is ready; {has}")
 
 
 def _result(check: Check, probe: Probe) -> CheckResult:

@@ -57,6 +57,7 @@ def build_app(
         route("/v2/health/live", manages.live, scope=None),
         route("/v2/health/ready", manages.ready, scope=None),
         route("/v2", manages.server),
+        route("/v2/", manages.server),
         route("/v2/models", manages.models),
         route("/v2/models/stats", manages.statistics),
         route("/v2/repository/index", manages.index, "POST"),

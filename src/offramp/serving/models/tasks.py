@@ -243,17 +243,17 @@ class BundleSource:
         first = next(iter(tasks.values()))
         inputs = (TensorSpec(WINDOWS, "FP32", (-1, *first.window_shape)),)
         outputs = [each for task in tasks.values() for each in outputs_of(task, f"{task.name}." if shared else "")]
-        said = {"tasks": ", ".join(tasks)} if shared else _described(first)
+        said = {"tasks": ", ".join(tasks)} if shared else _described(first, self._engine.exits(name))
         spec = ModelSpec(name, inputs, tuple(outputs), str(version), "offramp", shared, said)
         return TaskModel(self._engine, spec, tasks, shared, self._on_answer)
 
 
-def _described(task: BundleTask) -> dict[str, str]:
+def _described(task: BundleTask, exits: Sequence[str]) -> dict[str, str]:
     return {
         "kind": task.kind,
         "metric": task.metric,
         "exit": task.exit,
-        "exits": ", ".join(task.heads),
+        "exits": ", ".join(exits),
         "policies": ", ".join(task.policies),
     }
 

@@ -66,15 +66,16 @@ function drift(status) {
   const name = "Drift";
   const alarms = alarmsOf(status);
   const withdrawn = status.tasks.filter((task) => task.agreement?.certificate === "withdrawn").map((task) => task.name);
-  const watched = status.tasks.filter((task) => task.drift).length;
-  if (!watched && !withdrawn.length) return { name, value: NONE, more: "no task is watched" };
+  const able = (task) => task.drift && task.drift.state !== "uncalibrated";
+  const watched = status.tasks.filter(able).length;
+  if (!watched && !withdrawn.length) return { name, value: NONE, more: `0 of ${status.tasks.length} tasks can be watched` };
   const more = [alarms.join(", "), withdrawn.length ? `certificate withdrawn: ${withdrawn.join(", ")}` : ""];
   const loud = alarms.length || withdrawn.length;
   return {
     name,
     value: loud ? String(loud) : "none",
     unit: alarms.length > 1 ? "alarms" : alarms.length ? "alarm" : loud ? "withdrawn" : "",
-    more: more.filter(Boolean).join("; ") || `${watched} tasks are watched`,
+    more: more.filter(Boolean).join("; ") || `${watched} of ${status.tasks.length} tasks are watched`,
     mark: loud ? "bad" : "good",
   };
 }

@@ -101,7 +101,8 @@ function drawAgreement(host, agreement) {
   const [mark, word] = CERTIFICATE[agreement.certificate];
   const promise = agreement.promised === null ? "" : ` ${percent(agreement.promised)}`;
   const interval = `${number(100 * agreement.low)}–${percent(agreement.high, 1)}`;
-  verdict(host, mark, `agrees ${interval}`, `${word}${promise}; ${count(agreement.checked)} checked`);
+  const known = agreement.high - agreement.low < 0.5;
+  verdict(host, mark, known ? `agrees ${interval}` : "too few to say", `${word}${promise}; ${count(agreement.checked)} checked`);
 }
 
 function drawDrift(host, drift, time) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from offramp.errors import (
+    BudgetTooSmall,
     ComputationFailed,
     DataError,
     DeadlinePassed,
@@ -107,6 +108,8 @@ def fault_of(error: BaseException, retry_after: float = 1.0) -> ServingFault:
     """
     if isinstance(error, ServingFault):
         return error
+    if isinstance(error, BudgetTooSmall):
+        return BadRequest(str(error))
     if isinstance(error, Overloaded):
         return TooMuch(str(error), retry_after)
     if isinstance(error, DeadlinePassed):

@@ -58,5 +58,5 @@ class _TextLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = " ".join(f"{name}={one_line(str(getattr(record, name)))}" for name in _FIELDS if hasattr(record, name))
         line = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {record.levelname.lower()} {one_line(record.getMessage())}"
-        line = f"{line} {fields}" if fields else line
+        line = f"{line} | {fields}" if fields else line
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

@@ -192,7 +192,8 @@ def _joined(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _facts(task: BundleTask, engine: Engine) -> TaskFacts:
     takes = len(task.window_shape) == 3 and task.window_shape[0] == 2
-    return TaskFacts(task.name, task.kind, tuple(task.heads), takes)
+    exits = engine.exits(task.name) if task.name in engine.tasks else ()
+    return TaskFacts(task.name, task.kind, exits, takes)
 
 
 def _worker(document: Document) -> WorkerCounts:

@@ -72,4 +72,4 @@ def _row(recordings: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     weight = (1 / max(recordings, known[0]) - 1 / many) / (1 / few - 1 / many)
     count = min(len(LOG_RATES[few]), len(LOG_RATES[many]))
     rates = weight * np.asarray(LOG_RATES[few][:count]) + (1 - weight) * np.asarray(LOG_RATES[many][:count])
-    return (FIRST + STEP * np.arange(count)) ** 2, rates
+    return np.asarray([(FIRST + STEP * column) ** 2 for column in range(count)], np.float64), rates
