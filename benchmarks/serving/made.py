@@ -21,11 +21,13 @@ from offramp.transforms import Transform
 SHAPES = {
     "iq-resnet-small": (2, 4, 256),
     "iq-resnet": (2, 4, 256),
+    "iq-resnet-base": (2, 4, 256),
     "wavesfm-micro-iq": (2, 4, 256),
     "lwm": (2, 32, 32),
 }
 MIXED = {
     "iq-resnet-small": ("stem", "mixing.1", "stage1.0", "stage1.1", "stage1.1", "stage2.1", "stage2.1", "stage3.0"),
+    "iq-resnet-base": (*("stem", "mixing.1", "stage1.0", "stage1.2", "stage1.2", "stage2.1", "stage2.1", "stage3.0"),),
     "lwm": ("embedding", "layer1", "layer2", "layer3", "layer3", "layer6", "layer6", "layer11"),
 }
 """Where the eight tasks leave."""
