@@ -131,7 +131,7 @@ class Calls:
 
 
 @contextmanager
-def called(fake: Fake) -> Iterator[str]:
+def called(fake: Fake, tls: grpc.ServerCredentials | None = None) -> Iterator[str]:
     """The fake behind gRPC, at an address of this machine alone."""
     calls = Calls(fake)
 
@@ -163,7 +163,7 @@ def called(fake: Fake) -> Iterator[str]:
             )
 
     server = grpc.server(ThreadPoolExecutor(4), handlers=[Handler()])
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_secure_port("127.0.0.1:0", tls) if tls else server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
         yield f"127.0.0.1:{port}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import ssl
 import threading
 import zlib
 from collections.abc import Iterator
@@ -266,7 +267,7 @@ def _document(found: object) -> tuple[int, dict[str, str], bytes]:
 
 
 @contextmanager
-def served(fake: Fake, protocol: str = "HTTP/1.1") -> Iterator[str]:
+def served(fake: Fake, protocol: str = "HTTP/1.1", tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """The fake behind HTTP, at a URL of this machine alone. With HTTP/1.0 each connection ends with its answer."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -291,19 +292,21 @@ def served(fake: Fake, protocol: str = "HTTP/1.1") -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with running(Handler) as url:
+    with running(Handler, tls) as url:
         yield url
 
 
 @contextmanager
-def running(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """A handler on a port of this machine alone."""
+def running(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """A handler on a port of this machine alone, through TLS or without."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

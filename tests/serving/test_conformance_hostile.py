@@ -165,11 +165,34 @@ def test_a_server_that_hangs_is_not_asked_for_ever() -> None:
 
 
 def test_grpc_that_is_none() -> None:
-    with served(Fake()) as url, speaking(MEAN["junk"]) as junk:
-        found = check_server(url, junk.removeprefix("http://"), ["sum"], timeout_s=0.3)
-    failed = {result.check for result in found.results if result.outcome is CheckOutcome.FAILED}
-    assert {"grpc.live", "grpc.infer-raw", "grpc.id"} <= failed
-    assert not found.conforms
+    with (
+        served(Fake()) as url,
+        speaking(MEAN["junk"]) as junk,
+        pytest.raises(OfframpError, match="is this its gRPC port"),
+    ):
+        check_server(url, junk.removeprefix("http://"), ["sum"], timeout_s=0.3)
+
+
+class Unavailable(grpc.GenericRpcHandler):
+    """Is there, and says to every call that it is not."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        return grpc.unary_unary_rpc_method_handler(
+            lambda asked, context: context.abort(grpc.StatusCode.UNAVAILABLE, "closed for lunch")
+        )
+
+
+def test_grpc_that_calls_itself_unavailable_is_there() -> None:
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[Unavailable()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with served(Fake()) as url:
+            found = check_server(url, f"127.0.0.1:{port}", ["sum"], only=lambda check: check.rpc)
+    finally:
+        server.stop(0)
+    evidence = {result.check: result.evidence for result in found.results if result.outcome is CheckOutcome.FAILED}
+    assert evidence["grpc.live"] == "UNAVAILABLE: closed for lunch"
 
 
 class Junk(grpc.GenericRpcHandler):

@@ -37,11 +37,14 @@ def check_server(
 
     Example: offramp check-server http://127.0.0.1:8000 --grpc 127.0.0.1:8001
     """
+    import os
+
     from offramp.cli.console import console
     from offramp.cli.progress import Steps
     from offramp.serving.conformance import check_server as checked
     from offramp.serving.conformance import header_of
 
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it logs of a failed connection is said in one line here
     headers = [header_of(text) for text in header or []]
     with Steps() as steps:
         found = checked(
@@ -60,7 +63,8 @@ def check_server(
     else:
         terminal = console()
         terminal.print(_table(found))
-        terminal.print(found.sentence, markup=False, highlight=False, soft_wrap=True)
+        for line in (found.sentence, *_failures(found)):
+            terminal.print(line, markup=False, highlight=False, soft_wrap=True)
     if not found.conforms:
         raise typer.Exit(2)
 
@@ -77,6 +81,18 @@ def _table(found: Conformance) -> Table:
         cells = [result.check, *([result.model] if several else []), result.level, result.outcome, _evidence(result)]
         table.add_row(*(Text(cell) for cell in cells), style=style if result.outcome != "pass" else "")
     return table
+
+
+def _failures(found: Conformance) -> list[str]:
+    """Names of the checks that failed: in a line those that count, in another the others."""
+    lines = []
+    for counts, title in ((True, "failed, and count"), (False, "failed, and do not count")):
+        names = dict.fromkeys(
+            result.check for result in found.results if result.outcome == "fail" and result.counts == counts
+        )
+        if names:
+            lines.append(f"{title}: {', '.join(names)}")
+    return lines
 
 
 def _evidence(result: CheckResult) -> str:
