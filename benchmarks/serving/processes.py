@@ -40,6 +40,18 @@ def footprint(process: int) -> Footprint:
     return Footprint(round(pages * resource.getpagesize() / 1e6, 1), files, threads, len(family))
 
 
+def processor_seconds(process: int) -> float:
+    """That a process and all that it started have computed so far, those of them that still live."""
+    ticks = 0
+    for each in _family(process):
+        try:
+            fields = (Path("/proc") / str(each) / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _family(process: int) -> list[int]:
     found, parents = [process], {}
     for each in Path("/proc").iterdir():
