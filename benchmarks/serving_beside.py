@@ -15,8 +15,8 @@ time for each of those (`cpu_ms`), which other programs on the machine change le
 
 A budget is within reach where one window at full depth takes well below it. Eight tasks of `examples/lwm-deepmimo.yaml` chose, in docs/results.md, layer1 layer11 embedding embedding layer1 embedding layer1 layer7.
 
-Each has an environment of its own in `runs/`, which sees the packages of this one. With these, pip finds what each needs: FastAPI, LitServe and Ray Serve take what is here; MLServer gets an older
-FastAPI and Starlette, KServe a newer grpcio and an older pandas; mosec goes in without its dependencies, apart from those named, because it asks for an older numpy.
+Each has an environment of its own in `runs/`, which sees the packages of this one. With these, pip finds what each needs: FastAPI, LitServe and Ray Serve take what is here; MLServer, which wants fastapi < 0.116, gets
+0.115.14 with starlette 0.46.2; KServe gets a newer grpcio (>= 1.73) and older pandas, psutil and python-dateutil; mosec goes in with the packages that it imports and no others, as in `engine_beside_mosec.py`.
 """
 
 from __future__ import annotations
