@@ -19,7 +19,9 @@ from offramp.scoring.metrics import METRICS
 PACKAGE = Path(offramp.__file__).parent
 
 
-@pytest.mark.parametrize("room", ["schema", "files", "bundle", "transforms", "scoring", "policies", "data", "report", "serving"])
+@pytest.mark.parametrize(
+    "room", ["schema", "files", "bundle", "transforms", "scoring", "policies", "data", "report", "serving"]
+)
 def test_a_room_opens_without_torch(room: str) -> None:
     """Whole rooms, file by file; :mod:`offramp.data.simulated` alone draws with torch."""
     place = PACKAGE / room
