@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -295,13 +296,13 @@ def served(
 
 
 def stop(server: subprocess.Popen[bytes], patience_s: float = 20.0) -> None:
-    """Ask a server to end; what is left of its session after a while is killed."""
+    """Ask a server to end; what is left of its session afterwards is killed: some leave processes behind that go on to look for work."""
     server.terminate()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         server.wait(patience_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(server.pid, 9)
-        server.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
 
 
 def _answers(port: int, rival: Rival, made: Made) -> bool:
