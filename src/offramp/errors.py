@@ -93,6 +93,8 @@ def one_line(text: str, longest: int = LONGEST) -> str:
 
 def printable(text: str) -> str:
     """Text in which every letter that does not print is escaped, a line feed too."""
+    if text.isprintable():
+        return text
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
