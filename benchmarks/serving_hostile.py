@@ -1,6 +1,6 @@
 """Ten thousand malformed and hostile requests to `offramp serve`: no 5xx but 503 and 504, no hang, no connection left open, no leak.
 
-python benchmarks/serving_hostile.py [--count 10000] [--seed 0] [--segments DIR] [--encoder iq-resnet-small]
+python benchmarks/serving_hostile.py [--count 10000] [--seed 0] [--segments DIR] [--encoder iq-resnet-small] [--quick]
 
 What is sent: requests that schemathesis makes of the server's OpenAPI document, fitting and unfitting; inference requests with the binary tensor extension (hypothesis), changed, misframed, compressed,
 bombs among them; calls over gRPC of random and changed messages, cut streams, calls given up; all other places with names, headers and bodies that cannot be, SigMF recordings and slices among them; raw
@@ -44,6 +44,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--segments", type=Path, help="what is served; a bundle of eight tasks is made if left out")
     parser.add_argument("--encoder", default="iq-resnet-small", help="of the bundle that is made")
+    parser.add_argument("--quick", action="store_true", help="no connections that the server is to close by itself")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         segments = arguments.segments
@@ -52,10 +53,10 @@ def main() -> int:
 
             segments = make(Path(place) / "made", arguments.encoder).segments
         with _served(segments, Path(place) / "log") as (process, target):
-            _attack(target, max(1, int(WARM * arguments.count)), arguments.seed + 1, Trials())
+            _attack(target, max(1, int(WARM * arguments.count)), arguments.seed + 1, Trials(), arguments.quick)
             before = _settled(process.pid, None)
             began, trials = time.monotonic(), Trials()
-            _attack(target, arguments.count, arguments.seed, trials)
+            _attack(target, arguments.count, arguments.seed, trials, arguments.quick)
             took = time.monotonic() - began
             after = _settled(process.pid, before)
             answered = is_answered(target)
@@ -80,12 +81,12 @@ def main() -> int:
     return 1 if trials.faults or logged or not answered else 0
 
 
-def _attack(target: Target, count: int, number: int, trials: Trials) -> None:
+def _attack(target: Target, count: int, number: int, trials: Trials, quick: bool) -> None:
     """All kinds; what the OpenAPI document has too few different requests for is made up for by the last kind."""
     documents.attack(target, count // 4, number, trials)
     places.restore(target)
     calls.attack(target, count // 5, number, trials)
-    sockets.attack(target, count // 10, number, trials)
+    sockets.attack(target, count // 10, number, trials, quick)
     sockets.flood(target, count // 10, trials)
     places.attack(target, count * 3 // 20, number, trials)
     places.restore(target)

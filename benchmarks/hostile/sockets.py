@@ -78,25 +78,12 @@ class Waiting:
             self._trials.note(kind, status, 0.0, answer[:200], closing=True)
 
 
-def attack(target: Target, count: int, number: int, trials: Trials) -> None:
-    """So many connections."""
+def attack(target: Target, count: int, number: int, trials: Trials, quick: bool) -> None:
+    """So many connections; if it must be ``quick``, none that is to be closed by the server."""
     rng = random.Random(number)
-    ways = (
-        _half,
-        _half,
-        _slow,
-        _drop,
-        _drop,
-        _odd,
-        _odd,
-        _odd,
-        _large,
-        _pipeline,
-        _second,
-        _foreign,
-        _foreign,
-        _unread,
-    )
+    ways = [_drop, _drop, _odd, _odd, _odd, _large, _pipeline]
+    if not quick:
+        ways += [_half, _half, _slow, _second, _unread, _foreign, _foreign]
     with Waiting(trials) as waiting:
         for _ in range(count):
             rng.choice(ways)(target, rng, waiting, trials)

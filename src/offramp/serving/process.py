@@ -233,6 +233,7 @@ def _rpc_server(process: Process, several: bool) -> tuple[aio.Server, int]:
         ("grpc.so_reuseport", int(several)),
         ("grpc.max_receive_message_length", settings.limits.body_bytes),
         ("grpc.max_send_message_length", -1),
+        ("grpc.per_message_decompression", 0),  # we do it, within the same limit
         ("grpc.max_concurrent_streams", settings.limits.connections),
         ("grpc.server_handshake_timeout_ms", int(1e3 * FIRST_WORD_S)),
         ("grpc.keepalive_time_ms", KEEP_ALIVE_MS),
@@ -240,7 +241,7 @@ def _rpc_server(process: Process, several: bool) -> tuple[aio.Server, int]:
     ]
     server = aio.server(options=options, maximum_concurrent_rpcs=settings.limits.connections)
     servicer = InferenceServicer(process.service, process.control, process.keys)
-    server.add_generic_rpc_handlers((generic_handler(servicer),))
+    server.add_generic_rpc_handlers((generic_handler(servicer, settings.limits.body_bytes),))
     address = (
         f"[{settings.host}]:{settings.grpc_port}" if ":" in settings.host else f"{settings.host}:{settings.grpc_port}"
     )

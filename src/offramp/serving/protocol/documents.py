@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from pydantic_core import from_json, to_json
 
 from offramp.serving.protocol.datatypes import BYTES, DTYPES, MOST_DIMENSIONS, checked_shape, from_bytes, to_bytes
-from offramp.serving.protocol.faults import BadRequest
+from offramp.serving.protocol.faults import BadRequest, TooLarge
 from offramp.serving.protocol.fitting import checked_inputs, checked_outputs, classified, written_datatype
 from offramp.serving.protocol.requests import AnswerPart, InferRequest, ModelSpec, Parameter, Parameters
 
 DEEPEST = 32
 """Levels of a document beside its tensors."""
+MOST_JSON_BYTES = 16 << 20
+"""Of a request: while JSON is read, nobody else is answered. Tensors behind it come on top."""
+MOST_LISTS = 1 << 18
+"""Lists and objects of a document: each takes thirty times the memory of its text."""
 MOST_TENSORS = 1024
 _PLAIN: Mapping[str, frozenset[type]] = {
     "b": frozenset({bool}),
@@ -54,7 +58,9 @@ class AskedInference:
 
 
 def read_json(content: bytes, what: str = "the body") -> dict[str, Any]:
-    """A JSON object. Raises :class:`BadRequest` for anything else, for NaN, and for what is nested too deep."""
+    """A JSON object. Raises :class:`BadRequest` for anything else, for NaN, and for what is nested too deep; :class:`TooLarge` for too many lists."""
+    if content.count(b"[") + content.count(b"{") > MOST_LISTS:
+        raise TooLarge(f"{what} has more than {MOST_LISTS:,} lists: send data flat, or by the binary extension")
     try:
         document = from_json(content, allow_inf_nan=False)
     except ValueError as error:
@@ -74,8 +80,13 @@ def read_request(spec: ModelSpec, content: bytes, header_length: str | None) -> 
 
     Raises:
         BadRequest: It is not what the model or the protocol expects; names the input and the expectation.
+        TooLarge: It has too much JSON.
     """
     end = _header_end(content, header_length)
+    if end > MOST_JSON_BYTES:
+        raise TooLarge(
+            f"{end:,} bytes of JSON: at most {MOST_JSON_BYTES:,} are taken: send data by the binary extension"
+        )
     document = read_json(content[:end])
     for key, value in document.items():
         if key not in ("inputs", "outputs"):
@@ -149,16 +160,13 @@ def _header_end(content: bytes, header_length: str | None) -> int:
 
 
 def _check_depth(value: Any, key: str) -> None:
-    level, depth = [value], 0
-    while level := [
-        item
-        for each in level
-        if isinstance(each, dict | list)
-        for item in (each.values() if isinstance(each, dict) else each)
-    ]:
+    level, depth = [value] if isinstance(value, dict | list) else [], 0
+    while level:
         depth += 1
         if depth > DEEPEST:
             raise BadRequest(f"{key[:40]!r} is nested more than {DEEPEST} deep")
+        items = chain.from_iterable(each.values() if isinstance(each, dict) else each for each in level)
+        level = [item for item in items if isinstance(item, dict | list)]
 
 
 def _entries(document: dict[str, Any], key: str) -> list[dict[str, Any]]:

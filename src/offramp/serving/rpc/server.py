@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc import aio
 
 from offramp.errors import OfframpError
@@ -21,7 +20,8 @@ from offramp.serving.protocol.documents import AskedInference
 from offramp.serving.protocol.faults import BadRequest, Broken, ServingFault, fault_of
 from offramp.serving.protocol.requests import ModelSpec, TensorSpec
 from offramp.serving.rpc.conversion import read_message, write_message
-from offramp.serving.service import EXTENSIONS, TRACE_PARENT, Service
+from offramp.serving.rpc.messages import reading
+from offramp.serving.service import EXTENSIONS, TRACE_PARENT, Limits, Service
 
 LOG = logging.getLogger("offramp.serving")
 SERVICE = "inference.GRPCInferenceService"
@@ -148,9 +148,9 @@ class InferenceServicer:
             self.service.refused(request.model_name, fault)
             raise
 
-    async def _stream_one(self, request: pb.ModelInferRequest | BadRequest, answers: _Answers) -> None:
+    async def _stream_one(self, request: pb.ModelInferRequest | ServingFault, answers: _Answers) -> None:
         try:
-            if isinstance(request, BadRequest):
+            if isinstance(request, ServingFault):
                 raise request
             spec, asked = self._read(request)
             async for part, last in self.service.parts(request.model_name, request.model_version, asked.request):
@@ -158,7 +158,7 @@ class InferenceServicer:
                 await answers.put(pb.ModelStreamInferResponse(infer_response=write_message(spec, part, asked, said)))
         except Exception as error:
             response = pb.ModelInferResponse()
-            if not isinstance(request, BadRequest):
+            if not isinstance(request, ServingFault):
                 response.id, response.model_name = request.id, request.model_name
             await answers.put(pb.ModelStreamInferResponse(error_message=str(_fault(error)), infer_response=response))
 
@@ -183,8 +183,8 @@ class _Answers:
             yield answer
 
 
-def generic_handler(servicer: InferenceServicer) -> grpc.GenericRpcHandler[Any, Any]:
-    """What a gRPC server registers: the names of the calls are the protocol's."""
+def generic_handler(servicer: InferenceServicer, most: int = Limits.body_bytes) -> grpc.GenericRpcHandler[Any, Any]:
+    """What a gRPC server registers: the names of the calls are the protocol's, and messages have at most so many bytes behind a compression."""
     calls: list[tuple[str, Callable[[Any], Awaitable[Any]], Any, Scope | None]] = [
         ("ServerLive", servicer.server_live, pb.ServerLiveRequest, None),
         ("ServerReady", servicer.server_ready, pb.ServerReadyRequest, None),
@@ -200,12 +200,14 @@ def generic_handler(servicer: InferenceServicer) -> grpc.GenericRpcHandler[Any, 
     ]
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
-            _answering(call, servicer.keys, scope), _reading(request_type), lambda answer: answer.SerializeToString()
+            _answering(call, servicer.keys, scope),
+            reading(request_type, most),
+            lambda answer: answer.SerializeToString(),
         )
         for name, call, request_type, scope in calls
     }
     handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-        servicer.model_stream_infer, _reading(pb.ModelInferRequest), lambda answer: answer.SerializeToString()
+        servicer.model_stream_infer, reading(pb.ModelInferRequest, most), lambda answer: answer.SerializeToString()
     )
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
@@ -218,25 +220,13 @@ def _answering(
             if scope is not None:
                 keys.check(_metadata(context, "authorization"), scope)
             TRACE_PARENT.set(_metadata(context, "traceparent") or "")
-            if isinstance(request, BadRequest):
+            if isinstance(request, ServingFault):
                 raise request
             return await call(request)
         except Exception as error:
             await _abort(context, _fault(error))
 
     return answer
-
-
-def _reading(request_type: Any) -> Callable[[bytes], Any]:
-    """What makes a message of bytes; of those that are none, a fault for the call to raise, as gRPC itself would call it one of the server."""
-
-    def read(content: bytes) -> Any:
-        try:
-            return request_type.FromString(content)
-        except DecodeError:
-            return BadRequest(f"the message is no {request_type.DESCRIPTOR.full_name}")
-
-    return read
 
 
 def _fault(error: Exception) -> ServingFault:
