@@ -19,7 +19,8 @@ One frozen encoder ({results.encoder.params:,} parameters, SHA-256 `{results.enc
 {markdown_table(results)}
 
 `heads.safetensors` holds the heads of all exits, fitted with the first seed; `examples.safetensors` up to 16 raw test windows per
-task, for comparing an exported graph with the bundle. Remove that file before you pass the bundle on if the data is not public.
+task, for comparing an exported graph with the bundle; `reference.safetensors` numbers of held-out windows, for finding drift. Remove these
+files before you pass the bundle on if the data is not public.
 
 ```python
 import offramp
