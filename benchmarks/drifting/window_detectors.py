@@ -122,6 +122,8 @@ def against_reference(reference: Stream, alpha: float = 0.001, windows: int = 51
 
     def detect(stream: Stream) -> list[int]:
         ends = range(windows, len(stream) + 1, windows)
-        return [end - 1 for end in ends if ks_2samp(stream[end - windows : end], reference).pvalue <= alpha]
+        return [
+            end - 1 for end in ends if ks_2samp(stream[end - windows : end], reference, method="asymp").pvalue <= alpha
+        ]
 
     return detect
