@@ -218,6 +218,8 @@ class TestLate:
             go_on.set()
             answer = may.result(30)["deep"]
             assert answer.why == "deadline"
-            assert answer.prediction.exit in ("stem", "stage2.1"), "whichever is reached by the deadline, and not the last one"
+            assert answer.prediction.exit in ("stem", "stage2.1"), (
+                "whichever is reached by the deadline, and not the last one"
+            )
             with pytest.raises(DeadlinePassed):
                 must.result(30)

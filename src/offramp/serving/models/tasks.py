@@ -26,6 +26,8 @@ SHARED = "shared"
 ``shared_`` with its sizes; a task of that name makes them ``shared_tasks``."""
 PARAMETERS = ("slice", "deadline_ms", "policy", "exit", "source")
 """Of a request."""
+LONGEST = 200
+"""Letters of a parameter."""
 OF_CLIENTS = ("timeout", "priority", "sequence_id", "sequence_start", "sequence_end")
 """That Triton's clients may send: ``timeout``, in microseconds, is a deadline too, and the others change nothing."""
 SHORT_S = 0.002
@@ -145,8 +147,8 @@ def read_parameters(given: Parameters) -> SaidParameters:
         if name not in PARAMETERS and name not in OF_CLIENTS:
             raise BadRequest(f"unknown parameter {name!r}: choose {', '.join(PARAMETERS)}")
     for name in ("slice", "policy", "exit", "source"):
-        if name in given and not isinstance(given[name], str):
-            raise BadRequest(f"parameter {name!r} must be a text")
+        if name in given and not (isinstance(given[name], str) and len(str(given[name])) <= LONGEST):
+            raise BadRequest(f"parameter {name!r} must be a text of at most {LONGEST} letters")
     deadline = _number(given, "deadline_ms", "milliseconds")
     if deadline is None and (timeout := _number(given, "timeout", "microseconds")):
         deadline = timeout / 1e3
