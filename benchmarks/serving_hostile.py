@@ -2,11 +2,14 @@
 
 python benchmarks/serving_hostile.py [--count 10000] [--seed 0] [--segments DIR] [--encoder iq-resnet-small] [--quick]
 
-What is sent: requests that schemathesis makes of the server's OpenAPI document, fitting and unfitting; inference requests with the binary tensor extension (hypothesis), changed, misframed, compressed,
-bombs among them; calls over gRPC of random and changed messages, cut streams, calls given up; all other places with names, headers and bodies that cannot be, SigMF recordings and slices among them; raw
-connections to both ports that say half of something, or let the server wait, and a flood of them. A fifth as many come before, for warming up. One JSON line: how often each status was given, `faults` (a
-5xx other than 503 and 504, INTERNAL or UNKNOWN over gRPC, half an answer, none within 30 s, a connection that the server did not close within 100 s), `logged` (tracebacks and errors in the server's log),
-memory, open files and threads of the server before and after, and whether plain requests are still answered. Requests that show a fault go to standard error.
+What is sent: requests that schemathesis makes of the server's OpenAPI document, fitting and unfitting; inference requests with the binary
+tensor extension (hypothesis), changed, misframed, compressed, bombs among them; calls over gRPC of random and changed messages, cut streams,
+calls given up; all other places with names, headers and bodies that cannot be, SigMF recordings and slices among them; raw connections to
+both ports that say half of something, or let the server wait. A flood of further connections at once, three tenths as many, is not counted. A
+fifth as many come before, for warming up. One JSON line: how often each status was given, `faults` (a 5xx other than 503 and 504, INTERNAL or
+UNKNOWN over gRPC, half an answer, none within 30 s, a connection that the server did not close within 100 s), `logged` (tracebacks and errors
+in the server's log), memory, open files and threads of the server before and after, and whether plain requests are still answered. Requests
+that show a fault go to standard error.
 """
 
 from __future__ import annotations
@@ -87,7 +90,7 @@ def _attack(target: Target, count: int, number: int, trials: Trials, quick: bool
     places.restore(target)
     calls.attack(target, count // 5, number, trials)
     sockets.attack(target, count // 10, number, trials, quick)
-    sockets.flood(target, count // 10, trials)
+    sockets.flood(target, count * 3 // 10, trials)
     places.attack(target, count * 3 // 20, number, trials)
     places.restore(target)
     tensors.attack(target, count - trials.count, number, trials)

@@ -35,6 +35,9 @@ CONTENTS = (
     "fp64_contents",
 )
 DATATYPES = st.sampled_from(("FP32", "FP64", "INT8", "UINT64", "BOOL", "BYTES", "FP16", "fp32", ""))
+COMPRESSIONS = (*[grpc.Compression.NoCompression] * 4, grpc.Compression.Gzip, grpc.Compression.Deflate)
+BOMB = 80_000_000
+"""Bytes: more than are taken."""
 words = st.sampled_from([*TEXTS[:-1], "n" * 100_000]) | st.text(max_size=20)
 
 
@@ -116,12 +119,17 @@ def _messages(draw: Draw, target: Target) -> bytes:
         if message.inputs:
             change(message, draw)
     content = bytearray(message.SerializeToString())
-    way = draw(st.sampled_from(("whole",) * 6 + ("cut", "bytes", "text")))
+    way = draw(st.sampled_from(("whole",) * 12 + ("cut", "cut", "bytes", "bytes", "text", "fields", "fields", "zeros")))
     if way == "cut":
         del content[draw(st.integers(0, len(content))) :]
     elif way == "bytes":
         for _ in range(draw(st.integers(1, 5))):
             content[draw(st.integers(0, min(300, len(content) - 1)))] = draw(st.integers(0, 255))
+    elif way == "fields":  # empty inputs, outputs, tensors, parameters; unknown ones
+        field = draw(st.sampled_from((b"\x2a\x00", b"\x32\x00", b"\x3a\x00", b"\x22\x02\x0a\x00", b"\xf8\x07\x01")))
+        content += field * draw(st.sampled_from((100, 20_000, 1_000_000)))
+    elif way == "zeros" and not draw(st.integers(0, 3)):  # which a client that compresses makes nearly nothing of
+        return bytes(BOMB)
     elif way == "text":
         return bytes(content).replace(b"windows", b"wind\xffws")
     return bytes(content)
@@ -134,12 +142,13 @@ def attack(target: Target, count: int, number: int, trials: Trials) -> None:
         st.lists(_messages(target), min_size=1, max_size=3),
         st.sampled_from(("unary", "unary", "unary", "unary", "stream", "cut stream", "given up", "named")),
         words,
+        st.sampled_from(COMPRESSIONS),
     )
     # some at once, and none for long on one connection
     channels = [_channel(target) for _ in range(3)]
     turns = itertools.count()
 
-    def call(made: tuple[str, list[bytes], str, str]) -> None:
+    def call(made: tuple[str, list[bytes], str, str, grpc.Compression]) -> None:
         channel = channels[next(turns) % len(channels)]
         _call(channel, target, trials, *made)
 
@@ -156,13 +165,20 @@ def _channel(target: Target) -> grpc.Channel:
 
 
 def _call(
-    channel: grpc.Channel, target: Target, trials: Trials, method: str, messages: list[bytes], way: str, name: str
+    channel: grpc.Channel,
+    target: Target,
+    trials: Trials,
+    method: str,
+    messages: list[bytes],
+    way: str,
+    name: str,
+    compression: grpc.Compression,
 ) -> None:
     began = time.monotonic()
     shown = (way, method, [message[:300] for message in messages])
     try:
         if way.endswith("stream"):
-            _stream(channel, messages, way == "cut stream")
+            _stream(channel, messages, way == "cut stream", compression)
         elif way == "given up":
             invoke = channel.unary_unary(SERVICE + "ModelInfer", request_serializer=None, response_deserializer=None)
             running = invoke.future(valid(target, target.models[-1], 50).SerializeToString(), timeout=PATIENCE_S)
@@ -172,7 +188,8 @@ def _call(
             if way == "named":  # the first two fields of all messages that name a model are texts
                 messages = [pb.ModelInferRequest(model_name=name, model_version=name).SerializeToString()]
             invoke = channel.unary_unary(SERVICE + method, request_serializer=None, response_deserializer=None)
-            invoke(messages[0], timeout=PATIENCE_S, metadata=[("traceparent", "00-x-y-z"), ("authorization", "Bearer")])
+            extra = [("traceparent", "00-x-y-z"), ("authorization", "Bearer")]
+            invoke(messages[0], timeout=PATIENCE_S, metadata=extra, compression=compression)
     except grpc.RpcError as error:
         code = error.code()
         late = code is grpc.StatusCode.DEADLINE_EXCEEDED and time.monotonic() - began >= PATIENCE_S
@@ -182,14 +199,14 @@ def _call(
     trials.note(f"gRPC {'stream' if 'stream' in way else 'unary'}", status, time.monotonic() - began, shown)
 
 
-def _stream(channel: grpc.Channel, messages: list[bytes], cut: bool) -> None:
+def _stream(channel: grpc.Channel, messages: list[bytes], cut: bool, compression: grpc.Compression) -> None:
     """All messages at once; where it is cut, it is given up after the first answer."""
 
     def sent() -> Iterator[bytes]:
         yield from messages
 
     invoke = channel.stream_stream(SERVICE + STREAM, request_serializer=None, response_deserializer=None)
-    answers = invoke(sent(), timeout=PATIENCE_S)
+    answers = invoke(sent(), timeout=PATIENCE_S, compression=compression)
     for _ in answers:
         if cut:
             answers.cancel()

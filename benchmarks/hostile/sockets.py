@@ -220,18 +220,19 @@ def _foreign(target: Target, rng: random.Random, waiting: Waiting, trials: Trial
 
 
 def flood(target: Target, count: int, trials: Trials) -> None:
-    """So many connections at once, as far as they are let in, and all closed at once; then one that must be answered."""
+    """So many connections at once, as far as they are let in, half of them with half a request, and all closed at once; then a request, which
+    alone is counted, must be answered."""
     connections = []
-    for _ in range(count):
+    for number in range(count):
         with suppress(OSError):
             connections.append(socket.create_connection((HOST, target.http), PATIENCE_S))
+            if number % 2:
+                connections[-1].sendall(b"POST /v2/models/")
     for connection in connections:
         connection.close()
-    for _ in connections:
-        trials.note("sockets flood", "dropped", 0.0, "")
     began = time.monotonic()
-    while (
-        reply := exchange(target.http, request("GET", "/v2"))
-    ).status == 503 and time.monotonic() - began < PATIENCE_S:
+    while (reply := exchange(target.http, request("GET", "/v2"))).status in (503, "closed"):
+        if time.monotonic() - began > PATIENCE_S:
+            break
         time.sleep(0.1)
-    trials.note_reply("sockets flood", reply, "after a flood")
+    trials.note("sockets flood", reply.status, time.monotonic() - began, "after a flood")

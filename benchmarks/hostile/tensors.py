@@ -93,7 +93,8 @@ def _head_length(draft: Draft, draw: Draw) -> None:
 
 def _twice(draft: Draft, draw: Draw) -> None:
     if draft.first:
-        draft.document["inputs"] *= draw(st.sampled_from((2, 2, 2000)))
+        draft.document["inputs"] *= 2
+        draft.document["inputs"] += [{"name": "windows"}] * draw(st.sampled_from((0, 0, 2000)))
 
 
 def _others(draft: Draft, draw: Draw) -> None:
@@ -163,6 +164,16 @@ def _deep(draft: Draft, draw: Draw) -> None:
     draft.raw = head + where + inner + (b"}]}" if where in (b'"data":', b'"shape":') else b"}")
 
 
+def _many_lists(draft: Draft, draw: Draw) -> None:
+    """JSON that takes thirty times its size in memory, or long to read."""
+    item = draw(st.sampled_from((b"[],", b"{},", b"0,", b'"",', b"[[0]],")))
+    count = draw(st.sampled_from((1000, 100_000, 2_000_000)))
+    where = draw(
+        st.sampled_from((b'{"x":[', b'{"inputs":[', b'{"inputs":[{"name":"windows","datatype":"FP32","data":['))
+    )
+    draft.raw = where + item * count
+
+
 def _bytes(draft: Draft, draw: Draw) -> None:
     whole = bytearray(in_json(draft.document))
     for _ in range(draw(st.integers(1, 6))):
@@ -183,7 +194,7 @@ def _model(draft: Draft, draw: Draw) -> None:
 
 CHANGES = (
     *(_shape, _datatype, _many_texts, _name, _size, _head_length, _twice, _others, _data, _keys, _outputs),
-    *(_parameters, _parameters, _id, _cut, _more, _values, _deep, _bytes, _junk, _model),
+    *(_parameters, _parameters, _id, _cut, _more, _values, _deep, _many_lists, _bytes, _junk, _model),
 )
 
 
