@@ -127,6 +127,19 @@ def _keys(draft: Draft, draw: Draw) -> None:
         part[draw(texts | st.sampled_from(("id", "outputs", "inputs", "parameters", "data")))] = draw(documents)
 
 
+def _anything(draft: Draft, draw: Draw) -> None:
+    """Something else in any place of the document."""
+    place: Any = draft.document
+    for _ in range(draw(st.integers(0, 4))):
+        inner = [
+            each for each in (place.values() if isinstance(place, dict) else place) if isinstance(each, dict | list)
+        ]
+        place = draw(st.sampled_from(inner)) if inner else place
+    keys = list(place) if isinstance(place, dict) else range(len(place))
+    if keys:
+        place[draw(st.sampled_from(keys))] = draw(documents)
+
+
 def _outputs(draft: Draft, draw: Draw) -> None:
     names = st.sampled_from(("probabilities", "label", "exit", "reason", "values")) | texts
     hints = st.dictionaries(st.sampled_from(("classification", "binary_data", "shared_memory_region")), scalars)
@@ -193,7 +206,21 @@ def _model(draft: Draft, draw: Draw) -> None:
 
 
 CHANGES = (
-    *(_shape, _datatype, _many_texts, _name, _size, _head_length, _twice, _others, _data, _keys, _outputs),
+    *(
+        _shape,
+        _datatype,
+        _many_texts,
+        _name,
+        _size,
+        _head_length,
+        _twice,
+        _others,
+        _data,
+        _keys,
+        _anything,
+        _anything,
+        _outputs,
+    ),
     *(_parameters, _parameters, _id, _cut, _more, _values, _deep, _many_lists, _bytes, _junk, _model),
 )
 

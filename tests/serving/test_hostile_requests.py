@@ -16,7 +16,7 @@ import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,9 @@ from offramp.serving.watching.prometheus import REASONS
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "serving_hostile.py"
 SPEC = ModelSpec("m", (TensorSpec("windows", "FP32", (-1, 2)),), (TensorSpec("out", "FP32", (-1,)),))
 REQUEST = {"inputs": [{"name": "windows", "datatype": "FP32", "shape": [1, 2, 2, 96], "data": WINDOWS[0].tolist()}]}
+
+
+HINTS = ("binary_data", "binary_data_size", "binary_data_output", "classification", "shared_memory_region", "slice")
 
 
 def tensor(**changes: Any) -> bytes:
@@ -122,6 +125,25 @@ class TestTensors:
         with pytest.raises(BadRequest) as caught:
             read_request(SPEC, tensor(**changes), None)
         assert words in str(caught.value)
+
+    def test_any_type_in_any_place_is_a_request_or_a_fault(self) -> None:
+        for value in ({}, {"a": {}}, [], [[]], None, True, -1, 2**63, 10**400, 1.5, "x", ""):
+            for place in range(6):
+                for key in ("name", "datatype", "shape", "data", "parameters", "id", "inputs", "outputs", *HINTS):
+                    document: Any = json.loads(tensor(parameters={}))
+                    document |= {"parameters": {}, "outputs": [{"name": "out", "parameters": {}}]}
+                    first, output = document["inputs"][0], document["outputs"][0]
+                    places = (
+                        document,
+                        first,
+                        output,
+                        document["parameters"],
+                        first["parameters"],
+                        output["parameters"],
+                    )
+                    places[place][key] = value
+                    with suppress(ServingFault):
+                        read_request(SPEC, json.dumps(document).encode(), None)
 
     def test_lists_in_lists_without_end(self) -> None:
         data: list[Any] = [1.0]

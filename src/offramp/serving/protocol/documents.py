@@ -191,7 +191,7 @@ def _read_inputs(document: dict[str, Any], tail: memoryview, spec: ModelSpec) ->
     found, at = [], 0
     for entry in _entries(document, "inputs"):
         name, datatype = entry["name"], entry.get("datatype")
-        if datatype not in DTYPES:
+        if not isinstance(datatype, str) or datatype not in DTYPES:
             raise BadRequest(f"input {name!r}: datatype {str(datatype)[:40]!r}: choose {', '.join(DTYPES)}")
         if not isinstance(entry.get("shape"), list):
             raise BadRequest(f"input {name!r} needs a shape: a list of whole numbers")
